@@ -1,1 +1,7 @@
-//! engine
+//! Culvert: a replicated storage engine that carries writes from the network to the disk.
+//!
+//! `docs/ARCHITECTURE.md` is the map of this crate.
+#![forbid(unsafe_code)]
+
+pub mod ids;
+pub mod record;
