@@ -349,7 +349,8 @@ impl<'a> RecordView<'a> {
     /// CRC-32C of each payload block, in order; empty for what is not a write.
     pub fn crcs(&self) -> impl ExactSizeIterator<Item = u32> + 'a {
         let crcs: &'a [u8] = if self.operation == Operation::Write { self.body() } else { &[] };
-        crcs.chunks_exact(4).map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        crcs.chunks_exact(4)
+            .map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     }
 }
 

@@ -1,0 +1,134 @@
+use super::*;
+use crate::ids::{
+    BlockRange, ChunkId, CopysetId, Epoch, LogIndex, ReplicaId, RequestNumber, SessionId, Term,
+};
+use crate::record::{Proposal, RECORD_BYTES_MAX};
+
+fn request(crcs: &[u8]) -> Request<'_> {
+    Request {
+        kind: RequestKind::Write,
+        token: 0x1111,
+        copyset: CopysetId(4),
+        chunk: ChunkId(9),
+        range: BlockRange { first: 3, blocks: 1 },
+        landing_page: 0,
+        epoch: Epoch(1),
+        session: SessionId(2),
+        request: RequestNumber(5),
+        sequence: 0,
+        crcs,
+    }
+}
+
+#[test]
+fn request_is_pinned_and_round_trips() {
+    let mut out = [0; FRAME_BYTES_MAX];
+    let crcs = 7u32.to_le_bytes();
+    let frame = request(&crcs).emit(&mut out);
+    assert_eq!(frame.len(), 84);
+    assert_eq!(&frame[..16], [1, 0, 1, 0, 84, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0]);
+    let (kind, count, body) = parse_header(frame).expect("header");
+    assert_eq!((kind, count), (FrameKind::Request, 1));
+    assert_eq!(Request::parse(body).expect("body"), request(&crcs));
+    for cut in 0..body.len() {
+        assert!(Request::parse(&body[..cut]).is_err(), "cut at {cut}");
+    }
+}
+
+#[test]
+fn reply_round_trips() {
+    let mut out = [0; FRAME_BYTES_MAX];
+    let reply = Reply {
+        value: 5,
+        index: 6,
+        blocks: 1,
+        trailing: &[1, 2, 3, 4],
+        ..Reply::new(ReplyStatus::Ok, 77)
+    };
+    let frame = reply.emit(&mut out);
+    let (kind, _, body) = parse_header(frame).expect("header");
+    assert_eq!(kind, FrameKind::Reply);
+    assert_eq!(Reply::parse(body).expect("body"), reply);
+    assert!(Reply::parse(&body[..body.len() - 1]).is_err());
+}
+
+#[test]
+fn a_lying_header_is_refused() {
+    let mut out = [0; FRAME_BYTES_MAX];
+    let length = Reply::new(ReplyStatus::Ok, 1).emit(&mut out).len();
+    assert!(matches!(parse_header(&out[..length - 1]), Err(FrameError::Length { .. })));
+    assert_eq!(parse_header(&out[..4]).unwrap_err(), FrameError::Truncated);
+    out[0] = 99;
+    assert_eq!(parse_header(&out[..length]).unwrap_err(), FrameError::Kind(99));
+}
+
+fn heartbeat(copyset: u32) -> PeerMessage {
+    PeerMessage {
+        kind: PeerMessageKind::Heartbeat,
+        reject: false,
+        copyset: CopysetId(copyset),
+        from: ReplicaId(1),
+        to: ReplicaId(2),
+        term: Term(3),
+        log_term: Term(0),
+        index: LogIndex(0),
+        commit: LogIndex(8),
+        commit_term: Term(0),
+        reject_hint: LogIndex(0),
+        request_snapshot: LogIndex(0),
+        sent_ns: 12345,
+        context: 0,
+    }
+}
+
+#[test]
+fn many_copysets_share_a_frame() {
+    let mut writer = PeerMessagesWriter::default();
+    let mut pushed = 0;
+    while !writer.is_full() {
+        writer.push(&heartbeat(pushed));
+        pushed += 1;
+    }
+    let frame = writer.frame().to_vec();
+    let (_, count, body) = parse_header(&frame).expect("header");
+    let read: Vec<_> =
+        PeerMessages::parse(count, body).expect("count").map(|m| m.expect("message")).collect();
+    assert_eq!(read.len(), pushed as usize);
+    assert_eq!(read[7], heartbeat(7));
+    assert!(PeerMessages::parse(count + 1, body).is_err());
+}
+
+#[test]
+fn append_frames_carry_consecutive_records() {
+    let header = AppendHeader {
+        copyset: CopysetId(4),
+        from: ReplicaId(1),
+        to: ReplicaId(2),
+        term: Term(3),
+        previous_index: LogIndex(10),
+        previous_term: Term(3),
+        commit: LogIndex(9),
+        sent_ns: 1,
+    };
+    let mut record = [0; RECORD_BYTES_MAX];
+    let mut writer = AppendWriter::default();
+    writer.start(&header);
+    for index in 11..14 {
+        let bytes = Proposal::noop().emit(CopysetId(4), Term(3), LogIndex(index), &mut record);
+        writer.push(bytes, (index == 12).then_some(LogIndex(13)));
+    }
+    let frame = writer.frame().to_vec();
+    let (_, count, body) = parse_header(&frame).expect("header");
+    let mut reader = AppendReader::parse(count, body).expect("append");
+    assert_eq!(reader.header(), &header);
+    let mut seen = Vec::new();
+    while let Some(entry) = reader.next_entry().expect("entry") {
+        seen.push((entry.record.index().0, entry.superseded_by));
+    }
+    assert_eq!(seen, [(11, None), (12, Some(LogIndex(13))), (13, None)]);
+
+    let mut gap = AppendReader::parse(count - 1, &body[..body.len()]).expect("append");
+    gap.next_entry().expect("first");
+    gap.next_entry().expect("second");
+    assert!(gap.next_entry().is_err(), "trailing bytes are a lie");
+}
