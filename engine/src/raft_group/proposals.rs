@@ -14,6 +14,7 @@ use super::membership::{self, Change};
 use super::{Group, StoredEntry};
 use crate::ids::{LogIndex, ReplicaId, Term};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
+use crate::wire::live_mask_of;
 
 /// A proposal came to a replica that cannot append it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,9 +183,4 @@ impl Group {
             self.stash.waiting.truncate(keep);
         }
     }
-}
-
-/// All of `blocks` blocks.
-pub fn live_mask_of(blocks: u32) -> u32 {
-    if blocks == 0 { 0 } else { u32::MAX >> (32 - blocks) }
 }
