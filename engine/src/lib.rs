@@ -4,5 +4,6 @@
 #![forbid(unsafe_code)]
 
 pub mod ids;
+pub mod network;
 pub mod record;
 pub mod wire;
