@@ -6,5 +6,6 @@
 pub mod cluster;
 pub mod ids;
 pub mod network;
+pub mod raft_group;
 pub mod record;
 pub mod wire;
