@@ -3,6 +3,8 @@
 //! `docs/ARCHITECTURE.md` is the map of this crate.
 #![forbid(unsafe_code)]
 
+pub mod copyset;
 pub mod ids;
 pub mod record;
+pub mod store;
 pub mod wire;
