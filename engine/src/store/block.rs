@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 
-use crate::ids::{ChunkId, CopysetId, LogIndex, OPERATION_BLOCKS_MAX};
+use crate::ids::{ChunkId, CopysetId, Extent, LogIndex, OPERATION_BLOCKS_MAX};
 
 /// The start of an [`Extent`](crate::ids::Extent) that stands for payload this replica does not
 /// hold, because a later committed entry supersedes it (or because it waits to be repaired).
@@ -16,6 +16,28 @@ pub const DATA_BLOCKS_MAX: u32 = u32::MAX - 1;
 
 /// Log indexes end here: the map keeps 48 bits of them (9 years at a million entries a second).
 pub const LOG_INDEX_MAX: LogIndex = LogIndex((1 << 48) - 1);
+
+/// The measures of a shard's store; equal at every start of the shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Blocks of the data space, at most [`DATA_BLOCKS_MAX`].
+    pub data_blocks: u32,
+    /// Blocks of every chunk. Must be equal on all replicas of a copyset.
+    pub chunk_blocks: u32,
+    /// Whether extents that were discarded or deleted are handed out for a device deallocate
+    /// before they are free.
+    pub deallocate: bool,
+}
+
+impl Geometry {
+    /// Whether an extent that was read from somewhere may be given to the store: it lies within
+    /// the data space, or stands for missing payload.
+    #[must_use]
+    pub fn holds(&self, extent: Extent) -> bool {
+        extent.start == MISSING
+            || extent.blocks <= self.data_blocks && extent.start <= self.data_blocks - extent.blocks
+    }
+}
 
 /// A chunk, within its copyset.
 ///
