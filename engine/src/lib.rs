@@ -4,8 +4,10 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod copyset;
 pub mod ids;
 pub mod network;
 pub mod raft_group;
 pub mod record;
+pub mod store;
 pub mod wire;
