@@ -76,6 +76,11 @@ fn files_are_nouns_with_a_heading() {
 }
 
 #[test]
+fn dependencies_are_explained() {
+    expect_none("docs/DEPENDENCIES.md names every dependency", &markers::dependencies());
+}
+
+#[test]
 fn documents_point_at_what_exists() {
     expect_none("links in the documents lead somewhere", &markers::links());
 }

@@ -75,6 +75,19 @@ fn has_heading(source: &Source) -> bool {
     lines.next().is_some_and(|line| line.starts_with("//!"))
 }
 
+/// Dependencies of the workspace that `docs/DEPENDENCIES.md` does not name.
+pub fn dependencies() -> Vec<Finding> {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("the manifest");
+    let manifest: toml::Table = manifest.parse().expect("a manifest is TOML");
+    let document = fs::read_to_string(root().join("docs/DEPENDENCIES.md")).expect("the document");
+    let dependencies = manifest["workspace"]["dependencies"].as_table().expect("a table");
+    dependencies
+        .keys()
+        .filter(|name| !name.starts_with("culvert") && !document.contains(&format!("`{name}`")))
+        .map(|name| format!("Cargo.toml: {name}: say in docs/DEPENDENCIES.md what it is for"))
+        .collect()
+}
+
 /// Relative links of Markdown files whose target does not exist.
 pub fn links() -> Vec<Finding> {
     let mut findings = Vec::new();
