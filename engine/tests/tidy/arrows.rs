@@ -53,7 +53,7 @@ const MODULES: &[Module] = &[
     module("chunkserver", Kind::Composer, &["ids", "record", "wire", "journal", "store", "copyset", "checkpoint", "raft_group", "shard", "config"]),
     module("reactor", Kind::Composer, &["ids", "record", "wire", "shard", "chunkserver", "config"]),
     module("cluster", Kind::Outside, &["ids"]),
-    module("config", Kind::Outside, &["ids", "cluster"]),
+    module("config", Kind::Outside, &["ids", "wire", "cluster"]),
     module("client", Kind::Driver, &["ids", "record", "wire", "cluster"]),
     module("adapter", Kind::Driver, &["*"]),
     module("network", Kind::Driver, &["*"]),

@@ -188,7 +188,7 @@ fn opaque_length(bytes: &[u8], at: usize) -> usize {
         block_comment_length(rest)
     } else if rest[0] == b'"' {
         string_length(rest)
-    } else if rest[0] == b'r' && !word_before || rest.starts_with(b"br") && !word_before {
+    } else if !word_before && (rest[0] == b'r' || rest.starts_with(b"br")) {
         raw_string_length(rest)
     } else if rest[0] == b'\'' {
         character_length(rest)
