@@ -5,5 +5,6 @@
 
 pub mod config;
 pub mod ids;
+pub mod raft_group;
 pub mod record;
 pub mod wire;
