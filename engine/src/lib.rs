@@ -3,6 +3,7 @@
 //! `docs/ARCHITECTURE.md` is the map of this crate.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod config;
 pub mod ids;
 pub mod raft_group;
