@@ -4,13 +4,17 @@
 //! reported, is [`CaseResult`]; how machines disturb it is [`machine`].
 
 mod case;
+mod cleanup;
 mod html;
 mod machine;
 mod result;
+mod server_process;
 mod table;
 
 pub use case::{CaseError, Pattern, Row, TransportKind, rows};
+pub use cleanup::{Scratch, on_signals};
 pub use html::render as render_html;
 pub use machine::{CoreTimes, memcpy_gb_s, process_time_ns};
 pub use result::{CaseResult, LatencyUs, Nodes, STEAL_PERCENT_MAX};
+pub use server_process::ServerProcess;
 pub use table::{render as render_table, render_costs};
