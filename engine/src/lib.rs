@@ -3,7 +3,9 @@
 //! `docs/ARCHITECTURE.md` is the map of this crate.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod cluster;
+pub mod config;
 pub mod copyset;
 pub mod ids;
 pub mod network;
