@@ -4,5 +4,6 @@
 #![forbid(unsafe_code)]
 
 pub mod ids;
+pub mod raft_group;
 pub mod record;
 pub mod wire;

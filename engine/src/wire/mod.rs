@@ -14,7 +14,7 @@ mod request;
 
 pub use peer::{
     AppendEntry, AppendHeader, AppendReader, AppendWriter, PeerMessage, PeerMessageKind,
-    PeerMessages, PeerMessagesWriter,
+    PeerMessages, PeerMessagesWriter, live_mask_of,
 };
 pub use request::{Reply, ReplyStatus, Request, RequestKind};
 

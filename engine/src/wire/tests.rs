@@ -115,7 +115,7 @@ fn append_frames_carry_consecutive_records() {
     writer.start(&header);
     for index in 11..14 {
         let bytes = Proposal::noop().emit(CopysetId(4), Term(3), LogIndex(index), &mut record);
-        writer.push(bytes, (index == 12).then_some(LogIndex(13)));
+        writer.push(bytes, 0, None);
     }
     let frame = writer.frame().to_vec();
     let (_, count, body) = parse_header(&frame).expect("header");
@@ -125,10 +125,47 @@ fn append_frames_carry_consecutive_records() {
     while let Some(entry) = reader.next_entry().expect("entry") {
         seen.push((entry.record.index().0, entry.superseded_by));
     }
-    assert_eq!(seen, [(11, None), (12, Some(LogIndex(13))), (13, None)]);
+    assert_eq!(seen, [(11, None), (12, None), (13, None)]);
 
     let mut gap = AppendReader::parse(count - 1, &body[..body.len()]).expect("append");
     gap.next_entry().expect("first");
     gap.next_entry().expect("second");
     assert!(gap.next_entry().is_err(), "trailing bytes are a lie");
+}
+
+#[test]
+fn superseded_entries_say_which_blocks_are_live() {
+    let header = AppendHeader {
+        copyset: CopysetId(4),
+        from: ReplicaId(1),
+        to: ReplicaId(2),
+        term: Term(3),
+        previous_index: LogIndex(10),
+        previous_term: Term(3),
+        commit: LogIndex(9),
+        sent_ns: 1,
+    };
+    let proposal = Proposal {
+        operation: crate::record::Operation::Write,
+        range: BlockRange { first: 0, blocks: 2 },
+        crcs: &[1, 2],
+        ..Proposal::noop()
+    };
+    let mut bytes = [0; RECORD_BYTES_MAX];
+    let record = proposal.emit(CopysetId(4), Term(3), LogIndex(11), &mut bytes);
+    let read = |mask: u32, by: Option<LogIndex>| {
+        let mut writer = AppendWriter::default();
+        writer.start(&header);
+        writer.push(record, mask, by);
+        let frame = writer.frame().to_vec();
+        let (_, count, body) = parse_header(&frame).expect("header");
+        let mut reader = AppendReader::parse(count, body).expect("append");
+        reader.next_entry().map(|entry| entry.map(|entry| (entry.live_mask, entry.superseded_by)))
+    };
+    assert_eq!(read(3, None), Ok(Some((3, None))));
+    assert_eq!(read(1, Some(LogIndex(12))), Ok(Some((1, Some(LogIndex(12))))));
+    assert!(read(1, None).is_err(), "a missing block must be excused");
+    assert!(read(3, Some(LogIndex(12))).is_err(), "an excuse must be needed");
+    assert!(read(4, Some(LogIndex(12))).is_err(), "block outside of the range");
+    assert!(read(1, Some(LogIndex(11))).is_err(), "superseded by itself");
 }
