@@ -3,7 +3,9 @@
 //! `docs/ARCHITECTURE.md` is the map of this crate.
 #![forbid(unsafe_code)]
 
+pub mod device;
 pub mod ids;
+pub mod journal;
 pub mod raft_group;
 pub mod record;
 pub mod wire;

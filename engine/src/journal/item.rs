@@ -15,7 +15,11 @@ pub const ITEM_HEADER_BYTES: usize = 8;
 /// Bytes of the longest body: the header's length has 24 bits.
 const BODY_BYTES_MAX: usize = (1 << 24) - 1;
 
+/// Start of an extent that stands for payload this replica does not hold.
+pub const NOWHERE: u32 = u32::MAX;
+
 const EXTENT_BYTES: usize = 8;
+const LOCAL_BYTES_MAX: usize = 8 + OPERATION_EXTENTS_MAX * EXTENT_BYTES;
 const GROUP_VERDICT_BYTES: usize = 20;
 
 mod kind {
@@ -31,7 +35,7 @@ mod kind {
     pub(super) const CHUNK_INSTALLED: u8 = 10;
     pub(super) const CATCH_UP: u8 = 11;
     pub(super) const LOG_START: u8 = 12;
-    pub(super) const CHUNK_REMOVED: u8 = 13;
+    pub(super) const CHUNKS_RETAINED: u8 = 13;
     pub(super) const EXTENSION: u8 = 15;
 }
 
@@ -61,9 +65,10 @@ pub enum ItemError {
 pub struct Entry<'a> {
     /// What all replicas have in common.
     pub record: RecordView<'a>,
-    /// Where the payload lies; empty without payload.
+    /// Where the payload lies, in the order of its blocks. An extent that starts at
+    /// [`NOWHERE`] stands for blocks whose payload is not stored. Empty without payload.
     pub extents: Extents,
-    /// The entry that overwrote the whole payload before it came here: it is not stored.
+    /// A committed later entry that overwrote what is not stored.
     pub superseded_by: Option<LogIndex>,
 }
 
@@ -132,6 +137,33 @@ impl<'a> Verdict<'a> {
     }
 }
 
+/// A list of chunks, as bytes.
+#[derive(Clone, Copy)]
+pub struct ChunkList<'a>(&'a [u8]);
+
+impl<'a> ChunkList<'a> {
+    /// The chunks.
+    pub fn chunks(self) -> impl ExactSizeIterator<Item = ChunkId> + 'a {
+        self.0.chunks_exact(8).map(|bytes| ChunkId(u64_at(bytes, 0)))
+    }
+
+    /// Encodes a list for [`Item::ChunksRetained`].
+    pub fn encode(chunks: impl Iterator<Item = ChunkId>, out: &mut Vec<u8>) {
+        for chunk in chunks {
+            out.extend_from_slice(&chunk.0.to_le_bytes());
+        }
+    }
+
+    /// Looks at an encoded list.
+    ///
+    /// # Errors
+    ///
+    /// [`ItemError::Body`] if it is none.
+    pub fn parse(bytes: &'a [u8]) -> Result<ChunkList<'a>, ItemError> {
+        if bytes.len().is_multiple_of(8) { Ok(ChunkList(bytes)) } else { Err(ItemError::Body) }
+    }
+}
+
 /// One thing that the journal says.
 #[derive(Clone)]
 pub enum Item<'a> {
@@ -155,8 +187,8 @@ pub enum Item<'a> {
     ConfState(CopysetId, &'a [u8]),
     /// Catch-up installed a chunk.
     ChunkInstalled(ChunkInstalled<'a>),
-    /// Catch-up removed a chunk, at this index.
-    ChunkRemoved(CopysetId, ChunkId, LogIndex),
+    /// Catch-up removed all chunks but these; the sender's list when it had applied the index.
+    ChunksRetained(CopysetId, LogIndex, ChunkList<'a>),
     /// Catch-up began, went on or ended; bytes of the composer's.
     CatchUp(CopysetId, &'a [u8]),
     /// Bytes of the composer's.
@@ -187,11 +219,14 @@ impl<'a> Item<'a> {
 
     fn body_length(&self) -> usize {
         match self {
-            Item::Entry(entry) if entry.superseded_by.is_some() => entry.record.bytes().len() + 8,
-            Item::Entry(entry) => entry.record.bytes().len() + entry.extents.len() * EXTENT_BYTES,
+            Item::Entry(entry) => {
+                let superseded = if entry.superseded_by.is_some() { 8 } else { 0 };
+                entry.record.bytes().len() + superseded + entry.extents.len() * EXTENT_BYTES
+            }
             Item::HardState(..) => 28,
             Item::AppliedNote(..) | Item::Truncate(..) => 12,
-            Item::LogStart(..) | Item::ChunkRemoved(..) => 20,
+            Item::LogStart(..) => 20,
+            Item::ChunksRetained(_, _, chunks) => 12 + chunks.0.len(),
             Item::Verdict(verdict) => verdict.0.len(),
             Item::ReplicaCreated(_, _, bytes) => 28 + bytes.len(),
             Item::ReplicaRemoved(_) => 4,
@@ -247,11 +282,10 @@ impl<'a> Item<'a> {
                 put(&term.0.to_le_bytes());
                 (kind::LOG_START, &[])
             }
-            Item::ChunkRemoved(copyset, chunk, index) => {
+            Item::ChunksRetained(copyset, index, chunks) => {
                 put(&copyset.0.to_le_bytes());
-                put(&chunk.0.to_le_bytes());
                 put(&index.0.to_le_bytes());
-                (kind::CHUNK_REMOVED, &[])
+                (kind::CHUNKS_RETAINED, chunks.0)
             }
             Item::ReplicaCreated(copyset, identity, bytes) => {
                 put(&copyset.0.to_le_bytes());
@@ -311,7 +345,7 @@ impl<'a> Item<'a> {
     pub fn copyset(&self) -> Option<CopysetId> {
         match self {
             Item::Entry(entry) => Some(entry.record.copyset()),
-            Item::ChunkInstalled(installed) => Some(installed.copyset()),
+            Item::ChunkInstalled(installed) => Some(installed.head().copyset),
             Item::Verdict(_) => None,
             Item::HardState(copyset, _)
             | Item::AppliedNote(copyset, _)
@@ -320,7 +354,7 @@ impl<'a> Item<'a> {
             | Item::ReplicaCreated(copyset, ..)
             | Item::ReplicaRemoved(copyset)
             | Item::ConfState(copyset, _)
-            | Item::ChunkRemoved(copyset, ..)
+            | Item::ChunksRetained(copyset, ..)
             | Item::CatchUp(copyset, _)
             | Item::Extension(copyset, _) => Some(*copyset),
         }
@@ -348,18 +382,19 @@ fn emit_parts(kind: u8, fixed: &[u8], opaque: &[u8], sink: &mut impl Sink) {
 
 fn emit_entry(entry: &Entry<'_>, sink: &mut impl Sink) {
     let record = entry.record.bytes();
-    let mut local = [0; OPERATION_EXTENTS_MAX * EXTENT_BYTES];
-    let (kind, local) = if let Some(index) = entry.superseded_by {
-        debug_assert!(entry.extents.is_empty(), "a superseded entry has no payload");
-        local[..8].copy_from_slice(&index.0.to_le_bytes());
-        (kind::ENTRY_SUPERSEDED, &local[..8])
-    } else {
-        for (extent, bytes) in entry.extents.iter().zip(local.chunks_exact_mut(EXTENT_BYTES)) {
-            bytes[..4].copy_from_slice(&extent.start.to_le_bytes());
-            bytes[4..].copy_from_slice(&extent.blocks.to_le_bytes());
+    let mut bytes = [0; LOCAL_BYTES_MAX];
+    let (kind, superseded) = match entry.superseded_by {
+        Some(index) => {
+            bytes[..8].copy_from_slice(&index.0.to_le_bytes());
+            (kind::ENTRY_SUPERSEDED, 8)
         }
-        (kind::ENTRY, &local[..entry.extents.len() * EXTENT_BYTES])
+        None => (kind::ENTRY, 0),
     };
+    for (extent, bytes) in entry.extents.iter().zip(bytes[superseded..].chunks_exact_mut(8)) {
+        bytes[..4].copy_from_slice(&extent.start.to_le_bytes());
+        bytes[4..].copy_from_slice(&extent.blocks.to_le_bytes());
+    }
+    let local = &bytes[..superseded + entry.extents.len() * EXTENT_BYTES];
     sink.put(&item_header(kind, record.len() + local.len(), [local, &[]]));
     sink.put(record);
     sink.put(local);
@@ -378,28 +413,25 @@ fn parse_entry<'a>(
     superseded: bool,
 ) -> Result<Entry<'a>, ItemError> {
     let record = RecordView::parse(record)?;
+    let (index, list) =
+        local.split_at_checked(if superseded { 8 } else { 0 }).ok_or(ItemError::Body)?;
+    let superseded_by = superseded.then(|| LogIndex(u64_at(index, 0)));
+    if !list.len().is_multiple_of(EXTENT_BYTES) {
+        return Err(ItemError::Body);
+    }
     let mut extents = Extents::new();
-    let mut superseded_by = None;
-    if superseded {
-        if local.len() != 8 {
+    for bytes in list.chunks_exact(EXTENT_BYTES) {
+        let extent = Extent { start: u32_at(bytes, 0), blocks: u32_at(bytes, 4) };
+        let ends = extent.start == NOWHERE || extent.start.checked_add(extent.blocks).is_some();
+        if extent.blocks == 0 || !ends {
             return Err(ItemError::Body);
         }
-        superseded_by = Some(LogIndex(u64_at(local, 0)));
-    } else {
-        if !local.len().is_multiple_of(EXTENT_BYTES) {
-            return Err(ItemError::Body);
-        }
-        for bytes in local.chunks_exact(EXTENT_BYTES) {
-            let extent = Extent { start: u32_at(bytes, 0), blocks: u32_at(bytes, 4) };
-            if extent.blocks == 0 || extent.start.checked_add(extent.blocks).is_none() {
-                return Err(ItemError::Body);
-            }
-            extents.try_push(extent).map_err(|_| ItemError::Body)?;
-        }
-        let blocks: u64 = extents.iter().map(|extent| u64::from(extent.blocks)).sum();
-        if blocks != u64::from(record.payload_blocks()) {
-            return Err(ItemError::Body);
-        }
+        extents.try_push(extent).map_err(|_| ItemError::Body)?;
+    }
+    let blocks: u64 = extents.iter().map(|extent| u64::from(extent.blocks)).sum();
+    let nothing = superseded && extents.is_empty();
+    if blocks != u64::from(record.payload_blocks()) && !nothing {
+        return Err(ItemError::Body);
     }
     Ok(Entry { record, extents, superseded_by })
 }
@@ -413,8 +445,8 @@ fn parse_local(kind: u8, body: &[u8]) -> Result<Item<'_>, ItemError> {
     }
     let fixed = match kind {
         kind::HARD_STATE => 28,
-        kind::APPLIED_NOTE | kind::TRUNCATE => 12,
-        kind::LOG_START | kind::CHUNK_REMOVED => 20,
+        kind::APPLIED_NOTE | kind::TRUNCATE | kind::CHUNKS_RETAINED => 12,
+        kind::LOG_START => 20,
         kind::REPLICA_CREATED => 28,
         kind::REPLICA_REMOVED | kind::CONF_STATE | kind::CATCH_UP | kind::EXTENSION => 4,
         _ => return Err(ItemError::Kind(kind)),
@@ -422,7 +454,11 @@ fn parse_local(kind: u8, body: &[u8]) -> Result<Item<'_>, ItemError> {
     let (fixed, rest) = body.split_at_checked(fixed).ok_or(ItemError::Body)?;
     let open = matches!(
         kind,
-        kind::REPLICA_CREATED | kind::CONF_STATE | kind::CATCH_UP | kind::EXTENSION
+        kind::REPLICA_CREATED
+            | kind::CONF_STATE
+            | kind::CATCH_UP
+            | kind::EXTENSION
+            | kind::CHUNKS_RETAINED
     );
     if !open && !rest.is_empty() {
         return Err(ItemError::Body);
@@ -442,8 +478,8 @@ fn parse_local(kind: u8, body: &[u8]) -> Result<Item<'_>, ItemError> {
         kind::LOG_START => {
             Item::LogStart(copyset, LogIndex(u64_at(fixed, 4)), Term(u64_at(fixed, 12)))
         }
-        kind::CHUNK_REMOVED => {
-            Item::ChunkRemoved(copyset, ChunkId(u64_at(fixed, 4)), LogIndex(u64_at(fixed, 12)))
+        kind::CHUNKS_RETAINED => {
+            Item::ChunksRetained(copyset, LogIndex(u64_at(fixed, 4)), ChunkList::parse(rest)?)
         }
         kind::REPLICA_CREATED => {
             let uuid = fixed[12..28].try_into().expect("sixteen bytes");

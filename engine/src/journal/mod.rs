@@ -19,10 +19,10 @@ mod scanned;
 
 pub use batch::BatchWriter;
 pub use block::{BLOCK_HEADER_BYTES, BlockError, BlockView, Stamp};
-pub use chunk_installed::{ChunkInstalled, InstalledBlock, UNMAPPED};
+pub use chunk_installed::{ChunkInstalled, HOLE, InstalledBlock, InstalledHead};
 pub use item::{
-    Entry, GroupVerdict, HardState, ITEM_HEADER_BYTES, Item, ItemError, ReplicaIdentity, Sink,
-    Verdict,
+    ChunkList, Entry, GroupVerdict, HardState, ITEM_HEADER_BYTES, Item, ItemError, NOWHERE,
+    ReplicaIdentity, Sink, Verdict,
 };
 pub use ring::{Ring, RingRun, Space};
 pub use scan::Scan;

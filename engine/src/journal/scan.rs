@@ -113,6 +113,7 @@ impl Scan {
             ahead: self.ahead,
             held: self.held,
             bytes: self.bytes,
+            doubts: doubts(&pieces),
             pieces,
         }
     }
@@ -189,7 +190,7 @@ impl Scan {
             (Some(before), Some(after)) => before.incarnation == after.incarnation,
             _ => false,
         };
-        let sure = if same { from } else { before.map_or(self.from, |block| block.mark.min(from)) };
+        let sure = if same { from } else { before.map_or(self.from, |block| block.mark.clamp(self.from, from)) };
         pieces.push(Piece::Hole { from, to, sure });
     }
 
@@ -217,7 +218,9 @@ impl Scan {
         if head.position != position || !head.first_of_batch {
             return None;
         }
-        if first > 0 && !head.follows(&self.held[first - 1]) && head.position != head.start {
+        let before = first.checked_sub(1).map(|at| &self.held[at]);
+        let adjacent = before.is_some_and(|before| before.position + 1 == position);
+        if adjacent && !before.is_some_and(|before| head.follows(before)) {
             return None;
         }
         let mut blocks = 1;
@@ -232,4 +235,17 @@ impl Scan {
         }
         Some(blocks)
     }
+}
+
+/// Per piece: from which position on its items are in doubt because of a hole behind it.
+fn doubts(pieces: &[Piece]) -> Vec<u64> {
+    let mut doubts = vec![u64::MAX; pieces.len()];
+    let mut doubt = u64::MAX;
+    for (piece, slot) in pieces.iter().zip(&mut doubts).rev() {
+        *slot = doubt;
+        if let Piece::Hole { sure, .. } = piece {
+            doubt = doubt.min(*sure);
+        }
+    }
+    doubts
 }

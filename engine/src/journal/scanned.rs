@@ -95,12 +95,14 @@ pub struct Scanned {
     pub(super) held: Vec<Held>,
     pub(super) bytes: Vec<u8>,
     pub(super) pieces: Vec<Piece>,
+    /// Per piece: from which position on its items are in doubt because of a hole behind it.
+    pub(super) doubts: Vec<u64>,
 }
 
 impl Scanned {
     /// Items and holes in the order of the ring, up to the end.
     pub fn steps(&self) -> impl Iterator<Item = Result<Step<'_>, MalformedItem>> {
-        Steps { scanned: self, piece: 0, block: 0, block_end: 0, offset: 0, run_end: 0 }
+        Steps { scanned: self, piece: 0, block: 0, block_end: 0, offset: 0, run_end: 0, doubt: 0 }
     }
 
     /// The damaged positions below the mark, items in doubt included.
@@ -109,15 +111,6 @@ impl Scanned {
             Piece::Hole { to, sure, .. } => Some(sure..to),
             Piece::Run { .. } => None,
         })
-    }
-
-    /// From which position on items of piece number `at` are in doubt because of a hole behind it.
-    fn doubt_behind(&self, at: usize) -> u64 {
-        let holes = self.pieces[at..].iter().filter_map(|piece| match *piece {
-            Piece::Hole { sure, .. } => Some(sure),
-            Piece::Run { .. } => None,
-        });
-        holes.min().unwrap_or(u64::MAX)
     }
 }
 
@@ -132,6 +125,8 @@ struct Steps<'a> {
     /// Where the next item begins among all bodies, and where the run ends.
     offset: usize,
     run_end: usize,
+    /// From which position on items of the run are in doubt.
+    doubt: u64,
 }
 
 impl<'a> Steps<'a> {
@@ -189,13 +184,14 @@ impl<'a> Iterator for Steps<'a> {
         loop {
             match self.item() {
                 Some(Ok(located)) => {
-                    if located.position < self.scanned.doubt_behind(self.piece) {
+                    if located.position < self.doubt {
                         return Some(Ok(Step::Item(located)));
                     }
                 }
                 Some(Err(malformed)) => return Some(Err(malformed)),
                 None => {
                     let piece = *self.scanned.pieces.get(self.piece)?;
+                    self.doubt = self.scanned.doubts[self.piece];
                     self.piece += 1;
                     match piece {
                         Piece::Run { first, blocks } => self.enter(first, blocks),
