@@ -3,6 +3,7 @@
 //! `docs/ARCHITECTURE.md` is the map of this crate.
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 pub mod device;
 pub mod ids;
 pub mod journal;
