@@ -4,9 +4,11 @@
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
+pub mod copyset;
 pub mod device;
 pub mod ids;
 pub mod journal;
 pub mod raft_group;
 pub mod record;
+pub mod store;
 pub mod wire;
