@@ -38,7 +38,7 @@ use raft::{Config, RawNode, StateRole};
 pub use guard::Refusal;
 pub use lease::Lease;
 pub use log::{Log, LogEntry};
-pub use membership::Change;
+pub use membership::{Change, MembershipError, encode_conf_state, parse_conf_state};
 pub use proposals::NotLeader;
 
 use crate::ids::{
