@@ -143,10 +143,8 @@ impl Ring {
     /// Requests stay queued and are handed over again at the next poll.
     #[cold]
     fn note_failure(&mut self, error: &io::Error) {
-        let passing = matches!(
-            error.raw_os_error(),
-            Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)
-        );
+        let passing =
+            matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY));
         if !passing && !self.failing {
             tracing::error!(%error, "io_uring does not take requests; trying again at each poll");
         }
@@ -167,8 +165,11 @@ fn build(entries: u32) -> Result<IoUring, UringError> {
         return Ok(ring);
     }
     // Linux 5.19: completions do not interrupt this thread.
-    let cooperative =
-        IoUring::builder().setup_submit_all().setup_coop_taskrun().setup_taskrun_flag().build(entries);
+    let cooperative = IoUring::builder()
+        .setup_submit_all()
+        .setup_coop_taskrun()
+        .setup_taskrun_flag()
+        .build(entries);
     if let Ok(ring) = cooperative {
         return Ok(ring);
     }

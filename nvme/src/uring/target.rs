@@ -176,10 +176,8 @@ fn create(options: &UringOptions) -> Result<bool, UringError> {
             .truncate(false)
             .open(&options.path)
             .map_err(UringError::Open)?;
-        allocate(&file, bytes).map_err(|errno| UringError::Allocate {
-            bytes,
-            source: errno.into(),
-        })?;
+        allocate(&file, bytes)
+            .map_err(|errno| UringError::Allocate { bytes, source: errno.into() })?;
         // A file that is gone after a crash holds nothing.
         file.sync_all().map_err(UringError::Open)?;
     }

@@ -87,6 +87,7 @@ impl<Q: QueuePair> Rig<Q> {
         buffer
     }
 
+    #[allow(clippy::result_large_err, reason = "the operation goes back, unboxed")]
     pub fn try_submit(&mut self, tag: u64, operation: Operation) -> Result<(), Submission> {
         self.pair.submit(Submission { tag: Tag(tag), operation })
     }

@@ -9,6 +9,7 @@ mod harness;
 mod hostile;
 mod lifecycle;
 mod security;
+mod raw;
 mod sleep;
 mod windows;
 
