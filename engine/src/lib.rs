@@ -10,5 +10,6 @@ pub mod ids;
 pub mod journal;
 pub mod raft_group;
 pub mod record;
+pub mod shard;
 pub mod store;
 pub mod wire;
