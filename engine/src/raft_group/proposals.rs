@@ -11,7 +11,7 @@ use culvert_memory::Pages;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 use super::membership::{self, Change};
-use super::{Group, StoredEntry};
+use super::{Group, Payload, StoredEntry};
 use crate::ids::{LogIndex, ReplicaId, Term};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 use crate::wire::live_mask_of;
@@ -30,7 +30,7 @@ struct Waiting {
     length: usize,
     live_mask: u32,
     superseded_by: Option<LogIndex>,
-    payload: Option<Pages>,
+    payload: Payload,
 }
 
 /// See the module's documentation.
@@ -53,7 +53,7 @@ impl Stash {
         self.bytes.clear();
     }
 
-    pub(super) fn push(&mut self, entry: &StoredEntry<'_>, payload: Option<Pages>) {
+    pub(super) fn push(&mut self, entry: &StoredEntry<'_>, payload: Payload) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(entry.record.bytes());
         self.waiting.push_back(Waiting {
@@ -73,7 +73,7 @@ impl Stash {
         &mut self,
         index: LogIndex,
         term: Term,
-    ) -> Option<(StoredEntry<'_>, Option<Pages>)> {
+    ) -> Option<(StoredEntry<'_>, Payload)> {
         let at = self.waiting.iter().position(|w| w.index == index && w.term == term)?;
         self.waiting.drain(..at);
         let waiting = self.waiting.pop_front()?;
@@ -89,8 +89,7 @@ impl Stash {
 
 /// What the library keeps of a record.
 pub(super) fn library_entry(record: &RecordView<'_>) -> Entry {
-    let mut entry =
-        Entry { index: record.index().0, term: record.term().0, ..Entry::default() };
+    let mut entry = Entry { index: record.index().0, term: record.term().0, ..Entry::default() };
     if record.operation() == Operation::ConfChange {
         entry.set_entry_type(EntryType::EntryConfChangeV2);
     }
@@ -125,7 +124,10 @@ impl Group {
         let mut bytes = [0; RECORD_BYTES_MAX];
         let record = RecordView::trusted(proposal.emit(self.copyset, term, index, &mut bytes));
         let live_mask = live_mask_of(record.payload_blocks());
-        self.stash.push(&StoredEntry { record, live_mask, superseded_by: None }, payload);
+        self.stash.push(
+            &StoredEntry { record, live_mask, superseded_by: None },
+            payload.into_iter().collect(),
+        );
         self.stash.proposals.push(Entry::default());
         Ok((index, term))
     }
@@ -144,17 +146,15 @@ impl Group {
         let body = membership::encode(changes);
         let change = membership::decode(&body).expect("an encoded change");
         let last = self.raw.raft.raft_log.last_index();
-        self.raw
-            .propose_conf_change(Vec::new(), change)
-            .map_err(|_| NotLeader { hint: None })?;
+        self.raw.propose_conf_change(Vec::new(), change).map_err(|_| NotLeader { hint: None })?;
         let (index, term) = (LogIndex(last + 1), self.term());
         if self.raw.raft.pending_conf_index == index.0 {
             let proposal =
                 Proposal { operation: Operation::ConfChange, body: &body, ..Proposal::noop() };
             let mut bytes = [0; RECORD_BYTES_MAX];
-            let record =
-                RecordView::trusted(proposal.emit(self.copyset, term, index, &mut bytes));
-            self.stash.push(&StoredEntry { record, live_mask: 0, superseded_by: None }, None);
+            let record = RecordView::trusted(proposal.emit(self.copyset, term, index, &mut bytes));
+            self.stash
+                .push(&StoredEntry { record, live_mask: 0, superseded_by: None }, Payload::new());
         }
         Ok(index)
     }
