@@ -14,5 +14,6 @@ pub mod journal;
 pub mod network;
 pub mod raft_group;
 pub mod record;
+pub mod shard;
 pub mod store;
 pub mod wire;
