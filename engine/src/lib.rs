@@ -14,6 +14,7 @@ pub mod device;
 pub mod ids;
 pub mod journal;
 pub mod network;
+pub mod node;
 pub mod raft_group;
 pub mod reactor;
 pub mod record;

@@ -269,7 +269,7 @@ impl StoreConfig {
         range("store.mark_delay_ms", self.mark_delay_ms, 1, 10_000)?;
         range("store.retained_entries", self.retained_entries, 1, 1 << 20)?;
         for (key, rate) in [
-            ("store.checkpoint_bytes_per_second", self.checkpoint_bytes_per_second),
+            ("store.batch_bytes", self.batch_bytes),
             ("store.catch_up_bytes_per_second", self.catch_up_bytes_per_second),
         ] {
             range(key, rate.0, 1 << 20, 1 << 40)?;

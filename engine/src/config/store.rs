@@ -33,9 +33,15 @@ impl DeviceConfig {
 pub struct StoreConfig {
     /// How long a shard may be quiet before an empty journal block carries the mark on.
     pub mark_delay_ms: u32,
-    /// Bytes of checkpoint that a shard writes in a second at most, so that it does not get in
-    /// the way. A ring that runs full overrides it.
-    pub checkpoint_bytes_per_second: ByteSize,
+    /// Pages of checkpoint that a shard writes in one turn at most, so that it does not get in
+    /// the way.
+    pub checkpoint_pages_per_turn: u32,
+    /// Bytes of one journal write at most; three such buffers come out of the pool for each shard.
+    pub batch_bytes: ByteSize,
+    /// Device commands queued or in flight for each shard, at most.
+    pub commands_max: u32,
+    /// Blocks of each shard's data space kept for entries that are already proposed.
+    pub reserve_blocks: u32,
     /// Applied entries that each copyset keeps in its log, so that a follower that was away for a
     /// moment needs no more than them.
     pub retained_entries: u32,
@@ -50,7 +56,10 @@ impl Default for StoreConfig {
     fn default() -> StoreConfig {
         StoreConfig {
             mark_delay_ms: 10,
-            checkpoint_bytes_per_second: ByteSize::mib(64),
+            checkpoint_pages_per_turn: 16,
+            batch_bytes: ByteSize::mib(1),
+            commands_max: 8192,
+            reserve_blocks: 4096,
             retained_entries: 4096,
             catch_up_bytes_per_second: ByteSize::mib(256),
             scrub_bytes_per_second: ByteSize::mib(8),

@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use crate::chunkserver::StartError;
 use crate::config::ConfigError;
-use crate::device::HeaderError;
-use crate::shard::OpenShardError;
+use crate::device::OpenDeviceError;
+use crate::shard::OpenError as OpenShardError;
 
 /// See the module's documentation. Each message names the thing at fault and, where it is not
 /// plain, what to do.
@@ -61,7 +61,31 @@ pub enum NodeError {
         /// Which.
         uri: String,
         /// Why.
-        source: HeaderError,
+        source: OpenDeviceError,
+    },
+    /// The cluster file does not list the device for this node.
+    #[error(
+        "device {uri}: the cluster file lists no device {uuid} for this node; a device serves only \
+         under the name that `culvert format` gave it"
+    )]
+    NotListed {
+        /// Which.
+        uri: String,
+        /// Its name.
+        uuid: Uuid,
+    },
+    /// The device was formatted for chunks of another size.
+    #[error(
+        "device {uri}: formatted for chunks of {device_blocks} blocks, the cluster has \
+         {cluster_blocks}; format it with the cluster's chunk size"
+    )]
+    ChunkSize {
+        /// Which.
+        uri: String,
+        /// Blocks of a chunk on the device.
+        device_blocks: u32,
+        /// Blocks of a chunk in the cluster.
+        cluster_blocks: u32,
     },
     /// A shard cannot be opened.
     #[error("device {uri} shard {shard}: {source}")]

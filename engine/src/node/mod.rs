@@ -10,7 +10,7 @@ mod error;
 mod serve;
 
 use culvert_memory::{Backing, Pool, PoolOptions};
-use culvert_nvme::{AnyQueuePair, QueuePair};
+use culvert_nvme::AnyQueuePair;
 use culvert_transport::{Identity, PeerKind, Transport, TransportOptions};
 
 pub use clock::SystemClock;
@@ -18,13 +18,13 @@ pub use error::NodeError;
 pub use serve::{Stop, serve};
 
 use crate::chunkserver::{
-    Chunkserver, ChunkserverOptions, Endpoint, PeerOptions, ReplicaPlace, ReplicaPlan, ShardPlan,
+    Chunkserver, ChunkserverOptions, Endpoint, PeerOptions, ReplicaPlace, ReplicaPlan,
 };
 use crate::cluster::{Cluster, EndpointIndex};
 use crate::config::NodeConfig;
 use crate::network::Address;
 use crate::raft_group::GroupOptions;
-use crate::reactor::{Clock, Device, Idle, IdleOptions, Reactor, TurnBudget};
+use crate::reactor::{Clock, Idle, IdleOptions, Reactor, TurnBudget};
 
 const NS_PER_MS: u64 = 1_000_000;
 const NS_PER_US: u64 = 1_000;
@@ -61,7 +61,7 @@ impl NodeReactor {
         let pool = open_pool(config, number)?;
         let endpoints = peers_of(cluster, own);
         let (devices, mut plans) =
-            device::open_all(config, cluster, number, &pool, create_replicas, &mut clock)?;
+            device::open_all(config, cluster, number, &pool, create_replicas)?;
         for plan in &mut plans {
             place_replicas(&mut plan.replicas, cluster, own, &endpoints);
         }
@@ -111,8 +111,8 @@ impl NodeReactor {
 fn open_pool(config: &NodeConfig, number: usize) -> Result<Pool, NodeError> {
     let reactor = &config.reactors[number];
     Pool::new(&PoolOptions {
-        name: "culvert-pool",
-        bytes: reactor.pool_bytes.bytes() as usize,
+        name: "culvert-pool".to_owned(),
+        bytes: reactor.pool_bytes.0 as usize,
         backing: Backing::HugeOrOrdinary,
         numa_node: culvert_memory::numa_node_of(reactor.core),
         lock: true,
@@ -231,19 +231,4 @@ fn open_transport(
         listening.push(bound);
     }
     Ok((transport, listening))
-}
-
-/// Registers what a queue pair of this reactor may be pointed at.
-fn register_pool(queue_pair: &mut AnyQueuePair, pool: &Pool, uri: &str) -> Result<(), NodeError> {
-    for region in pool.regions() {
-        queue_pair
-            .register(region)
-            .map_err(|source| NodeError::Register { uri: uri.into(), source })?;
-    }
-    Ok(())
-}
-
-/// The positions in the chunkserver of the shards of one device.
-fn device_of(queue_pair: AnyQueuePair, shards: std::ops::Range<usize>) -> Device<AnyQueuePair> {
-    Device { queue_pair, shards }
 }
