@@ -3,6 +3,7 @@
 //! `docs/ARCHITECTURE.md` is the map of this crate.
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod cluster;
 pub mod ids;
 pub mod network;

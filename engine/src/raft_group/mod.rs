@@ -556,10 +556,7 @@ impl Group {
         }
         // The library's own: a new leader's empty entry, or the way out of a joint configuration.
         let mut bytes = [0; RECORD_BYTES_MAX];
-        let proposal = Proposal {
-            operation: proposals::operation_of(entry),
-            ..Proposal::noop()
-        };
+        let proposal = Proposal { operation: proposals::operation_of(entry), ..Proposal::noop() };
         let record = RecordView::trusted(proposal.emit(self.copyset, term, index, &mut bytes));
         let stored = StoredEntry { record, live_mask: 0, superseded_by: None };
         let extents = host.store_entry(&stored, None);
@@ -664,4 +661,3 @@ impl Group {
         self.raw.raft.set_randomized_election_timeout((base + hash % base) as usize);
     }
 }
-

@@ -89,8 +89,7 @@ impl Stash {
 
 /// What the library keeps of a record.
 pub(super) fn library_entry(record: &RecordView<'_>) -> Entry {
-    let mut entry =
-        Entry { index: record.index().0, term: record.term().0, ..Entry::default() };
+    let mut entry = Entry { index: record.index().0, term: record.term().0, ..Entry::default() };
     if record.operation() == Operation::ConfChange {
         entry.set_entry_type(EntryType::EntryConfChangeV2);
     }
@@ -144,16 +143,13 @@ impl Group {
         let body = membership::encode(changes);
         let change = membership::decode(&body).expect("an encoded change");
         let last = self.raw.raft.raft_log.last_index();
-        self.raw
-            .propose_conf_change(Vec::new(), change)
-            .map_err(|_| NotLeader { hint: None })?;
+        self.raw.propose_conf_change(Vec::new(), change).map_err(|_| NotLeader { hint: None })?;
         let (index, term) = (LogIndex(last + 1), self.term());
         if self.raw.raft.pending_conf_index == index.0 {
             let proposal =
                 Proposal { operation: Operation::ConfChange, body: &body, ..Proposal::noop() };
             let mut bytes = [0; RECORD_BYTES_MAX];
-            let record =
-                RecordView::trusted(proposal.emit(self.copyset, term, index, &mut bytes));
+            let record = RecordView::trusted(proposal.emit(self.copyset, term, index, &mut bytes));
             self.stash.push(&StoredEntry { record, live_mask: 0, superseded_by: None }, None);
         }
         Ok(index)
