@@ -3,10 +3,14 @@
 //! `docs/ARCHITECTURE.md` is the map of this crate.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod client;
 pub mod cluster;
+pub mod config;
+pub mod copyset;
 pub mod ids;
 pub mod network;
 pub mod raft_group;
 pub mod record;
+pub mod store;
 pub mod wire;

@@ -1,1 +1,4 @@
+//! The `culvert` binary: see `culvert --help`.
+#![forbid(unsafe_code)]
+
 fn main() {}

@@ -10,12 +10,14 @@
 
 use std::os::fd::BorrowedFd;
 
+pub use culvert_transport::Counters as NetworkCounters;
 pub use culvert_transport::{
     Address, Class, CloseReason, ConnectError, ConnectionId, Event, Identity, ListenError,
-    Payloads, PeerKind, Placement, SendError, WindowMode,
+    Payloads, PeerKind, Placement, RegionEvent, SendError, WindowMode,
 };
 
 use culvert_memory::{Buffer, Pages};
+use culvert_transport::Transport;
 
 /// Connections with one-sided writes, polled by one thread.
 ///
@@ -86,6 +88,13 @@ pub trait Network {
     /// Pages of the window that the peer has granted so far, in use or not.
     fn window_pages_granted(&self, connection: ConnectionId) -> u32;
 
+    /// Landing windows that came and went since the last call; a peer is told of a window only
+    /// after its region was taken here, so that devices know it first.
+    fn regions(&mut self, handler: &mut dyn FnMut(RegionEvent));
+
+    /// What it counted.
+    fn counters(&self) -> NetworkCounters;
+
     /// Announces that this thread is about to sleep on [`Network::wake_fd`]. `false`: something
     /// came in meanwhile, poll again instead.
     fn prepare_sleep(&mut self) -> bool;
@@ -96,4 +105,80 @@ pub trait Network {
     /// Becomes readable when there is something to poll. `None`: it never does, as with a
     /// modelled network; the caller must not sleep on it.
     fn wake_fd(&self) -> Option<BorrowedFd<'_>>;
+}
+
+impl Network for Transport {
+    fn listen(&mut self, address: &Address) -> Result<Address, ListenError> {
+        Transport::listen(self, address)
+    }
+
+    fn connect(
+        &mut self,
+        address: &Address,
+        window: WindowMode,
+    ) -> Result<ConnectionId, ConnectError> {
+        Transport::connect(self, address, window)
+    }
+
+    fn poll(&mut self, now_ns: u64, budget: usize, handler: &mut dyn FnMut(Event<'_>)) -> usize {
+        Transport::poll(self, now_ns, budget, &mut |_, event| handler(event))
+    }
+
+    fn reserve(&mut self, connection: ConnectionId, pages: u32) -> Option<Placement> {
+        Transport::reserve(self, connection, pages)
+    }
+
+    fn cancel(&mut self, connection: ConnectionId, placement: Placement) {
+        Transport::cancel(self, connection, placement);
+    }
+
+    fn send(
+        &mut self,
+        connection: ConnectionId,
+        class: Class,
+        frame: &[u8],
+        payloads: &[(Placement, Pages)],
+    ) -> Result<(), SendError> {
+        Transport::send(self, connection, class, frame, payloads)
+    }
+
+    fn post(&mut self, now_ns: u64) {
+        Transport::post(self, now_ns);
+    }
+
+    fn close(&mut self, connection: ConnectionId, reason: &'static str) {
+        Transport::close(self, connection, reason);
+    }
+
+    fn acquire_named(&mut self, connection: ConnectionId, pages: u32) -> Option<Buffer> {
+        Transport::acquire_named(self, connection, pages)
+    }
+
+    fn named_page(&self, connection: ConnectionId, buffer: &Buffer) -> Option<u32> {
+        Transport::named_page(self, connection, buffer).map(Placement::page)
+    }
+
+    fn window_pages_granted(&self, connection: ConnectionId) -> u32 {
+        Transport::window_pages_granted(self, connection)
+    }
+
+    fn regions(&mut self, handler: &mut dyn FnMut(RegionEvent)) {
+        Transport::regions(self, handler);
+    }
+
+    fn counters(&self) -> NetworkCounters {
+        *Transport::counters(self)
+    }
+
+    fn prepare_sleep(&mut self) -> bool {
+        Transport::prepare_sleep(self)
+    }
+
+    fn finish_sleep(&mut self) {
+        Transport::finish_sleep(self);
+    }
+
+    fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(Transport::wake_fd(self))
+    }
 }

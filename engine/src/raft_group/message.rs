@@ -24,7 +24,6 @@ pub fn outgoing(copyset: CopysetId, message: &Message) -> Option<PeerMessage> {
         MessageType::MsgHeartbeat => PeerMessageKind::Heartbeat,
         MessageType::MsgHeartbeatResponse => PeerMessageKind::HeartbeatResponse,
         MessageType::MsgTimeoutNow => PeerMessageKind::TimeoutNow,
-        MessageType::MsgTransferLeader => PeerMessageKind::TransferLeader,
         MessageType::MsgSnapshot => PeerMessageKind::Snapshot,
         _ => return None,
     };
@@ -82,7 +81,6 @@ pub fn incoming(message: &PeerMessage, conf_state: &ConfState) -> Message {
         PeerMessageKind::Heartbeat => MessageType::MsgHeartbeat,
         PeerMessageKind::HeartbeatResponse => MessageType::MsgHeartbeatResponse,
         PeerMessageKind::TimeoutNow => MessageType::MsgTimeoutNow,
-        PeerMessageKind::TransferLeader => MessageType::MsgTransferLeader,
         PeerMessageKind::Snapshot => MessageType::MsgSnapshot,
     });
     match message.context {

@@ -30,6 +30,7 @@ mod tests;
 
 use std::collections::VecDeque;
 
+use arrayvec::ArrayVec;
 use culvert_memory::Pages;
 use raft::eraftpb::{ConfChangeV2, ConfState, Entry, Message, MessageType};
 use raft::{Config, RawNode, StateRole};
@@ -40,10 +41,16 @@ pub use log::{Log, LogEntry};
 pub use membership::Change;
 pub use proposals::NotLeader;
 
-use crate::ids::{BatchNumber, CopysetId, Extents, LogIndex, ReplicaId, Term};
+use crate::ids::{
+    BatchNumber, CopysetId, Extents, LogIndex, OPERATION_EXTENTS_MAX, ReplicaId, Term,
+};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 use crate::wire::{AppendHeader, PeerMessage, PeerMessageKind};
 use proposals::Stash;
+
+/// Ticks that a reactor which slept or was stopped catches up with at most. More would only say
+/// again that the leader was not heard of for a long time.
+pub const TICKS_CAUGHT_UP_MAX: u64 = 2;
 
 /// Timings and limits of a group. Ticks are the unit of elections, as in the library.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +61,7 @@ pub struct GroupOptions {
     pub election_ticks: u32,
     /// Ticks between heartbeats.
     pub heartbeat_ticks: u32,
-    /// How much shorter than the smallest election timeout less one tick a lease is.
+    /// How much shorter than what a follower's ticks promise a lease is, for clocks that drift.
     pub lease_margin_ns: u64,
     /// Append messages in flight to one follower.
     pub inflight_messages_max: usize,
@@ -64,9 +71,13 @@ pub struct GroupOptions {
 
 impl GroupOptions {
     /// How long a lease lasts from the send of what a majority answered.
+    ///
+    /// A follower refuses its vote for `election_ticks` ticks, and a late reactor runs up to
+    /// [`TICKS_CAUGHT_UP_MAX`] of them at once, all of which may stand for time before the message.
     #[must_use]
     pub fn lease_ns(&self) -> u64 {
-        (u64::from(self.election_ticks) - 1) * self.tick_ns - self.lease_margin_ns
+        let ticks = u64::from(self.election_ticks) - TICKS_CAUGHT_UP_MAX;
+        (ticks * self.tick_ns).saturating_sub(self.lease_margin_ns)
     }
 }
 
@@ -77,8 +88,9 @@ pub trait Host {
     /// Stores the hard state in the open batch.
     fn store_hard_state(&mut self, copyset: CopysetId, term: Term, vote: u64, commit: LogIndex);
     /// Stores a record in the open batch and its payload in fresh extents, which are returned.
-    /// `payload` holds the live blocks, in order; it is `None` where there are none.
-    fn store_entry(&mut self, entry: &StoredEntry<'_>, payload: Option<&Pages>) -> Extents;
+    /// `payload` holds the live blocks, in order; the extents cover all blocks of the range, those
+    /// without payload by a run that starts at [`MISSING`](crate::store::MISSING).
+    fn store_entry(&mut self, entry: &StoredEntry<'_>, payload: &[Pages]) -> Extents;
     /// Entries that never committed gave way to others: their extents are released by the open
     /// batch, which holds what replaced them.
     fn release(&mut self, extents: &Extents);
@@ -91,6 +103,10 @@ pub trait Host {
     /// The group's role or leader changed.
     fn role_changed(&mut self, role: Role, leader: Option<ReplicaId>);
 }
+
+/// Payload of one entry: runs of pages that hold its live blocks, in order. A client's payload is
+/// one run; what a leader sends from its device comes in as many as it had extents.
+pub type Payload = ArrayVec<Pages, OPERATION_EXTENTS_MAX>;
 
 /// An entry on its way to the journal.
 pub struct StoredEntry<'a> {
@@ -253,6 +269,12 @@ impl Group {
         self.raw.mut_store()
     }
 
+    /// Drops the log's entries up to `index`, as far as they are applied.
+    pub fn compact(&mut self, index: LogIndex) {
+        let index = index.min(self.applied);
+        self.raw.mut_store().compact(index);
+    }
+
     /// Role as of the last [`Self::ready`].
     #[must_use]
     pub fn role(&self) -> Role {
@@ -320,6 +342,13 @@ impl Group {
             && self.lease.holds(now_ns)
     }
 
+    /// Whether this leader has applied an entry of its own term, so that what it applied is all
+    /// that was committed before it came.
+    #[must_use]
+    pub fn has_applied_own_term(&self) -> bool {
+        self.is_leader() && self.applied >= self.term_start
+    }
+
     /// End of the lease, for `status`.
     #[must_use]
     pub fn lease_until_ns(&self) -> u64 {
@@ -372,8 +401,7 @@ impl Group {
         self.raw.report_snapshot(peer.0, raft::SnapshotStatus::Failure);
     }
 
-    /// Takes a leader's append message. `payloads` yields one run of pages per entry that has
-    /// live payload blocks, in order; what is not used goes back.
+    /// Takes a leader's append message. Pages of entries that the library does not want go back.
     ///
     /// # Errors
     ///
@@ -381,7 +409,7 @@ impl Group {
     pub fn step_append<'a>(
         &mut self,
         header: &AppendHeader,
-        entries: impl Iterator<Item = (StoredEntry<'a>, Option<Pages>)>,
+        entries: impl Iterator<Item = (StoredEntry<'a>, Payload)>,
     ) -> Result<(), Refusal> {
         self.flush_proposals();
         guard::append(self, header)?;
@@ -547,10 +575,13 @@ impl Group {
 
     fn store<H: Host>(&mut self, entry: &Entry, host: &mut H) {
         let (index, term) = (LogIndex(entry.index), Term(entry.term));
+        let leads = self.is_leader();
         let log = self.raw.mut_store();
         log.truncate(index, |extents| host.release(&extents));
         if let Some((stored, payload)) = self.stash.claim(index, term) {
-            let extents = host.store_entry(&stored, payload.as_ref());
+            let extents = host.store_entry(&stored, &payload);
+            // Only a leader sends from these pages again; a follower's are free once durable.
+            let payload = payload.into_iter().next().filter(|_| leads);
             log.append(&stored.record, &extents, stored.superseded_by, payload);
             return;
         }
@@ -559,7 +590,7 @@ impl Group {
         let proposal = Proposal { operation: proposals::operation_of(entry), ..Proposal::noop() };
         let record = RecordView::trusted(proposal.emit(self.copyset, term, index, &mut bytes));
         let stored = StoredEntry { record, live_mask: 0, superseded_by: None };
-        let extents = host.store_entry(&stored, None);
+        let extents = host.store_entry(&stored, &[]);
         log.append(&record, &extents, None, None);
     }
 
@@ -619,6 +650,10 @@ impl Group {
         if role != Role::Leader {
             self.term_start = LogIndex(u64::MAX);
             self.lease.revoke();
+            let (first, last) = (self.applied.0 + 1, self.raw.store().last().0);
+            for index in first..=last {
+                self.raw.mut_store().drop_payload(LogIndex(index));
+            }
         }
         self.role = role;
         self.leader = self.leader();

@@ -11,7 +11,7 @@ use culvert_memory::Pages;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 use super::membership::{self, Change};
-use super::{Group, StoredEntry};
+use super::{Group, Payload, StoredEntry};
 use crate::ids::{LogIndex, ReplicaId, Term};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 use crate::wire::live_mask_of;
@@ -30,7 +30,7 @@ struct Waiting {
     length: usize,
     live_mask: u32,
     superseded_by: Option<LogIndex>,
-    payload: Option<Pages>,
+    payload: Payload,
 }
 
 /// See the module's documentation.
@@ -53,7 +53,7 @@ impl Stash {
         self.bytes.clear();
     }
 
-    pub(super) fn push(&mut self, entry: &StoredEntry<'_>, payload: Option<Pages>) {
+    pub(super) fn push(&mut self, entry: &StoredEntry<'_>, payload: Payload) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(entry.record.bytes());
         self.waiting.push_back(Waiting {
@@ -73,7 +73,7 @@ impl Stash {
         &mut self,
         index: LogIndex,
         term: Term,
-    ) -> Option<(StoredEntry<'_>, Option<Pages>)> {
+    ) -> Option<(StoredEntry<'_>, Payload)> {
         let at = self.waiting.iter().position(|w| w.index == index && w.term == term)?;
         self.waiting.drain(..at);
         let waiting = self.waiting.pop_front()?;
@@ -124,7 +124,10 @@ impl Group {
         let mut bytes = [0; RECORD_BYTES_MAX];
         let record = RecordView::trusted(proposal.emit(self.copyset, term, index, &mut bytes));
         let live_mask = live_mask_of(record.payload_blocks());
-        self.stash.push(&StoredEntry { record, live_mask, superseded_by: None }, payload);
+        self.stash.push(
+            &StoredEntry { record, live_mask, superseded_by: None },
+            payload.into_iter().collect(),
+        );
         self.stash.proposals.push(Entry::default());
         Ok((index, term))
     }
@@ -150,7 +153,8 @@ impl Group {
                 Proposal { operation: Operation::ConfChange, body: &body, ..Proposal::noop() };
             let mut bytes = [0; RECORD_BYTES_MAX];
             let record = RecordView::trusted(proposal.emit(self.copyset, term, index, &mut bytes));
-            self.stash.push(&StoredEntry { record, live_mask: 0, superseded_by: None }, None);
+            self.stash
+                .push(&StoredEntry { record, live_mask: 0, superseded_by: None }, Payload::new());
         }
         Ok(index)
     }

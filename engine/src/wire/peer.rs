@@ -27,19 +27,17 @@ pub enum PeerMessageKind {
     HeartbeatResponse = 7,
     /// Leader tells its successor to campaign at once.
     TimeoutNow = 8,
-    /// Follower asks its leader to hand over to it.
-    TransferLeader = 9,
     /// The raft snapshot that ends a catch-up by block difference: index and term, no data.
-    Snapshot = 10,
+    Snapshot = 9,
 }
 
 impl PeerMessageKind {
-    fn from_byte(byte: u8) -> Option<PeerMessageKind> {
+    pub(crate) fn from_byte(byte: u8) -> Option<PeerMessageKind> {
         use PeerMessageKind::{
             AppendResponse, Heartbeat, HeartbeatResponse, RequestPreVote, RequestPreVoteResponse,
-            RequestVote, RequestVoteResponse, Snapshot, TimeoutNow, TransferLeader,
+            RequestVote, RequestVoteResponse, Snapshot, TimeoutNow,
         };
-        const ALL: [PeerMessageKind; 10] = [
+        const ALL: [PeerMessageKind; 9] = [
             AppendResponse,
             RequestVote,
             RequestVoteResponse,
@@ -48,7 +46,6 @@ impl PeerMessageKind {
             Heartbeat,
             HeartbeatResponse,
             TimeoutNow,
-            TransferLeader,
             Snapshot,
         ];
         ALL.get(usize::from(byte).checked_sub(1)?).copied()
