@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod checkpoint;
 pub mod chunkserver;
+pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod copyset;
