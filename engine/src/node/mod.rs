@@ -7,6 +7,7 @@
 mod clock;
 mod device;
 mod error;
+mod local;
 mod serve;
 
 use culvert_memory::{Backing, Pool, PoolOptions};
@@ -15,6 +16,7 @@ use culvert_transport::{Identity, PeerKind, Transport, TransportOptions};
 
 pub use clock::SystemClock;
 pub use error::NodeError;
+pub use local::{LocalCluster, LocalError, LocalOptions};
 pub use serve::{Stop, serve};
 
 use crate::chunkserver::{
