@@ -7,7 +7,7 @@ use crate::ids::{BLOCK_SIZE, CopysetId, LogIndex, ReplicaId, Term};
 use crate::journal::{HardState, ReplicaIdentity};
 
 fn salt() -> Salt {
-    Salt::new(&Uuid::from_u128(3), 1)
+    Salt::new(&Uuid::from_u128(3), 5, 1)
 }
 
 fn head(copyset: u32) -> CopysetHead {

@@ -205,7 +205,7 @@ impl DeviceHeader {
     /// The salt of a shard's checksums.
     #[must_use]
     pub fn salt(&self, shard: u32) -> Salt {
-        Salt::new(&self.uuid, shard)
+        Salt::new(&self.uuid, self.created_ns, shard)
     }
 }
 

@@ -11,10 +11,11 @@ use crc32c::{crc32c, crc32c_append};
 pub struct Salt(u32);
 
 impl Salt {
-    /// The salt of a shard.
+    /// The salt of a shard of a device that was formatted at `created_ns`.
     #[must_use]
-    pub fn new(device: &uuid::Uuid, shard: u32) -> Salt {
-        Salt(crc32c_append(crc32c(device.as_bytes()), &shard.to_le_bytes()))
+    pub fn new(device: &uuid::Uuid, created_ns: u64, shard: u32) -> Salt {
+        let format = crc32c_append(crc32c(device.as_bytes()), &created_ns.to_le_bytes());
+        Salt(crc32c_append(format, &shard.to_le_bytes()))
     }
 
     /// Salted CRC-32C of `bytes`.

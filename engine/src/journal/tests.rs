@@ -10,7 +10,7 @@ use crate::ids::{
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 
 fn salt() -> Salt {
-    Salt::new(&Uuid::from_u128(7), 0)
+    Salt::new(&Uuid::from_u128(7), 5, 0)
 }
 
 fn record(copyset: u32, index: u64, blocks: u32) -> Vec<u8> {
