@@ -24,7 +24,6 @@ pub(super) struct CopysetHost<'a> {
     pub waiting: &'a mut VecDeque<Waiting>,
     pub replies: &'a mut Replies,
     pub counters: &'a mut Counters,
-    pub now_ns: u64,
     /// The data space ran out under an entry, which admission should have prevented.
     pub starved: bool,
 }
@@ -144,9 +143,8 @@ impl Host for CopysetHost<'_> {
     }
 
     fn role_changed(&mut self, role: Role, leader: Option<ReplicaId>) {
-        self.state.reset_proposals();
+        self.state.reset_leadership();
         if role == Role::Leader {
-            self.state.touch_all(self.now_ns);
             return;
         }
         // Whether these entries survive is for the next leader to say; a client that retries

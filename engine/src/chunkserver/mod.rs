@@ -326,7 +326,6 @@ impl Chunkserver {
             waiting: &mut copyset.waiting,
             replies: &mut self.replies,
             counters: &mut self.counters,
-            now_ns: self.now_ns,
             starved: false,
         };
         copyset.group.ready(&mut host, &mut self.outbox, self.now_ns);

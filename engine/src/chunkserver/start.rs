@@ -170,6 +170,7 @@ impl Chunkserver {
         let _gap = fill(&mut log, found);
         settle_hard_state(&mut log, found, &state);
         let _behind_the_log = apply(&log, &mut state, found.applied_note.min(log.last()), shard);
+        drop_covered(&mut log, &state, shard);
         let live = live_payload(&log, &state);
         self.held.push(Held { id, shard: position, log, state });
         live
@@ -184,7 +185,7 @@ impl Chunkserver {
         state: CopysetState,
     ) {
         let id = plan.copyset;
-        let applied = state.applied().0;
+        let applied = state.applied();
         let restarts = u64::from(shard.incarnation());
         let group = Group::new(
             id,
@@ -221,12 +222,24 @@ impl Chunkserver {
 
 type Live = (ChunkKey, LogIndex, Extents);
 
+/// Entries whose chunk is already past them, because a catch-up installed it, have lost their
+/// payload to it.
+fn drop_covered(log: &mut Log, state: &CopysetState, shard: &Shard) {
+    for index in state.applied().0 + 1..=log.last().0 {
+        let entry = log.get(LogIndex(index)).expect("an index within the log");
+        let key = ChunkKey { copyset: entry.record.copyset(), chunk: entry.record.chunk() };
+        if entry.record.payload_blocks() > 0 && shard.store().covers(key, LogIndex(index)) {
+            log.drop_extents(LogIndex(index));
+        }
+    }
+}
+
 /// Payload of entries that are not applied yet.
 fn live_payload(log: &Log, state: &CopysetState) -> Vec<Live> {
-    let first = state.applied().0.0 + 1;
+    let first = state.applied().0 + 1;
     let entries = (first..=log.last().0).filter_map(|index| log.get(LogIndex(index)));
     entries
-        .filter(|entry| entry.record.payload_blocks() > 0)
+        .filter(|entry| !entry.extents.is_empty())
         .map(|entry| {
             let record = entry.record;
             let key = ChunkKey { copyset: record.copyset(), chunk: record.chunk() };
@@ -281,10 +294,11 @@ fn revive(
     let mut log = Log::new(HardState::default(), members, base);
     fill(&mut log, found)?;
     settle_hard_state(&mut log, found, &state);
-    if state.applied().0 < base.0 {
-        return Err(Unfit::Gap(state.applied().0.next()));
+    if state.applied() < base.0 {
+        return Err(Unfit::Gap(state.applied().next()));
     }
     apply(&log, &mut state, found.applied_note.min(log.last()), shard)?;
+    drop_covered(&mut log, &state, shard);
     Ok((log, state))
 }
 
@@ -321,7 +335,7 @@ fn settle_hard_state(log: &mut Log, found: &RecoveredGroup, state: &CopysetState
         vote: stored.vote.0,
         ..HardState::default()
     };
-    let commit = stored.commit.max(found.applied_note).max(state.applied().0);
+    let commit = stored.commit.max(found.applied_note).max(state.applied());
     hard_state.commit = commit.min(log.last()).0;
     let last_term = log.term_at(log.last()).map_or(0, |term| term.0);
     if hard_state.term < last_term {
@@ -338,7 +352,7 @@ fn apply(
     through: LogIndex,
     shard: &mut Shard,
 ) -> Result<(), Unfit> {
-    let mut index = state.applied().0.next();
+    let mut index = state.applied().next();
     while index <= through {
         let entry = log.get(index).ok_or(Unfit::Gap(index))?;
         state.apply(entry.record, &entry.extents, shard.store_mut());

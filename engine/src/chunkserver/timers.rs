@@ -38,13 +38,12 @@ impl Chunkserver {
     }
 
     fn expire_sessions(&mut self) {
-        let before = self.now_ns.saturating_sub(self.options.session_idle_ns);
         for position in 0..self.copysets.len() {
             let copyset = &mut self.copysets[position];
             if !copyset.group.has_applied_own_term() {
                 continue;
             }
-            let Some(session) = copyset.state.idle_session(before) else { continue };
+            let Some(session) = copyset.state.idle_session(self.now_ns, self.options.session_idle_ns) else { continue };
             let proposal = Proposal {
                 operation: Operation::ExpireSession,
                 chunk: ChunkId(0),
