@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use culvert::client::{Client, ClientOptions, Operation};
+use culvert::client::{Client, ClientError, ClientOptions, Operation};
 use culvert::cluster::PlanOptions;
 use culvert::node::{LocalCluster, LocalOptions, SystemClock};
 use culvert::reactor::Clock;
@@ -21,6 +21,9 @@ struct Rig {
 
 impl Rig {
     fn new(tcp: bool) -> Rig {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _set_before =
+            tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
         let device = |n: usize| {
             format!("emulated:64MiB?file={}", folder.path().join(format!("device-{n}")).display())
@@ -46,7 +49,7 @@ impl Rig {
     }
 
     /// Turns everything until `done`, which sees each completion's token and outcome.
-    fn run(&mut self, mut done: impl FnMut(u64, bool, &[u8]) -> bool) {
+    fn run(&mut self, mut done: impl FnMut(u64, Result<(), ClientError>, &[u8]) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         let mut over = false;
         while !over {
@@ -55,7 +58,7 @@ impl Rig {
             self.client.poll(SystemClock.now_ns(), &mut |completion| {
                 let mut bytes = vec![0; completion.data.len()];
                 completion.data.copy_to_slice(&mut bytes);
-                over |= done(completion.token, completion.result.is_ok(), &bytes);
+                over |= done(completion.token, completion.result, &bytes);
             });
         }
     }
@@ -63,7 +66,7 @@ impl Rig {
     fn write(&mut self, block: u64, blocks: u32, value: u8) {
         self.submit_write(block, blocks, value, 1);
         self.run(|token, ok, _| {
-            assert_eq!((token, ok), (1, true));
+            assert_eq!((token, ok), (1, Ok(())));
             true
         });
     }
@@ -85,7 +88,7 @@ impl Rig {
         self.client.submit(read, 2).expect("room");
         let mut out = Vec::new();
         self.run(|token, ok, bytes| {
-            assert_eq!((token, ok), (2, true));
+            assert_eq!((token, ok), (2, Ok(())));
             out = bytes.to_vec();
             true
         });
@@ -139,7 +142,7 @@ fn survives_the_death_of_leaders(tcp: bool) {
             rig.local.kill(leader);
             let mut left = 100;
             rig.run(|_, ok, _| {
-                assert!(ok, "a write failed although a majority lives");
+                assert_eq!(ok, Ok(()), "a write failed although a majority lives");
                 left -= 1;
                 left == 0
             });
@@ -147,7 +150,7 @@ fn survives_the_death_of_leaders(tcp: bool) {
         } else {
             let mut left = 100;
             rig.run(|_, ok, _| {
-                assert!(ok);
+                assert_eq!(ok, Ok(()));
                 left -= 1;
                 left == 0
             });

@@ -336,8 +336,7 @@ impl Chunkserver {
             copyset.compact(self.options.log_entries_retained);
             copyset.settle_reads(applied);
         }
-        if copyset.group.waits_for_durability() {
-            let batch = running.shard.open_batch();
+        if let Some(batch) = copyset.group.waits_for() {
             if running.waiting.back() != Some(&(batch, position)) {
                 running.waiting.push_back((batch, position));
             }
