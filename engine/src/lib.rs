@@ -3,21 +3,15 @@
 //! `docs/ARCHITECTURE.md` is the map of this crate.
 #![forbid(unsafe_code)]
 
-<<<<<<< HEAD
 pub mod bench;
+pub mod checkpoint;
 pub mod cluster;
 pub mod config;
-=======
-pub mod checkpoint;
->>>>>>> shard
 pub mod copyset;
 pub mod device;
 pub mod ids;
-<<<<<<< HEAD
-pub mod network;
-=======
 pub mod journal;
->>>>>>> shard
+pub mod network;
 pub mod raft_group;
 pub mod record;
 pub mod store;
