@@ -65,7 +65,8 @@ impl Progress {
     /// Work of `total` bytes.
     #[must_use]
     pub fn bytes(label: &'static str, total: u64) -> Progress {
-        let style = "{msg:>12} [{bar:30}] {bytes:>10} of {total_bytes}, {bytes_per_sec}, {eta} left";
+        let style =
+            "{msg:>12} [{bar:30}] {bytes:>10} of {total_bytes}, {bytes_per_sec}, {eta} left";
         Progress::new(label, total, style)
     }
 
