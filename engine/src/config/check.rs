@@ -257,10 +257,10 @@ impl StoreConfig {
         blocks("store.batch_bytes", self.batch_bytes, 64 << 10, 2 << 20)?;
         range("store.batch_buffers", self.batch_buffers as u64, 2, 64)?;
         range("store.mark_delay_ms", self.mark_delay_ms, 1, 10_000)?;
-        range("store.reserve_blocks", self.reserve_blocks, 64, 1 << 32)?;
+        range("store.reserve_blocks", self.reserve_blocks, 64, u32::MAX.into())?;
         range("store.checkpoint_factor", self.checkpoint_factor, 1, 1 << 20)?;
         range("store.checkpoint_min_bytes", self.checkpoint_min_bytes.0, 1 << 20, 1 << 50)?;
-        range("store.checkpoint_turn_pages", self.checkpoint_turn_pages, 1, 65_536)?;
+        range("store.checkpoint_pages_per_turn", self.checkpoint_pages_per_turn, 1, 65_536)?;
         range("store.checkpoint_command_pages", self.checkpoint_command_pages, 1, 256)?;
         range("store.recovery_depth", self.recovery_depth as u64, 1, 1024)?;
         blocks("store.recovery_read_bytes", self.recovery_read_bytes, 4096, 1 << 20)?;

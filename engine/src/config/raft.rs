@@ -33,7 +33,7 @@ impl Default for RaftConfig {
             lease_drift_margin_ms: 25,
             append_entries_max: 64,
             append_frames_in_flight_max: 256,
-            session_idle_s: 600,
+            session_idle_s: 900,
         }
     }
 }

@@ -33,7 +33,7 @@ impl DeviceConfig {
 pub struct StoreConfig {
     /// Commands of one shard queued or in flight.
     pub commands_max: u32,
-    /// Bytes of one journal write.
+    /// Bytes of one journal write at most.
     pub batch_bytes: ByteSize,
     /// Journal buffers of a shard: one in flight, one open, the others for batches that wait.
     pub batch_buffers: usize,
@@ -43,13 +43,13 @@ pub struct StoreConfig {
     pub deallocates: bool,
     /// Blocks of a shard's data space that no quota may promise: room for what is overwritten and
     /// not yet released.
-    pub reserve_blocks: u64,
+    pub reserve_blocks: u32,
     /// A checkpoint starts when the bytes written since the last exceed this many times its size.
     pub checkpoint_factor: u64,
     /// ... but not before this many bytes.
     pub checkpoint_min_bytes: ByteSize,
     /// Pages of a checkpoint written in one turn, so that it does not get in the way.
-    pub checkpoint_turn_pages: u32,
+    pub checkpoint_pages_per_turn: u32,
     /// Pages of one checkpoint command.
     pub checkpoint_command_pages: u32,
     /// Reads in flight while a shard is opened.
@@ -67,15 +67,15 @@ pub struct StoreConfig {
 impl Default for StoreConfig {
     fn default() -> StoreConfig {
         StoreConfig {
-            commands_max: 1024,
-            batch_bytes: ByteSize::kib(256),
+            commands_max: 8192,
+            batch_bytes: ByteSize::mib(1),
             batch_buffers: 3,
             mark_delay_ms: 10,
             deallocates: true,
             reserve_blocks: 4096,
             checkpoint_factor: 16,
             checkpoint_min_bytes: ByteSize::mib(16),
-            checkpoint_turn_pages: 16,
+            checkpoint_pages_per_turn: 16,
             checkpoint_command_pages: 16,
             recovery_depth: 8,
             recovery_read_bytes: ByteSize::kib(256),

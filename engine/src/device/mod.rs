@@ -8,15 +8,15 @@
 //! their `parse`, which checks magic, version, checksum and every field. Byte maps:
 //! `docs/format/device.md`.
 
-//mod blocking;
-//mod format;
+mod blocking;
+mod format;
 mod header;
 mod layout;
 mod salt;
 mod superblock;
 
-//pub use blocking::{Blocking, DeviceIoError};
-//pub use format::{FormatError, FormatOptions, OpenDeviceError, format, read_header};
+pub use blocking::{Blocking, DeviceIoError};
+pub use format::{FormatError, FormatOptions, OpenDeviceError, format, read_header};
 pub use header::{DEVICE_VERSION, DeviceHeader, HeaderError};
 pub use layout::{
     CHECKPOINT_BYTES_MIN, Layout, LayoutError, LayoutOptions, RING_BYTES_MIN, SHARDS_MAX,

@@ -36,6 +36,7 @@ mod kind {
     pub(super) const CATCH_UP: u8 = 11;
     pub(super) const LOG_START: u8 = 12;
     pub(super) const CHUNKS_RETAINED: u8 = 13;
+    pub(super) const STATE_PART: u8 = 14;
     pub(super) const EXTENSION: u8 = 15;
 }
 
@@ -191,8 +192,22 @@ pub enum Item<'a> {
     ChunksRetained(CopysetId, LogIndex, ChunkList<'a>),
     /// Catch-up began, went on or ended; bytes of the composer's.
     CatchUp(CopysetId, &'a [u8]),
+    /// A part of a copyset's whole state, in the composer's encoding: bytes from `offset` on, of
+    /// `total`. With the last part it replaces the state that a checkpoint holds.
+    StatePart(CopysetId, StatePart<'a>),
     /// Bytes of the composer's.
     Extension(CopysetId, &'a [u8]),
+}
+
+/// See [`Item::StatePart`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatePart<'a> {
+    /// Bytes of the whole state.
+    pub total: u32,
+    /// Where this part begins.
+    pub offset: u32,
+    /// The part.
+    pub bytes: &'a [u8],
 }
 
 /// Where encoded items go.
@@ -230,6 +245,7 @@ impl<'a> Item<'a> {
             Item::Verdict(verdict) => verdict.0.len(),
             Item::ReplicaCreated(_, _, bytes) => 28 + bytes.len(),
             Item::ReplicaRemoved(_) => 4,
+            Item::StatePart(_, part) => 12 + part.bytes.len(),
             Item::ConfState(_, bytes) | Item::CatchUp(_, bytes) | Item::Extension(_, bytes) => {
                 4 + bytes.len()
             }
@@ -297,6 +313,12 @@ impl<'a> Item<'a> {
                 put(&copyset.0.to_le_bytes());
                 (kind::REPLICA_REMOVED, &[])
             }
+            Item::StatePart(copyset, part) => {
+                put(&copyset.0.to_le_bytes());
+                put(&part.total.to_le_bytes());
+                put(&part.offset.to_le_bytes());
+                (kind::STATE_PART, part.bytes)
+            }
             Item::ConfState(copyset, bytes)
             | Item::CatchUp(copyset, bytes)
             | Item::Extension(copyset, bytes) => {
@@ -356,6 +378,7 @@ impl<'a> Item<'a> {
             | Item::ConfState(copyset, _)
             | Item::ChunksRetained(copyset, ..)
             | Item::CatchUp(copyset, _)
+            | Item::StatePart(copyset, _)
             | Item::Extension(copyset, _) => Some(*copyset),
         }
     }
@@ -443,23 +466,17 @@ fn parse_local(kind: u8, body: &[u8]) -> Result<Item<'_>, ItemError> {
     if kind == kind::CHUNK_INSTALLED {
         return ChunkInstalled::parse(body).map(Item::ChunkInstalled).ok_or(ItemError::Body);
     }
-    let fixed = match kind {
-        kind::HARD_STATE => 28,
-        kind::APPLIED_NOTE | kind::TRUNCATE | kind::CHUNKS_RETAINED => 12,
-        kind::LOG_START => 20,
-        kind::REPLICA_CREATED => 28,
-        kind::REPLICA_REMOVED | kind::CONF_STATE | kind::CATCH_UP | kind::EXTENSION => 4,
+    let (fixed, open) = match kind {
+        kind::HARD_STATE => (28, false),
+        kind::APPLIED_NOTE | kind::TRUNCATE => (12, false),
+        kind::CHUNKS_RETAINED | kind::STATE_PART => (12, true),
+        kind::LOG_START => (20, false),
+        kind::REPLICA_CREATED => (28, true),
+        kind::REPLICA_REMOVED => (4, false),
+        kind::CONF_STATE | kind::CATCH_UP | kind::EXTENSION => (4, true),
         _ => return Err(ItemError::Kind(kind)),
     };
     let (fixed, rest) = body.split_at_checked(fixed).ok_or(ItemError::Body)?;
-    let open = matches!(
-        kind,
-        kind::REPLICA_CREATED
-            | kind::CONF_STATE
-            | kind::CATCH_UP
-            | kind::EXTENSION
-            | kind::CHUNKS_RETAINED
-    );
     if !open && !rest.is_empty() {
         return Err(ItemError::Body);
     }
@@ -490,6 +507,14 @@ fn parse_local(kind: u8, body: &[u8]) -> Result<Item<'_>, ItemError> {
         kind::REPLICA_REMOVED => Item::ReplicaRemoved(copyset),
         kind::CONF_STATE => Item::ConfState(copyset, rest),
         kind::CATCH_UP => Item::CatchUp(copyset, rest),
+        kind::STATE_PART => {
+            let part = StatePart { total: u32_at(fixed, 4), offset: u32_at(fixed, 8), bytes: rest };
+            let end = u64::from(part.offset) + rest.len() as u64;
+            if end > u64::from(part.total) {
+                return Err(ItemError::Body);
+            }
+            Item::StatePart(copyset, part)
+        }
         _ => Item::Extension(copyset, rest),
     })
 }

@@ -22,7 +22,7 @@ pub use block::{BLOCK_HEADER_BYTES, BlockError, BlockView, Stamp};
 pub use chunk_installed::{ChunkInstalled, HOLE, InstalledBlock, InstalledHead};
 pub use item::{
     ChunkList, Entry, GroupVerdict, HardState, ITEM_HEADER_BYTES, Item, ItemError, NOWHERE,
-    ReplicaIdentity, Sink, Verdict,
+    ReplicaIdentity, Sink, StatePart, Verdict,
 };
 pub use ring::{Ring, RingRun, Space};
 pub use scan::Scan;

@@ -12,6 +12,9 @@ pub enum Space {
     Full,
 }
 
+/// Blocks kept for verdicts at least; an opening takes two.
+const VERDICT_BLOCKS_MIN: u64 = 32;
+
 /// A run of adjacent slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingRun {
@@ -75,10 +78,10 @@ impl Ring {
     }
 
     /// Blocks kept for the verdicts of openings that crash before they reach a checkpoint: 1/64
-    /// of the ring.
+    /// of the ring, and enough for 16 openings in a row.
     #[must_use]
     pub fn verdict_reserve(&self) -> u64 {
-        self.blocks / 64
+        (self.blocks / 64).max(VERDICT_BLOCKS_MIN)
     }
 
     /// Blocks that may be written, verdicts aside.

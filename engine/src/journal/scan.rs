@@ -191,7 +191,7 @@ impl Scan {
             _ => false,
         };
         let sure = if same { from } else { before.map_or(self.from, |block| block.mark.clamp(self.from, from)) };
-        pieces.push(Piece::Hole { from, to, sure });
+        pieces.push(Piece::Hole { sure, to });
     }
 
     /// Accepts whole batches from the mark on. Returns the end and the number of blocks used.

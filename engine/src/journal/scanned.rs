@@ -36,15 +36,17 @@ impl Held {
 pub(super) enum Piece {
     /// Blocks that follow each other.
     Run { first: usize, blocks: usize },
-    /// Positions of damaged blocks; items from `sure` on, before the hole, are in doubt too.
-    Hole { from: u64, to: u64, sure: u64 },
+    /// Everything from `sure` up to `to` is lost: blocks that are damaged, and before them items
+    /// that are in doubt.
+    Hole { sure: u64, to: u64 },
 }
 
 /// An item and where it stands.
 #[derive(Clone)]
 pub struct Located<'a> {
-    /// Position of the block in which the item begins.
-    pub position: u64,
+    /// Position of the first block of its batch; below the mark, where that block may be lost, of
+    /// the block in which the item begins or of one before it.
+    pub batch: u64,
     /// The item.
     pub item: Item<'a>,
 }
@@ -54,13 +56,8 @@ pub struct Located<'a> {
 pub enum Step<'a> {
     /// An item.
     Item(Located<'a>),
-    /// Damage: whatever stood in these blocks is lost.
-    Hole {
-        /// First position lost.
-        from: u64,
-        /// Position behind the last one lost.
-        to: u64,
-    },
+    /// Damage: whatever stood in these positions is lost.
+    Hole(std::ops::Range<u64>),
 }
 
 /// A block is whole, but an item in it is not: another version wrote it, or a bug.
@@ -102,13 +99,13 @@ pub struct Scanned {
 impl Scanned {
     /// Items and holes in the order of the ring, up to the end.
     pub fn steps(&self) -> impl Iterator<Item = Result<Step<'_>, MalformedItem>> {
-        Steps { scanned: self, piece: 0, block: 0, block_end: 0, offset: 0, run_end: 0, doubt: 0 }
+        Steps { scanned: self, piece: 0, block: 0, block_end: 0, batch: 0, offset: 0, run_end: 0, doubt: 0 }
     }
 
     /// The damaged positions below the mark, items in doubt included.
     pub fn holes(&self) -> impl Iterator<Item = std::ops::Range<u64>> {
         self.pieces.iter().filter_map(|piece| match *piece {
-            Piece::Hole { to, sure, .. } => Some(sure..to),
+            Piece::Hole { to, sure } => Some(sure..to),
             Piece::Run { .. } => None,
         })
     }
@@ -122,6 +119,8 @@ struct Steps<'a> {
     /// The block in which the next item begins, and the one behind the run.
     block: usize,
     block_end: usize,
+    /// Position of the first block of the batch at hand.
+    batch: u64,
     /// Where the next item begins among all bodies, and where the run ends.
     offset: usize,
     run_end: usize,
@@ -141,24 +140,28 @@ impl<'a> Steps<'a> {
         if let Some(at) = begin {
             let first_item = held[at].first_item.expect("just looked for");
             self.block = first + at;
+            self.batch = held[at].position;
             self.offset = held[at].body + usize::from(first_item);
         }
     }
 
-    /// The next item of the run; `None` at its end.
-    fn item(&mut self) -> Option<Result<Located<'a>, MalformedItem>> {
+    /// The next item of the run and the position of its block; `None` at the run's end.
+    fn item(&mut self) -> Option<Result<(u64, Located<'a>), MalformedItem>> {
         let scanned = self.scanned;
         if self.offset >= self.run_end {
             return None;
         }
         while scanned.held[self.block].body_end() <= self.offset {
             self.block += 1;
+            if scanned.held[self.block].first_of_batch {
+                self.batch = scanned.held[self.block].position;
+            }
         }
-        let position = scanned.held[self.block].position;
+        let (batch, position) = (self.batch, scanned.held[self.block].position);
         match Item::parse(&scanned.bytes[self.offset..self.run_end]) {
             Ok((item, length)) => {
                 self.offset += length;
-                Some(Ok(Located { position, item }))
+                Some(Ok((position, Located { batch, item })))
             }
             Err(ItemError::Truncated) if self.cut_by_hole() => {
                 self.offset = self.run_end;
@@ -183,8 +186,8 @@ impl<'a> Iterator for Steps<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             match self.item() {
-                Some(Ok(located)) => {
-                    if located.position < self.doubt {
+                Some(Ok((position, located))) => {
+                    if position < self.doubt {
                         return Some(Ok(Step::Item(located)));
                     }
                 }
@@ -195,8 +198,8 @@ impl<'a> Iterator for Steps<'a> {
                     self.piece += 1;
                     match piece {
                         Piece::Run { first, blocks } => self.enter(first, blocks),
-                        Piece::Hole { to, sure, .. } => {
-                            return Some(Ok(Step::Hole { from: sure, to }));
+                        Piece::Hole { to, sure } => {
+                            return Some(Ok(Step::Hole(sure..to)));
                         }
                     }
                 }
