@@ -94,6 +94,11 @@ impl Progress {
         }
     }
 
+    /// So much is done, all in all.
+    pub fn reach(&mut self, position: u64) {
+        self.advance(position.saturating_sub(self.bar.position()));
+    }
+
     /// All is done: the bar disappears. Returns how long it took.
     pub fn finish(self) -> Duration {
         self.bar.finish_and_clear();
