@@ -122,13 +122,20 @@ fn check_quota(
 }
 
 fn shard_config(config: &NodeConfig, device: &DeviceConfig, position: usize) -> ShardConfig {
+    let store = &config.store;
     ShardConfig {
         tag_prefix: u16::try_from(position).expect("a reactor runs few shards"),
-        commands_max: config.store.commands_max.max(4 * device.depth_max),
-        batch_bytes: config.store.batch_bytes.0 as usize,
-        idle_ns: u64::from(config.store.mark_delay_ms) * super::NS_PER_MS,
-        checkpoint_pages_per_turn: config.store.checkpoint_pages_per_turn,
-        ..ShardConfig::default()
+        commands_max: store.commands_max.max(4 * device.depth_max),
+        batch_bytes: store.batch_bytes.bytes() as usize,
+        batch_buffers: store.batch_buffers,
+        idle_ns: u64::from(store.mark_delay_ms) * super::NS_PER_MS,
+        deallocate: store.deallocates,
+        checkpoint_pages_per_turn: store.checkpoint_pages_per_turn,
+        checkpoint_buffer_pages: store.checkpoint_command_pages,
+        checkpoint_bytes_factor: store.checkpoint_factor,
+        checkpoint_bytes_min: store.checkpoint_min_bytes.bytes(),
+        open_depth: store.recovery_depth,
+        open_read_bytes: store.recovery_read_bytes.bytes() as usize,
     }
 }
 
