@@ -99,7 +99,7 @@ impl Composer {
         if busy || self.shard.commands_free() < 32 || rig.pool.free_pages() < 200 {
             return false;
         }
-        let blocks = if random.chance(4) { random.below(12) as u32 + 1 } else { 1 };
+        let blocks = if random.chance(4) { random.below(8) as u32 + 1 } else { 1 };
         let kind = random.below(20);
         let chunk = ChunkId(1 + random.below(self.chunks));
         let first = random.below(u64::from(self.chunk_blocks - blocks)) as u32;
