@@ -99,7 +99,7 @@ impl Composer {
         if busy || self.shard.commands_free() < 32 || rig.pool.free_pages() < 200 {
             return false;
         }
-        let blocks = if random.chance(4) { random.below(12) as u32 + 1 } else { 1 };
+        let blocks = if random.chance(4) { random.below(8) as u32 + 1 } else { 1 };
         let kind = random.below(20);
         let chunk = ChunkId(1 + random.below(self.chunks));
         let first = random.below(u64::from(self.chunk_blocks - blocks)) as u32;
@@ -323,24 +323,6 @@ impl ModelGroup {
         }
     }
 
-    /// Every state that the history went through, with the batch that brought it.
-    fn states(&self) -> Vec<(BatchNumber, Vec<LogEntry>, HardState)> {
-        let (mut log, mut hard_state, _) = self.start.clone().unwrap_or_default();
-        let mut states = vec![(BatchNumber(0), log.clone(), hard_state)];
-        for (batch, act) in &self.history {
-            match act {
-                Act::Append(entry) => {
-                    log.retain(|old| old.index() < entry.index());
-                    log.push(entry.clone());
-                }
-                Act::Truncate(from) => log.retain(|old| old.index() < *from),
-                Act::HardState(state) => hard_state = *state,
-            }
-            states.push((*batch, log.clone(), hard_state));
-        }
-        states
-    }
-
     /// Finds the state that was recovered among those that the group went through, not before the
     /// last durable one, and returns it whole.
     fn check(
@@ -366,24 +348,48 @@ impl ModelGroup {
         let least = least.map_or(LogIndex(0), |&(_, index)| index);
         assert!(found.applied_note >= least, "a durable note is lost");
         assert!(found.applied_note <= self.applied, "a note that nobody gave");
-        let states = self.states();
-        let matches = |log: &[LogEntry], hard_state: HardState| {
-            let tail = log.iter().filter(|entry| entry.index() > base);
-            let kept = kept.iter().filter(|entry| entry.index() > base);
-            tail.eq(kept) && hard_state == found.hard_state
+        let kept: Vec<&LogEntry> = kept.iter().filter(|entry| entry.index() > base).collect();
+        let (log, hard_state, next) = self
+            .last_match(|log, hard_state| {
+                let last = log.last().filter(|entry| entry.index() > base);
+                hard_state == found.hard_state
+                    && last == kept.last().copied()
+                    && log.iter().rev().zip(kept.iter().rev()).all(|(ours, theirs)| ours == *theirs)
+            })
+            .unwrap_or_else(|| panic!("a state that never was"));
+        assert!(next.is_none_or(|batch| batch > durable), "durable history is lost: {durable:?}");
+        (log, hard_state)
+    }
+
+    /// The last state of the history that matches, and the batch that ended it.
+    fn last_match(
+        &self,
+        matches: impl Fn(&[LogEntry], HardState) -> bool,
+    ) -> Option<(Vec<LogEntry>, HardState, Option<BatchNumber>)> {
+        let (mut log, mut hard_state, _) = self.start.clone().unwrap_or_default();
+        let mut found = matches(&log, hard_state).then_some(0);
+        let play = |log: &mut Vec<LogEntry>, hard_state: &mut HardState, act: &Act| match act {
+            Act::Append(entry) => {
+                while log.last().is_some_and(|last| last.index() >= entry.index()) {
+                    log.pop();
+                }
+                log.push(entry.clone());
+            }
+            Act::Truncate(from) => log.retain(|old| old.index() < *from),
+            Act::HardState(state) => *hard_state = *state,
         };
-        for (at, (_, log, hard_state)) in states.iter().enumerate().rev() {
-            if matches(log, *hard_state) {
-                let next = states.get(at + 1);
-                assert!(
-                    next.is_none_or(|(batch, ..)| *batch > durable),
-                    "durable history is lost: {durable:?}, {next:?}"
-                );
-                return (log.clone(), *hard_state);
+        for (at, (_, act)) in self.history.iter().enumerate() {
+            play(&mut log, &mut hard_state, act);
+            if matches(&log, hard_state) {
+                found = Some(at + 1);
             }
         }
-        let kept: Vec<_> = kept.iter().map(|entry| (entry.index(), entry.view().term())).collect();
-        panic!("a state that never was: {kept:?} {:?}", found.hard_state);
+        let found = found?;
+        let (mut log, mut hard_state, _) = self.start.clone().unwrap_or_default();
+        for (_, act) in &self.history[..found] {
+            play(&mut log, &mut hard_state, act);
+        }
+        Some((log, hard_state, self.history.get(found).map(|(batch, _)| *batch)))
     }
 }
 
