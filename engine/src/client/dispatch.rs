@@ -2,6 +2,7 @@
 
 use culvert_memory::Buffer;
 
+use super::config::LANDING_PATIENCE_NS;
 use super::connection::violation;
 use super::core::Core;
 use super::endpoint::{EndpointId, Link};
@@ -127,15 +128,36 @@ impl Core {
         if landing.is_some() || self.endpoint(endpoint).reads_in_flight > 0 {
             return landing;
         }
+        let now_ns = self.now_ns;
+        let since_ns = *self.endpoint(endpoint).landing_short_ns.get_or_insert(now_ns);
+        let patient_ns = since_ns + LANDING_PATIENCE_NS;
+        if now_ns < patient_ns {
+            self.timer.note(patient_ns);
+            return None;
+        }
+        let landing = self.makeshift_pages(network, connection, index);
+        if landing.is_none() && self.quarantine.holds(connection) {
+            // What the server owes may never come, and the pages only come back without it.
+            self.close(connection, violation::QUARANTINE);
+        }
+        landing
+    }
+
+    /// Pages for a read that cannot have all at once: after others were moved out of the way, or
+    /// some of them, in which case what it reads is gathered in the pool.
+    fn makeshift_pages<N: Network>(
+        &mut self,
+        network: &mut N,
+        connection: ConnectionId,
+        index: PieceIndex,
+    ) -> Option<Buffer> {
+        let left = self.pieces[index].blocks_left();
         if self.relieve(connection)
             && let Some(landing) = network.acquire_named(connection, left)
         {
             return Some(landing);
         }
-        if left == 1 {
-            return None;
-        }
-        if self.pieces[index].gathered.is_none() {
+        if left > 1 && self.pieces[index].gathered.is_none() {
             let whole = self.pool.acquire(self.pieces[index].range.blocks)?;
             self.pieces[index].gathered = Some(whole);
         }

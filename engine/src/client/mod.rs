@@ -51,6 +51,7 @@ mod route;
 mod statistics;
 mod status;
 mod submission;
+mod transfer;
 mod volume;
 mod waiting;
 
@@ -62,6 +63,7 @@ pub use operation::{Completion, Operation, OperationKind, ReadData, ReadPart, Re
 pub use options::{ClientOptions, OptionsError, Transports};
 pub use statistics::Statistics;
 pub use status::StatusError;
+pub use transfer::{TransferError, TransferOptions, TransferReport, export, import};
 pub use volume::VolumeHandle;
 
 use std::time::Duration;
@@ -234,3 +236,6 @@ impl<N: Network> Client<N> {
         self.core.take_status()
     }
 }
+
+#[cfg(test)]
+mod tests;
