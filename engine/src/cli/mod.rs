@@ -11,6 +11,7 @@ mod format;
 mod serve;
 mod status;
 mod terminal;
+mod transfer;
 mod volume;
 
 use std::process::ExitCode;
