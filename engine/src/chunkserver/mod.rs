@@ -28,7 +28,7 @@ pub use peers::{Endpoint, PeerOptions};
 pub use start::{ReplicaPlan, ShardPlan, StartError};
 pub use status::{ChunkserverStatus, CopysetStatus, OutOfService};
 
-use crate::counters::Counters;
+use crate::counters::{Counters, DriverCounters};
 use crate::ids::{BatchNumber, CopysetId};
 use crate::network::{Class, ConnectionId, Event, Network, Payloads, PeerKind};
 use crate::raft_group::{GroupOptions, Outbox};
@@ -120,7 +120,7 @@ pub struct Chunkserver {
     next_tick_ns: u64,
     next_expiry_ns: u64,
     /// What the drivers counted, for `status`.
-    drivers: serde_json::Value,
+    drivers: DriverCounters,
 }
 
 /// A frame that its sender should not have sent: the connection is to be closed.
@@ -176,7 +176,7 @@ impl Chunkserver {
     }
 
     /// What the drivers counted, to be shown in the status.
-    pub fn set_drivers(&mut self, drivers: serde_json::Value) {
+    pub fn set_drivers(&mut self, drivers: DriverCounters) {
         self.drivers = drivers;
     }
 

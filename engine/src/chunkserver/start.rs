@@ -19,7 +19,7 @@ use super::replies::Replies;
 use super::status::OutOfService;
 use super::{Chunkserver, ChunkserverOptions, Copyset, Endpoint, ReplicaPlace, RunningShard};
 use crate::copyset::{self, CopysetState};
-use crate::counters::Counters;
+use crate::counters::{Counters, DriverCounters};
 use crate::ids::{CopysetId, Extents, LogIndex, Term};
 use crate::journal::{Item, ReplicaIdentity};
 use crate::raft_group::{Group, Log, MembershipError, Outbox, parse_conf_state};
@@ -121,7 +121,7 @@ impl Chunkserver {
             now_ns,
             retained: 0,
             next_expiry_ns: now_ns,
-            drivers: serde_json::Value::Null,
+            drivers: DriverCounters::default(),
         };
         for plan in plans {
             server.start_shard(plan)?;
