@@ -15,9 +15,7 @@ use crate::identify::{IdentifyController, IdentifyNamespace, structure};
 use crate::prp::PrpPair;
 use crate::queue_memory::QueueMemory;
 use crate::registers::{self, AdminQueueAttributes, Capabilities, Configuration, ControllerStatus};
-use crate::submission_entry::{
-    CommandId, NamespaceId, SubmissionEntry, admin_opcode, feature,
-};
+use crate::submission_entry::{CommandId, NamespaceId, SubmissionEntry, admin_opcode, feature};
 
 /// The one I/O queue of each kind.
 pub(crate) const IO_QUEUE: u16 = 1;

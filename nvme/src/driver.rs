@@ -149,8 +149,7 @@ impl<B: Bus> Driver<B> {
         let Some(id) = self.commands.find(tag) else {
             return Ok(false);
         };
-        let mut entry =
-            SubmissionEntry::new(admin_opcode::ABORT, CommandId(0), NamespaceId::NONE);
+        let mut entry = SubmissionEntry::new(admin_opcode::ABORT, CommandId(0), NamespaceId::NONE);
         entry.dword10 = (u32::from(id.0) << 16 | u32::from(IO_QUEUE)).into();
         let deadline = bring_up::deadline(self.capabilities);
         let completion = self.admin.execute(&mut self.bus, Step::Abort, entry, deadline)?;
@@ -165,8 +164,7 @@ impl<B: Bus> Driver<B> {
         pointer: std::ptr::NonNull<u8>,
         bytes: usize,
     ) -> Result<PrpPair, Status> {
-        let address =
-            self.bus.device_address(pointer, bytes).ok_or(Status::DATA_TRANSFER_ERROR)?;
+        let address = self.bus.device_address(pointer, bytes).ok_or(Status::DATA_TRANSFER_ERROR)?;
         let prp2 = match further_pages(address, bytes) {
             Further::Nothing => 0,
             Further::Page(page) => page,
@@ -226,9 +224,10 @@ impl<B: Bus> Driver<B> {
                 (Ok(entry), Command::new(tag, Kind::Flush, Held::Nothing, 0))
             }
             Operation::WriteZeroes { lba, blocks, deallocate } => {
-                let entry = self.limits.write_zeroes(lba, blocks).map(|range| {
-                    SubmissionEntry::write_zeroes(id, NAMESPACE, range, deallocate)
-                });
+                let entry = self
+                    .limits
+                    .write_zeroes(lba, blocks)
+                    .map(|range| SubmissionEntry::write_zeroes(id, NAMESPACE, range, deallocate));
                 (entry, Command::new(tag, Kind::WriteZeroes, Held::Nothing, 0))
             }
             Operation::Deallocate { ranges } => {

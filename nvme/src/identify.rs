@@ -118,9 +118,8 @@ impl IdentifyController {
         identify.submission_entry_sizes = SUBMISSION_ENTRY_SIZES;
         identify.completion_entry_sizes = COMPLETION_ENTRY_SIZES;
         identify.namespaces = U32::new(1);
-        identify.optional_commands =
-            U16::new(SUPPORTS_DATASET_MANAGEMENT | SUPPORTS_WRITE_ZEROES);
-        identify.volatile_write_cache = FLUSH_ALL_SUPPORTED | u8::from(cache) * CACHE_PRESENT;
+        identify.optional_commands = U16::new(SUPPORTS_DATASET_MANAGEMENT | SUPPORTS_WRITE_ZEROES);
+        identify.volatile_write_cache = FLUSH_ALL_SUPPORTED | if cache { CACHE_PRESENT } else { 0 };
         identify
     }
 

@@ -58,10 +58,7 @@ pub fn further_pages(address: u64, bytes: usize) -> Further {
     match touched {
         1 => Further::Nothing,
         2 => Further::Page(second),
-        more => Further::List {
-            first: second,
-            entries: (more - 1) as usize,
-        },
+        more => Further::List { first: second, entries: (more - 1) as usize },
     }
 }
 
@@ -78,10 +75,8 @@ mod tests {
 
     /// The pages that a transfer touches, byte by byte.
     fn touched_pages(address: u64, bytes: usize) -> Vec<u64> {
-        let mut pages: Vec<u64> = (address..address + bytes as u64)
-            .step_by(4)
-            .map(|byte| byte / PAGE * PAGE)
-            .collect();
+        let mut pages: Vec<u64> =
+            (address..address + bytes as u64).step_by(4).map(|byte| byte / PAGE * PAGE).collect();
         pages.dedup();
         pages
     }

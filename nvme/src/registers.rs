@@ -98,13 +98,11 @@ impl Configuration {
     pub const DISABLED: Configuration = Configuration(0);
 
     /// Enabled: NVM command set, pages of 4 KiB (MPS 0), round robin, entries of 64 and 16 bytes.
-    pub const ENABLED: Configuration = Configuration(
-        Self::ENABLE | Self::SUBMISSION_ENTRY_SIZE | Self::COMPLETION_ENTRY_SIZE,
-    );
+    pub const ENABLED: Configuration =
+        Configuration(Self::ENABLE | Self::SUBMISSION_ENTRY_SIZE | Self::COMPLETION_ENTRY_SIZE);
 
     /// Enabled, with the notification of a normal shutdown.
-    pub const SHUTTING_DOWN: Configuration =
-        Configuration(Self::ENABLED.0 | Self::SHUTDOWN_NORMAL);
+    pub const SHUTTING_DOWN: Configuration = Configuration(Self::ENABLED.0 | Self::SHUTDOWN_NORMAL);
 
     /// Whether the controller is to be enabled.
     pub const fn is_enabled(self) -> bool {

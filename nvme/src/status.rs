@@ -297,10 +297,7 @@ mod tests {
 
     #[test]
     fn prints_name_and_number() {
-        assert_eq!(
-            Status::LBA_OUT_OF_RANGE.to_string(),
-            "LBA Out of Range (080h, do not retry)"
-        );
+        assert_eq!(Status::LBA_OUT_OF_RANGE.to_string(), "LBA Out of Range (080h, do not retry)");
         assert_eq!(Status::UNRECOVERED_READ_ERROR.to_string(), "Unrecovered Read Error (281h)");
         assert_eq!(Status(0x7c0).to_string(), "VendorSpecific status c0h (7c0h)");
         assert_eq!(Status(0x4c5).to_string(), "Reserved(4) status c5h (4c5h)");

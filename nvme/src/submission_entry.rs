@@ -202,10 +202,7 @@ impl SubmissionEntry {
 
     /// Both PRP entries.
     pub fn prps(&self) -> PrpPair {
-        PrpPair {
-            prp1: self.prp1.get(),
-            prp2: self.prp2.get(),
-        }
+        PrpPair { prp1: self.prp1.get(), prp2: self.prp2.get() }
     }
 
     /// Starting LBA in dwords 10 and 11, number of blocks, zero-based, in dword 12, bits 15:0.
@@ -262,14 +259,8 @@ mod tests {
 
     const ID: CommandId = CommandId(0x1234);
     const NAMESPACE: NamespaceId = NamespaceId(1);
-    const RANGE: LbaRange = LbaRange {
-        start: Lba(0x0102_0304_0506_0708),
-        blocks: 8,
-    };
-    const DATA: PrpPair = PrpPair {
-        prp1: 0x1122_3344_5566_7000,
-        prp2: 0x8899_aabb_ccdd_e000,
-    };
+    const RANGE: LbaRange = LbaRange { start: Lba(0x0102_0304_0506_0708), blocks: 8 };
+    const DATA: PrpPair = PrpPair { prp1: 0x1122_3344_5566_7000, prp2: 0x8899_aabb_ccdd_e000 };
 
     /// The first 12 bytes, which are alike but for the opcode, and zeroes up to 64.
     fn expected(opcode: u8) -> [u8; 64] {

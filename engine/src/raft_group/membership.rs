@@ -3,7 +3,9 @@
 //! The body of a [`ConfChange`](crate::record::Operation::ConfChange) record is one 9-byte item
 //! per change: a kind and a replica id. An empty body leaves a joint configuration.
 
-use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
+use raft::eraftpb::{
+    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState,
+};
 
 use crate::ids::ReplicaId;
 use crate::record::RECORD_BODY_BYTES_MAX;
@@ -70,4 +72,71 @@ pub fn decode(body: &[u8]) -> Option<ConfChangeV2> {
     change.set_transition(ConfChangeTransition::Auto);
     change.set_changes(singles.into());
     Some(change)
+}
+
+/// Bytes that are no membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the stored membership makes no sense")]
+pub struct MembershipError;
+
+/// The membership of a group: whether a joint configuration is left by itself, then four lists of
+/// ids, each behind its length.
+#[must_use]
+pub fn encode_conf_state(conf_state: &ConfState) -> Vec<u8> {
+    let lists = [
+        conf_state.get_voters(),
+        conf_state.get_learners(),
+        conf_state.get_voters_outgoing(),
+        conf_state.get_learners_next(),
+    ];
+    let mut out = vec![u8::from(conf_state.auto_leave)];
+    for list in lists {
+        out.push(u8::try_from(list.len()).expect("a group has few replicas"));
+        list.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
+    }
+    out
+}
+
+/// Reads what [`encode_conf_state`] wrote.
+///
+/// # Errors
+///
+/// [`MembershipError`].
+pub fn parse_conf_state(bytes: &[u8]) -> Result<ConfState, MembershipError> {
+    let mut reader = Reader(bytes);
+    let auto_leave = reader.u8()?;
+    let mut lists = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
+    for list in &mut lists {
+        for _ in 0..reader.u8()? {
+            list.push(reader.u64()?);
+        }
+    }
+    if auto_leave > 1 || !reader.0.is_empty() || lists[0].is_empty() {
+        return Err(MembershipError);
+    }
+    let [voters, learners, voters_outgoing, learners_next] = lists;
+    Ok(ConfState {
+        voters,
+        learners,
+        voters_outgoing,
+        learners_next,
+        auto_leave: auto_leave == 1,
+        ..ConfState::default()
+    })
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn u8(&mut self) -> Result<u8, MembershipError> {
+        let (byte, rest) = self.0.split_first().ok_or(MembershipError)?;
+        self.0 = rest;
+        Ok(*byte)
+    }
+
+    fn u64(&mut self) -> Result<u64, MembershipError> {
+        let (bytes, rest) = self.0.split_first_chunk().ok_or(MembershipError)?;
+        self.0 = rest;
+        Ok(u64::from_le_bytes(*bytes))
+    }
 }

@@ -169,3 +169,38 @@ fn superseded_entries_say_which_blocks_are_live() {
     assert!(read(4, Some(LogIndex(12))).is_err(), "block outside of the range");
     assert!(read(1, Some(LogIndex(11))).is_err(), "superseded by itself");
 }
+
+#[test]
+fn catch_up_frames_round_trip() {
+    use zerocopy::IntoBytes;
+    let head = CatchUpHead {
+        kind: CatchUpKind::Chunk,
+        first: true,
+        last: false,
+        copyset: CopysetId(4),
+        from: ReplicaId(1),
+        to: ReplicaId(2),
+        term: Term(3),
+        task: 8,
+        number: 9,
+        index: LogIndex(10),
+        index_term: Term(3),
+        chunk: ChunkId(11),
+        birth: LogIndex(5),
+        applied: LogIndex(10),
+        since: LogIndex(6),
+    };
+    let blocks = [ChunkBlock { block: 7.into(), crc: 8.into(), index: 9.into(), mapped: 1.into() }];
+    let mut out = [0; FRAME_BYTES_MAX];
+    let frame = emit_catch_up(&head, 1, blocks.as_bytes(), &mut out);
+    assert_eq!(frame.len(), 8 + 96 + 20);
+    let (kind, count, body) = parse_header(frame).expect("header");
+    assert_eq!(kind, FrameKind::CatchUp);
+    let (parsed, rest) = parse_catch_up(body).expect("catch-up");
+    assert_eq!(parsed, head);
+    let items: &[ChunkBlock] = catch_up_items(count, rest).expect("items");
+    assert_eq!((items.len(), items[0].index.get()), (1, 9));
+    assert!(catch_up_items::<ChunkBlock>(2, rest).is_err());
+    assert!(catch_up_items::<ChunkBlock>(1, &rest[1..]).is_err());
+    assert!(parse_catch_up(&body[..95]).is_err());
+}

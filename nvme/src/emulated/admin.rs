@@ -10,9 +10,7 @@ use super::rings::{Answer, CompletionRing, SubmissionRing};
 use super::segments::Segments;
 use crate::identify::{IdentifyController, IdentifyNamespace, structure};
 use crate::status::Status;
-use crate::submission_entry::{
-    CommandId, NamespaceId, SubmissionEntry, admin_opcode, feature,
-};
+use crate::submission_entry::{CommandId, NamespaceId, SubmissionEntry, admin_opcode, feature};
 use zerocopy::IntoBytes;
 
 /// Queue creation, dword 11, bit 0: physically contiguous.
@@ -109,8 +107,12 @@ impl Controller {
             admin_opcode::CREATE_SUBMISSION_QUEUE => {
                 self.create_submission_queue(entry, memory).map(|()| 0)
             }
-            admin_opcode::DELETE_SUBMISSION_QUEUE => self.delete_submission_queue(entry).map(|()| 0),
-            admin_opcode::DELETE_COMPLETION_QUEUE => self.delete_completion_queue(entry).map(|()| 0),
+            admin_opcode::DELETE_SUBMISSION_QUEUE => {
+                self.delete_submission_queue(entry).map(|()| 0)
+            }
+            admin_opcode::DELETE_COMPLETION_QUEUE => {
+                self.delete_completion_queue(entry).map(|()| 0)
+            }
             admin_opcode::ABORT => Ok(self.abort(entry)),
             _ => Err(Status::INVALID_OPCODE),
         };

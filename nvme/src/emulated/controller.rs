@@ -145,7 +145,11 @@ impl Controller {
             let supported = configuration.is_supported();
             let enabled = supported && self.admin.enable(&self.registers, memory);
             self.generation = memory.generation();
-            self.set_status(if enabled { ControllerStatus::READY } else { ControllerStatus::FATAL });
+            self.set_status(if enabled {
+                ControllerStatus::READY
+            } else {
+                ControllerStatus::FATAL
+            });
         } else if configuration.is_shutting_down() {
             self.stop();
             self.store.flush(u64::MAX);
@@ -170,9 +174,7 @@ impl Controller {
     fn fail(&mut self) {
         self.stop();
         self.admin.disable();
-        self.set_status(ControllerStatus(
-            ControllerStatus::READY.0 | ControllerStatus::FATAL.0,
-        ));
+        self.set_status(ControllerStatus(ControllerStatus::READY.0 | ControllerStatus::FATAL.0));
     }
 
     /// Makes sure that the queues are still in registered memory.

@@ -213,9 +213,7 @@ mod tests {
         let draw = |seed| {
             let faults = Faults::default();
             faults.fail(FaultTarget::Flushes, ANYWHERE, Times::Chance { one_in: 4, seed });
-            (0..64)
-                .map(|_| faults.strike(FaultTarget::Flushes, None).is_some())
-                .collect::<Vec<_>>()
+            (0..64).map(|_| faults.strike(FaultTarget::Flushes, None).is_some()).collect::<Vec<_>>()
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));

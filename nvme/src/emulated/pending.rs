@@ -49,11 +49,7 @@ pub(super) struct Pending {
 
 impl Pending {
     pub(super) fn new(order: Order) -> Pending {
-        Pending {
-            commands: VecDeque::new(),
-            ids: vec![0; ID_WORDS].into_boxed_slice(),
-            order,
-        }
+        Pending { commands: VecDeque::new(), ids: vec![0; ID_WORDS].into_boxed_slice(), order }
     }
 
     /// Makes room for all that a queue of `entries` entries can hold.

@@ -51,7 +51,9 @@ impl RegisterFile {
             registers::VERSION => VERSION,
             registers::CONFIGURATION => self.configuration.load(Ordering::Acquire),
             registers::STATUS => self.status.load(Ordering::Acquire),
-            registers::ADMIN_QUEUE_ATTRIBUTES => self.admin_queue_attributes.load(Ordering::Acquire),
+            registers::ADMIN_QUEUE_ATTRIBUTES => {
+                self.admin_queue_attributes.load(Ordering::Acquire)
+            }
             _ => 0,
         }
     }
@@ -64,8 +66,12 @@ impl RegisterFile {
             registers::CAPABILITIES => {
                 Capabilities::new(QUEUE_ENTRIES_MAX, TIMEOUT_500MS, DOORBELL_STRIDE).0
             }
-            registers::ADMIN_SUBMISSION_QUEUE => self.admin_submission_queue.load(Ordering::Acquire),
-            registers::ADMIN_COMPLETION_QUEUE => self.admin_completion_queue.load(Ordering::Acquire),
+            registers::ADMIN_SUBMISSION_QUEUE => {
+                self.admin_submission_queue.load(Ordering::Acquire)
+            }
+            registers::ADMIN_COMPLETION_QUEUE => {
+                self.admin_completion_queue.load(Ordering::Acquire)
+            }
             _ => 0,
         }
     }

@@ -45,7 +45,7 @@ impl Segments {
     ) -> Result<(), Status> {
         self.segments.clear();
         // Entry 1 may point inside a page, at a dword.
-        if prps.prp1 % 4 != 0 {
+        if !prps.prp1.is_multiple_of(4) {
             return Err(Status::INVALID_PRP_OFFSET);
         }
         let first = bytes.min((PAGE - prps.prp1 % PAGE) as usize);
@@ -74,7 +74,7 @@ impl Segments {
         mut rest: usize,
         memory: &HostMemory,
     ) -> Result<(), Status> {
-        if list % 8 != 0 {
+        if !list.is_multiple_of(8) {
             return Err(Status::INVALID_PRP_OFFSET);
         }
         let mut at = list;
@@ -82,7 +82,7 @@ impl Segments {
             let last_of_list_page = at % PAGE == PAGE - 8;
             if last_of_list_page && index + 1 < pages {
                 at = read_entry(at, memory)?;
-                if at % PAGE != 0 {
+                if !at.is_multiple_of(PAGE) {
                     return Err(Status::INVALID_PRP_OFFSET);
                 }
             }
@@ -213,12 +213,8 @@ mod tests {
         host.write(second, host.page(3));
         host.write(second + 8, host.page(1));
         let a = host.page(0);
-        let expected = vec![
-            (a, 4096),
-            (host.page(5), 4096),
-            (host.page(3), 4096),
-            (host.page(1), 4096),
-        ];
+        let expected =
+            vec![(a, 4096), (host.page(5), 4096), (host.page(3), 4096), (host.page(1), 4096)];
         assert_eq!(host.resolve(a, first, 4 * 4096), Ok(expected));
         // When the page ends with the list, its last entry is a data page.
         host.write(first + 8, host.page(3));

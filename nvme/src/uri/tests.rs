@@ -42,10 +42,7 @@ fn errors_say_what_is_wrong_and_what_is_allowed() {
         message("vfio:0000:5e:00.0"),
         "the backend \"vfio\" is not in this build; this build has emulated:, uring:"
     );
-    assert_eq!(
-        parse("spdk:0000:5e:00.0"),
-        Err(UriError::NotInThisBuild { scheme: "spdk" })
-    );
+    assert_eq!(parse("spdk:0000:5e:00.0"), Err(UriError::NotInThisBuild { scheme: "spdk" }));
     assert_eq!(
         message("emulated:1GB"),
         "size=1GB: expected a multiple of 4 KiB such as 64MiB or 2GiB, up to 8 EiB"
@@ -56,7 +53,10 @@ fn errors_say_what_is_wrong_and_what_is_allowed() {
         "unknown option \"cahce\" of emulated: known are file, block, cache, cache_blocks, \
          thread, order, medium, seed"
     );
-    assert_eq!(message("uring:/x?seed=1"), "unknown option \"seed\" of uring: known are block, size");
+    assert_eq!(
+        message("uring:/x?seed=1"),
+        "unknown option \"seed\" of uring: known are block, size"
+    );
     assert_eq!(
         message("emulated:1GiB?thread"),
         "option \"thread\" has no value: options are NAME=VALUE, joined by &"

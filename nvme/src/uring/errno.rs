@@ -67,7 +67,8 @@ mod tests {
     #[test]
     fn every_errno_is_an_error() {
         for errno in 1..=133 {
-            for kind in [Kind::Read, Kind::Write, Kind::Flush, Kind::WriteZeroes, Kind::Deallocate] {
+            for kind in [Kind::Read, Kind::Write, Kind::Flush, Kind::WriteZeroes, Kind::Deallocate]
+            {
                 assert!(!status_of(kind, -errno, 0).is_success(), "errno {errno}");
             }
         }

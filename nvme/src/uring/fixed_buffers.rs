@@ -70,9 +70,9 @@ impl FixedBuffers {
     ) -> Result<(), RegisterError> {
         let Err(at) = self.position(region.id()) else { return Ok(()) };
         let places = region.len().div_ceil(PLACE_BYTES) as u32;
-        let first = self.find_places(places).ok_or(RegisterError::TableFull {
-            regions_max: self.taken.len() as u32,
-        })?;
+        let first = self
+            .find_places(places)
+            .ok_or(RegisterError::TableFull { regions_max: self.taken.len() as u32 })?;
         if self.sparse {
             register(submitter, region, first)
                 .inspect_err(|_| clear(submitter, first, places))

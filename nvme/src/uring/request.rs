@@ -141,7 +141,8 @@ impl Clearing {
             self.mode = if self.mode == PUNCH_HOLE { ZERO_RANGE } else { PUNCH_HOLE };
             return self.next(id, limits);
         }
-        if !status.is_success() && !(unsupported && hint) {
+        let hint_not_taken = unsupported && hint;
+        if !status.is_success() && !hint_not_taken {
             return Next::End(status);
         }
         self.ranges.pop();

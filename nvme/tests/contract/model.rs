@@ -59,7 +59,8 @@ fn operation(
         _ => {
             bytes.fill(0);
             let half = blocks as u32 / 2;
-            let second = LbaRange { start: Lba(start + u64::from(half)), blocks: blocks as u32 - half };
+            let second =
+                LbaRange { start: Lba(start + u64::from(half)), blocks: blocks as u32 - half };
             let ranges = [LbaRange { start: lba, blocks: half }, second].into_iter().collect();
             (Operation::Deallocate { ranges }, Expected::Nothing)
         }
