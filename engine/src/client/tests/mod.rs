@@ -75,7 +75,7 @@ fn cluster(stripe_blocks: u32) -> Cluster {
 impl Bench {
     fn new(seed: u64, stripe_blocks: u32, options: ClientOptions) -> Bench {
         let cluster = cluster(stripe_blocks);
-        let network = World::new(cluster.clone(), seed);
+        let network = ModelNetwork::new(cluster.clone(), seed);
         let client = Client::new(cluster, network.clone(), pool(8 << 20), options);
         let mut client = client.expect("good options");
         let volume = client.open_volume("disk").expect("it exists");

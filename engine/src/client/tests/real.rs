@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use culvert_memory::Pages;
+use culvert_memory::{CountingAllocator, Pages, allocations};
 use culvert_transport::{Transport, TransportOptions};
 
 use super::server::Servers;
@@ -174,6 +174,58 @@ fn it_works_over_shared_memory() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("a.sock");
     works_over(&format!("shm://{}", path.display()));
+}
+
+/// Counts what the tests of this crate allocate, per thread.
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+impl Pair {
+    /// Writes and reads some blocks once; what the client allocates for it.
+    fn round(&mut self, pages: &Pages) -> u64 {
+        let volume = self.volume;
+        let mut allocated = 0;
+        for index in 0..64 {
+            let offset_blocks = index * 31 % 1024;
+            let operation = match index % 8 {
+                7 => Operation::Discard { volume, offset_blocks, blocks: 300 },
+                odd if odd % 2 == 1 => {
+                    Operation::Write { volume, offset_blocks, pages: pages.clone() }
+                }
+                _ => Operation::Read { volume, offset_blocks, blocks: pages.pages() },
+            };
+            let before = allocations();
+            self.client.submit(operation, index).expect("room");
+            allocated += allocations() - before;
+        }
+        while self.client.in_flight() > 0 {
+            let now_ns = self.clock.now_ns();
+            let before = allocations();
+            self.client.poll(now_ns, &mut |done| assert_eq!(done.result, Ok(())));
+            allocated += allocations() - before;
+            self.serve();
+        }
+        allocated
+    }
+}
+
+fn allocates_nothing_over(address: &str) {
+    let mut pair = pair(address);
+    let mut buffer = pair.client.pool().acquire(48).expect("free pages");
+    (0..48).for_each(|block| buffer.copy_from_slice(block * BLOCK_SIZE, &content(1, 1)));
+    let pages = buffer.freeze();
+    // Windows grow, lists reach their lengths.
+    let warm_up: u64 = (0..20).map(|_| pair.round(&pages)).sum();
+    assert!(warm_up > 0, "making connections does allocate, and is counted");
+    let allocated: u64 = (0..50).map(|_| pair.round(&pages)).sum();
+    assert_eq!(allocated, 0, "in steady state nothing is allocated");
+}
+
+#[test]
+fn steady_state_allocates_nothing() {
+    allocates_nothing_over("tcp://127.0.0.1:0");
+    let directory = tempfile::tempdir().expect("a directory");
+    allocates_nothing_over(&format!("shm://{}", directory.path().join("a.sock").display()));
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn volumes_are_opened_by_name_and_reach() {
     }
     let cluster = Cluster::check(document).expect("one address is enough");
     let options = ClientOptions { transports: Transports::Tcp, ..ClientOptions::default() };
-    let network = World::new(cluster.clone(), 1);
+    let network = ModelNetwork::new(cluster.clone(), 1);
     let mut client = Client::new(cluster, network, pool(2 << 20), options).expect("good options");
     assert_eq!(client.open_volume("disk"), Err(OpenError::NoAddress));
 }

@@ -131,7 +131,7 @@ fn transfers_that_fail_leave_the_client_free() {
 #[test]
 fn transfers_make_do_with_little_memory() {
     let cluster = cluster(16);
-    let network = World::new(cluster.clone(), 4);
+    let network = ModelNetwork::new(cluster.clone(), 4);
     let pool = pool(2 << 20);
     let client = Client::new(cluster, network, pool.clone(), ClientOptions::default());
     let mut client = client.expect("good options");

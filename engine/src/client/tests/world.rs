@@ -127,7 +127,7 @@ fn number_of(frame: &[u8]) -> (u32, u64, u64) {
 #[derive(Clone)]
 pub struct ModelNetwork(pub Rc<RefCell<World>>);
 
-impl World {
+impl ModelNetwork {
     pub fn new(cluster: Cluster, seed: u64) -> ModelNetwork {
         let servers = Servers::new(&cluster);
         ModelNetwork(Rc::new(RefCell::new(World {
@@ -150,7 +150,9 @@ impl World {
             numbers: HashSet::new(),
         })))
     }
+}
 
+impl World {
     pub fn next_happening_ns(&self) -> Option<u64> {
         if self.events.is_empty() {
             self.happenings.first_key_value().map(|((at_ns, _), _)| *at_ns)
