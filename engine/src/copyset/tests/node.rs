@@ -8,7 +8,7 @@ use crate::record::{Proposal, RECORD_BYTES_MAX};
 use crate::store::{BlockState, BlockStates, Geometry, LivePayload, Place};
 
 pub(super) const COPYSET: CopysetId = CopysetId(3);
-pub(super) const CHUNKS: u64 = 4;
+pub(super) const CHUNKS: u64 = 8;
 pub(super) const CHUNK_BLOCKS: u32 = 520;
 pub(super) const QUOTA: u64 = 100_000;
 
@@ -40,7 +40,7 @@ pub(super) fn plan() -> impl Strategy<Value = Plan> {
             }
         ),
         3 => place.prop_map(|(chunk, first, blocks)| Plan::Discard { chunk, first, blocks }),
-        2 => (0..CHUNKS).prop_map(|chunk| Plan::Delete { chunk }),
+        6 => (0..CHUNKS).prop_map(|chunk| Plan::Delete { chunk }),
         2 => Just(Plan::Open),
         1 => (1_u64..6).prop_map(|session| Plan::Expire { session }),
         1 => (0_u64..4).prop_map(|epoch| Plan::Fence { epoch }),
