@@ -154,14 +154,7 @@ impl Node {
 
     /// The records that hold payload: those not applied and not covered.
     pub(super) fn live(&self) -> Vec<LivePayload<'_>> {
-        self.log[self.state.applied().0 as usize..]
-            .iter()
-            .map(|entry| LivePayload {
-                key: entry.key(),
-                index: entry.view().index(),
-                extents: &entry.extents,
-            })
-            .collect()
+        live(&self.log[self.state.applied().0 as usize..])
     }
 
     /// Everything that must be equal on two replicas at the same index, and where it lies.
@@ -187,4 +180,14 @@ impl Node {
         }
         (image, chunks, blocks)
     }
+}
+
+/// What unapplied entries hold.
+pub(super) fn live(log: &[Logged]) -> Vec<LivePayload<'_>> {
+    let payload = |entry: &Logged| (entry.key(), entry.view().index());
+    log.iter()
+        .filter(|entry| !entry.extents.is_empty())
+        .map(|entry| (payload(entry), &entry.extents))
+        .map(|((key, index), extents)| LivePayload { key, index, extents })
+        .collect()
 }
