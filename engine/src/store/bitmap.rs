@@ -47,8 +47,18 @@ impl Bitmap {
 
     /// The first member that is not below `from`.
     pub(super) fn next(&self, from: u32) -> Option<u32> {
-        let mut at = from as usize;
-        for level in 0..self.levels.len() {
+        let word = from as usize / 64;
+        let bits = self.levels[0].get(word)? & (!0 << (from % 64));
+        if bits != 0 {
+            return Some(word as u32 * 64 + bits.trailing_zeros());
+        }
+        self.next_above(word + 1)
+    }
+
+    /// The first member in or behind a word of the first level.
+    fn next_above(&self, word: usize) -> Option<u32> {
+        let mut at = word;
+        for level in 1..self.levels.len() {
             let word = at / 64;
             let bits = self.levels[level].get(word)? & (!0 << (at % 64));
             if bits != 0 {
