@@ -9,12 +9,17 @@
 //! the transport's buffer and checks kind, count and length; ranges are checked by the receiver,
 //! which knows the chunk's size. Byte maps: `docs/format/wire.md`.
 
+mod catch_up;
 mod peer;
 mod request;
 
+pub use catch_up::{
+    CATCH_UP_BODY_BYTES, CatchUpHead, CatchUpKind, ChunkBlock, ChunkName, ManifestItem,
+    catch_up_items, emit_catch_up, parse_catch_up,
+};
 pub use peer::{
     AppendEntry, AppendHeader, AppendReader, AppendWriter, PeerMessage, PeerMessageKind,
-    PeerMessages, PeerMessagesWriter,
+    PeerMessages, PeerMessagesWriter, live_mask_of,
 };
 pub use request::{Reply, ReplyStatus, Request, RequestKind};
 

@@ -27,19 +27,17 @@ pub enum PeerMessageKind {
     HeartbeatResponse = 7,
     /// Leader tells its successor to campaign at once.
     TimeoutNow = 8,
-    /// Follower asks its leader to hand over to it.
-    TransferLeader = 9,
     /// The raft snapshot that ends a catch-up by block difference: index and term, no data.
-    Snapshot = 10,
+    Snapshot = 9,
 }
 
 impl PeerMessageKind {
-    fn from_byte(byte: u8) -> Option<PeerMessageKind> {
+    pub(crate) fn from_byte(byte: u8) -> Option<PeerMessageKind> {
         use PeerMessageKind::{
             AppendResponse, Heartbeat, HeartbeatResponse, RequestPreVote, RequestPreVoteResponse,
-            RequestVote, RequestVoteResponse, Snapshot, TimeoutNow, TransferLeader,
+            RequestVote, RequestVoteResponse, Snapshot, TimeoutNow,
         };
-        const ALL: [PeerMessageKind; 10] = [
+        const ALL: [PeerMessageKind; 9] = [
             AppendResponse,
             RequestVote,
             RequestVoteResponse,
@@ -48,7 +46,6 @@ impl PeerMessageKind {
             Heartbeat,
             HeartbeatResponse,
             TimeoutNow,
-            TransferLeader,
             Snapshot,
         ];
         ALL.get(usize::from(byte).checked_sub(1)?).copied()
@@ -74,6 +71,9 @@ struct PeerMessageBody {
     sent_ns: U64,
     context: U64,
 }
+
+/// Bytes of the longest frame of messages: control queues are short.
+pub const PEER_FRAME_BYTES_MAX: usize = 4096;
 
 const PEER_MESSAGE_BYTES: usize = size_of::<PeerMessageBody>();
 const _: () = assert!(PEER_MESSAGE_BYTES == 96);
@@ -158,13 +158,13 @@ impl PeerMessage {
 
 /// Gathers messages for one peer into frames.
 pub struct PeerMessagesWriter {
-    bytes: Box<[u8; FRAME_BYTES_MAX]>,
+    bytes: Box<[u8; PEER_FRAME_BYTES_MAX]>,
     count: u16,
 }
 
 impl Default for PeerMessagesWriter {
     fn default() -> Self {
-        PeerMessagesWriter { bytes: Box::new([0; FRAME_BYTES_MAX]), count: 0 }
+        PeerMessagesWriter { bytes: Box::new([0; PEER_FRAME_BYTES_MAX]), count: 0 }
     }
 }
 
@@ -176,7 +176,7 @@ impl PeerMessagesWriter {
     /// Whether another message fits.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.end() + PEER_MESSAGE_BYTES > FRAME_BYTES_MAX
+        self.end() + PEER_MESSAGE_BYTES > PEER_FRAME_BYTES_MAX
     }
 
     /// Whether no message waits.
@@ -252,6 +252,15 @@ struct AppendBody {
     sent_ns: U64,
 }
 
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct EntryBody {
+    superseded_by: U64,
+    live_mask: U32,
+    reserved: U32,
+}
+
+const ENTRY_BYTES: usize = size_of::<EntryBody>();
 const APPEND_BYTES: usize = size_of::<AppendBody>();
 const _: () = assert!(APPEND_BYTES == 64);
 
@@ -281,7 +290,9 @@ pub struct AppendHeader {
 pub struct AppendEntry<'a> {
     /// The record, checked.
     pub record: RecordView<'a>,
-    /// The entry's blocks were overwritten by this committed later entry: no payload comes along.
+    /// Bit n: block n of the range comes with payload. For a write that nothing supersedes, all.
+    pub live_mask: u32,
+    /// Blocks without payload were overwritten by committed entries up to this one.
     pub superseded_by: Option<LogIndex>,
 }
 
@@ -320,7 +331,7 @@ impl AppendWriter {
     /// Whether a record of `bytes` bytes still fits.
     #[must_use]
     pub fn fits(&self, bytes: usize) -> bool {
-        self.length + 8 + bytes <= FRAME_BYTES_MAX
+        self.length + ENTRY_BYTES + bytes <= FRAME_BYTES_MAX
     }
 
     /// Entries in the frame so far.
@@ -334,12 +345,17 @@ impl AppendWriter {
     /// # Panics
     ///
     /// If it does not [fit](Self::fits).
-    pub fn push(&mut self, record: &[u8], superseded_by: Option<LogIndex>) {
+    pub fn push(&mut self, record: &[u8], live_mask: u32, superseded_by: Option<LogIndex>) {
+        let prefix = EntryBody {
+            superseded_by: superseded_by.map_or(0, |index| index.0).into(),
+            live_mask: live_mask.into(),
+            reserved: U32::ZERO,
+        };
         let at = self.length;
-        let mark = superseded_by.map_or(0, |index| index.0);
-        self.bytes[at..at + 8].copy_from_slice(&mark.to_le_bytes());
-        self.bytes[at + 8..at + 8 + record.len()].copy_from_slice(record);
-        self.length = at + 8 + record.len();
+        let start = at + ENTRY_BYTES;
+        self.bytes[at..start].copy_from_slice(prefix.as_bytes());
+        self.bytes[start..start + record.len()].copy_from_slice(record);
+        self.length = start + record.len();
         self.count += 1;
     }
 
@@ -348,6 +364,12 @@ impl AppendWriter {
         emit_header(FrameKind::Append, self.count, self.length, &mut self.bytes[..self.length]);
         &self.bytes[..self.length]
     }
+}
+
+/// The mask that names all of `blocks` blocks.
+#[must_use]
+pub fn live_mask_of(blocks: u32) -> u32 {
+    if blocks == 0 { 0 } else { u32::MAX >> (32 - blocks) }
 }
 
 /// Reads one append frame.
@@ -400,7 +422,8 @@ impl<'a> AppendReader<'a> {
         if self.count == 0 {
             return if self.bytes.is_empty() { Ok(None) } else { Err(FrameError::Field("count")) };
         }
-        let (mark, rest) = U64::read_from_prefix(self.bytes).map_err(|_| FrameError::Truncated)?;
+        let (prefix, rest) =
+            EntryBody::read_from_prefix(self.bytes).map_err(|_| FrameError::Truncated)?;
         let record = RecordView::parse(rest)?;
         if record.copyset() != self.header.copyset {
             return Err(FrameError::Field("copyset"));
@@ -409,13 +432,19 @@ impl<'a> AppendReader<'a> {
         if place != Some(record.index().0) || record.term() > self.header.term {
             return Err(FrameError::Field("index"));
         }
-        let superseded_by = (mark.get() != 0).then_some(LogIndex(mark.get()));
+        let superseded_by = prefix.superseded_by.get();
+        let superseded_by = (superseded_by != 0).then_some(LogIndex(superseded_by));
+        let all = live_mask_of(record.payload_blocks());
+        let live_mask = prefix.live_mask.get();
+        if live_mask & !all != 0 || (live_mask != all) != superseded_by.is_some() {
+            return Err(FrameError::Field("live mask"));
+        }
         if superseded_by.is_some_and(|by| by <= record.index()) {
             return Err(FrameError::Field("superseded"));
         }
         self.bytes = &rest[record.bytes().len()..];
         self.header.previous_index = record.index();
         self.count -= 1;
-        Ok(Some(AppendEntry { record, superseded_by }))
+        Ok(Some(AppendEntry { record, live_mask, superseded_by }))
     }
 }

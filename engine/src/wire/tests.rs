@@ -115,7 +115,7 @@ fn append_frames_carry_consecutive_records() {
     writer.start(&header);
     for index in 11..14 {
         let bytes = Proposal::noop().emit(CopysetId(4), Term(3), LogIndex(index), &mut record);
-        writer.push(bytes, (index == 12).then_some(LogIndex(13)));
+        writer.push(bytes, 0, None);
     }
     let frame = writer.frame().to_vec();
     let (_, count, body) = parse_header(&frame).expect("header");
@@ -125,10 +125,82 @@ fn append_frames_carry_consecutive_records() {
     while let Some(entry) = reader.next_entry().expect("entry") {
         seen.push((entry.record.index().0, entry.superseded_by));
     }
-    assert_eq!(seen, [(11, None), (12, Some(LogIndex(13))), (13, None)]);
+    assert_eq!(seen, [(11, None), (12, None), (13, None)]);
 
     let mut gap = AppendReader::parse(count - 1, &body[..body.len()]).expect("append");
     gap.next_entry().expect("first");
     gap.next_entry().expect("second");
     assert!(gap.next_entry().is_err(), "trailing bytes are a lie");
+}
+
+#[test]
+fn superseded_entries_say_which_blocks_are_live() {
+    let header = AppendHeader {
+        copyset: CopysetId(4),
+        from: ReplicaId(1),
+        to: ReplicaId(2),
+        term: Term(3),
+        previous_index: LogIndex(10),
+        previous_term: Term(3),
+        commit: LogIndex(9),
+        sent_ns: 1,
+    };
+    let proposal = Proposal {
+        operation: crate::record::Operation::Write,
+        range: BlockRange { first: 0, blocks: 2 },
+        crcs: &[1, 2],
+        ..Proposal::noop()
+    };
+    let mut bytes = [0; RECORD_BYTES_MAX];
+    let record = proposal.emit(CopysetId(4), Term(3), LogIndex(11), &mut bytes);
+    let read = |mask: u32, by: Option<LogIndex>| {
+        let mut writer = AppendWriter::default();
+        writer.start(&header);
+        writer.push(record, mask, by);
+        let frame = writer.frame().to_vec();
+        let (_, count, body) = parse_header(&frame).expect("header");
+        let mut reader = AppendReader::parse(count, body).expect("append");
+        reader.next_entry().map(|entry| entry.map(|entry| (entry.live_mask, entry.superseded_by)))
+    };
+    assert_eq!(read(3, None), Ok(Some((3, None))));
+    assert_eq!(read(1, Some(LogIndex(12))), Ok(Some((1, Some(LogIndex(12))))));
+    assert!(read(1, None).is_err(), "a missing block must be excused");
+    assert!(read(3, Some(LogIndex(12))).is_err(), "an excuse must be needed");
+    assert!(read(4, Some(LogIndex(12))).is_err(), "block outside of the range");
+    assert!(read(1, Some(LogIndex(11))).is_err(), "superseded by itself");
+}
+
+#[test]
+fn catch_up_frames_round_trip() {
+    use zerocopy::IntoBytes;
+    let head = CatchUpHead {
+        kind: CatchUpKind::Chunk,
+        first: true,
+        last: false,
+        copyset: CopysetId(4),
+        from: ReplicaId(1),
+        to: ReplicaId(2),
+        term: Term(3),
+        task: 8,
+        number: 9,
+        index: LogIndex(10),
+        index_term: Term(3),
+        chunk: ChunkId(11),
+        birth: LogIndex(5),
+        applied: LogIndex(10),
+        since: LogIndex(6),
+    };
+    let blocks = [ChunkBlock { block: 7.into(), crc: 8.into(), index: 9.into(), mapped: 1.into() }];
+    let mut out = [0; FRAME_BYTES_MAX];
+    let frame = emit_catch_up(&head, 1, blocks.as_bytes(), &mut out);
+    assert_eq!(frame.len(), 8 + 96 + 20);
+    let (kind, count, body) = parse_header(frame).expect("header");
+    assert_eq!(kind, FrameKind::CatchUp);
+    let (parsed, rest) = parse_catch_up(body).expect("catch-up");
+    assert_eq!(parsed, head);
+    let items: &[ChunkBlock] = catch_up_items(count, rest).expect("items");
+    assert_eq!((items.len(), items[0].index.get()), (1, 9));
+    assert!(catch_up_items::<ChunkBlock>(2, rest).is_err());
+    assert!(catch_up_items::<ChunkBlock>(1, &rest[1..]).is_err());
+    assert!(parse_catch_up(&body[..95]).is_err());
 }

@@ -1,0 +1,44 @@
+//! Connections: how many, how wide, how patient.
+
+use serde::{Deserialize, Serialize};
+
+/// Capacities of each reactor's transport. A page has 4096 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TransportConfig {
+    /// Connections, half-open ones included.
+    pub connections_max: u32,
+    /// Pages of a landing window at first: what an idle connection costs.
+    pub window_initial_pages: u32,
+    /// Pages to which the window of one connection may grow.
+    pub window_max_pages: u32,
+    /// Pages of the windows of all connections together.
+    pub window_budget_pages: u32,
+    /// Pages accepted for sending to one peer and not yet sent. A peer that lets them pile up
+    /// further, because it is stopped or slow, loses its connection and catches up afterwards.
+    pub unsent_max_pages: u32,
+    /// Queue of data frames for each connection; a power of two.
+    pub data_queue_bytes: usize,
+    /// Queue of control frames (heartbeats, votes) for each connection; a power of two.
+    pub control_queue_bytes: usize,
+    /// How long a handshake may take.
+    pub handshake_timeout_ms: u32,
+    /// How long after a failed connection to a peer the next attempt starts, at least.
+    pub reconnect_ms: u32,
+}
+
+impl Default for TransportConfig {
+    fn default() -> TransportConfig {
+        TransportConfig {
+            connections_max: 1024,
+            window_initial_pages: 8,
+            window_max_pages: 1024,
+            window_budget_pages: 16 * 1024,
+            unsent_max_pages: 2048,
+            data_queue_bytes: 64 << 10,
+            control_queue_bytes: 8 << 10,
+            handshake_timeout_ms: 5000,
+            reconnect_ms: 50,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Formatting a device, and reading back what it is.
+
+use culvert_memory::Pool;
+use culvert_nvme::QueuePair;
+use uuid::Uuid;
+
+use super::STRUCTURE_BYTES;
+use super::blocking::{Blocking, DeviceIoError};
+use super::header::{DeviceHeader, HeaderError};
+use super::layout::{HEADER_COPY_AT, Layout, LayoutError, LayoutOptions};
+use super::superblock::Superblock;
+
+/// What `format` is told.
+#[derive(Clone, Copy, Debug)]
+pub struct FormatOptions {
+    /// The device's name, minted by the caller.
+    pub uuid: Uuid,
+    /// The time, nanoseconds since 1970.
+    pub now_ns: u64,
+    /// The layout.
+    pub layout: LayoutOptions,
+    /// Format a device even if it is one of Culvert's already.
+    pub force: bool,
+}
+
+/// Why a device was not formatted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    /// Caller: it is a Culvert device, and `force` was not given. Nothing was written.
+    #[error("the device is the Culvert device {uuid}; formatting would destroy it")]
+    AlreadyFormatted {
+        /// Its name.
+        uuid: Uuid,
+    },
+    /// Caller: another version of Culvert formatted it, and `force` was not given.
+    #[error("the device was formatted by another version of Culvert (format version {version})")]
+    OtherVersion {
+        /// Its format version.
+        version: u32,
+    },
+    /// The layout is impossible.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A command failed.
+    #[error(transparent)]
+    Io(#[from] DeviceIoError),
+}
+
+/// Why a device cannot be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenDeviceError {
+    /// Its header says why.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// A command failed.
+    #[error(transparent)]
+    Io(#[from] DeviceIoError),
+}
+
+/// Writes header and superblocks of an empty device. What was there before is lost.
+///
+/// The primary header is written last: a crash before leaves a device that is not Culvert's.
+///
+/// # Errors
+///
+/// [`FormatError`].
+pub fn format<Q: QueuePair + ?Sized>(
+    queue: &mut Q,
+    pool: &Pool,
+    options: &FormatOptions,
+) -> Result<DeviceHeader, FormatError> {
+    let bytes = queue.namespace().bytes();
+    let block_size = queue.namespace().block_size;
+    if !options.force {
+        refuse_formatted(queue, pool)?;
+    }
+    let layout = Layout::plan(bytes, block_size, &options.layout)?;
+    let header = DeviceHeader { uuid: options.uuid, created_ns: options.now_ns, layout };
+    let mut device = Blocking::new(queue);
+    // An interrupted format must not leave the old header over new superblocks.
+    write(&mut device, pool, 0, &[0; STRUCTURE_BYTES])?;
+    write(&mut device, pool, HEADER_COPY_AT, &[0; STRUCTURE_BYTES])?;
+    for shard in &header.layout.shards {
+        let superblock = Superblock::empty();
+        let bytes = superblock.emit(shard.shard, header.salt(shard.shard));
+        write(&mut device, pool, shard.superblock(superblock.sequence + 1), &[0; STRUCTURE_BYTES])?;
+        write(&mut device, pool, shard.superblock(superblock.sequence), &bytes)?;
+    }
+    write(&mut device, pool, HEADER_COPY_AT, &header.emit())?;
+    write(&mut device, pool, 0, &header.emit())?;
+    device.flush()?;
+    Ok(header)
+}
+
+/// Refuses a device that is one of Culvert's, damaged or not.
+fn refuse_formatted<Q: QueuePair + ?Sized>(queue: &mut Q, pool: &Pool) -> Result<(), FormatError> {
+    match read_copies(queue, pool)? {
+        [Ok(header), _] | [_, Ok(header)] => {
+            Err(FormatError::AlreadyFormatted { uuid: header.uuid })
+        }
+        [Err(HeaderError::Version { found }), _] | [_, Err(HeaderError::Version { found })] => {
+            Err(FormatError::OtherVersion { version: found })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads the header of a device and checks that it belongs there.
+///
+/// # Errors
+///
+/// [`OpenDeviceError`]: not a Culvert device, another version, damaged, or of another geometry.
+pub fn read_header<Q: QueuePair + ?Sized>(
+    queue: &mut Q,
+    pool: &Pool,
+) -> Result<DeviceHeader, OpenDeviceError> {
+    let bytes = queue.namespace().bytes();
+    let block_size = queue.namespace().block_size;
+    let header = match read_copies(queue, pool)? {
+        [Ok(header), _] | [_, Ok(header)] => header,
+        [Err(HeaderError::NotCulvert), Err(error)] | [Err(error), Err(_)] => {
+            return Err(error.into());
+        }
+    };
+    header.check_geometry(bytes, block_size)?;
+    Ok(header)
+}
+
+/// Both copies of the header, the primary first.
+pub(crate) fn read_copies<Q: QueuePair + ?Sized>(
+    queue: &mut Q,
+    pool: &Pool,
+) -> Result<[Result<DeviceHeader, HeaderError>; 2], DeviceIoError> {
+    let bytes = queue.namespace().bytes();
+    let mut device = Blocking::new(queue);
+    let mut copy = |at: u64| {
+        if at + STRUCTURE_BYTES as u64 > bytes {
+            return Ok(Err(HeaderError::NotCulvert));
+        }
+        let buffer = pool.acquire(1).ok_or(DeviceIoError::Memory)?;
+        match device.read(at, buffer) {
+            Ok(buffer) => {
+                let bytes = buffer.as_slice().try_into().expect("a page is as long as a header");
+                Ok(DeviceHeader::parse(bytes))
+            }
+            Err(DeviceIoError::Device { .. }) => Ok(Err(HeaderError::Checksum)),
+            Err(error) => Err(error),
+        }
+    };
+    Ok([copy(0)?, copy(HEADER_COPY_AT)?])
+}
+
+fn write<Q: QueuePair + ?Sized>(
+    device: &mut Blocking<'_, Q>,
+    pool: &Pool,
+    at: u64,
+    bytes: &[u8; STRUCTURE_BYTES],
+) -> Result<(), DeviceIoError> {
+    let mut buffer = pool.acquire(1).ok_or(DeviceIoError::Memory)?;
+    buffer.copy_from_slice(0, bytes);
+    device.write(at, buffer.freeze())
+}

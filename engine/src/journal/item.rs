@@ -1,0 +1,532 @@
+//! Items: what the journal, and a copyset's section of a checkpoint, say.
+
+use arrayvec::ArrayVec;
+use uuid::Uuid;
+
+use super::chunk_installed::ChunkInstalled;
+use crate::ids::{
+    ChunkId, CopysetId, Extent, Extents, LogIndex, OPERATION_EXTENTS_MAX, ReplicaId, Term,
+};
+use crate::record::{RecordError, RecordView};
+
+/// Bytes before the body of an item.
+pub const ITEM_HEADER_BYTES: usize = 8;
+
+/// Bytes of the longest body: the header's length has 24 bits.
+const BODY_BYTES_MAX: usize = (1 << 24) - 1;
+
+/// Start of an extent that stands for payload this replica does not hold.
+pub const NOWHERE: u32 = u32::MAX;
+
+const EXTENT_BYTES: usize = 8;
+const LOCAL_BYTES_MAX: usize = 8 + OPERATION_EXTENTS_MAX * EXTENT_BYTES;
+const GROUP_VERDICT_BYTES: usize = 20;
+
+mod kind {
+    pub(super) const ENTRY: u8 = 1;
+    pub(super) const ENTRY_SUPERSEDED: u8 = 2;
+    pub(super) const HARD_STATE: u8 = 3;
+    pub(super) const APPLIED_NOTE: u8 = 4;
+    pub(super) const TRUNCATE: u8 = 5;
+    pub(super) const VERDICT: u8 = 6;
+    pub(super) const REPLICA_CREATED: u8 = 7;
+    pub(super) const REPLICA_REMOVED: u8 = 8;
+    pub(super) const CONF_STATE: u8 = 9;
+    pub(super) const CHUNK_INSTALLED: u8 = 10;
+    pub(super) const CATCH_UP: u8 = 11;
+    pub(super) const LOG_START: u8 = 12;
+    pub(super) const CHUNKS_RETAINED: u8 = 13;
+    pub(super) const STATE_PART: u8 = 14;
+    pub(super) const EXTENSION: u8 = 15;
+}
+
+/// Why bytes are not an item. Inside a block whose checksum is right it means another version of
+/// the program, or a bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ItemError {
+    /// Fewer bytes than the item says.
+    #[error("journal item is truncated")]
+    Truncated,
+    /// The header and the local part fail their checksum.
+    #[error("journal item fails its checksum")]
+    Checksum,
+    /// A kind that this version does not know.
+    #[error("journal item of unknown kind {0}")]
+    Kind(u8),
+    /// A body that its kind does not allow.
+    #[error("journal item body does not fit its kind")]
+    Body,
+    /// An entry whose record is not one.
+    #[error("journal entry")]
+    Record(#[from] RecordError),
+}
+
+/// A raft entry as this replica stores it.
+#[derive(Clone)]
+pub struct Entry<'a> {
+    /// What all replicas have in common.
+    pub record: RecordView<'a>,
+    /// Where the payload lies, in the order of its blocks. An extent that starts at
+    /// [`NOWHERE`] stands for blocks whose payload is not stored. Empty without payload.
+    pub extents: Extents,
+    /// A committed later entry that overwrote what is not stored.
+    pub superseded_by: Option<LogIndex>,
+}
+
+/// Raft's hard state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    /// Newest term seen.
+    pub term: Term,
+    /// Vote in that term; zero: none.
+    pub vote: ReplicaId,
+    /// Commit index known.
+    pub commit: LogIndex,
+}
+
+/// The name of a replica, minted with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaIdentity {
+    /// Raft's name for it.
+    pub id: ReplicaId,
+    /// Everybody's name for it.
+    pub uuid: Uuid,
+}
+
+/// What recovery took from one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupVerdict {
+    /// The group.
+    pub copyset: CopysetId,
+    /// Last index kept.
+    pub last_kept: LogIndex,
+    /// Everything of the group in batches from this position up to the incarnation's start is
+    /// void.
+    pub position: u64,
+}
+
+/// The list in a verdict, as bytes.
+#[derive(Clone, Copy)]
+pub struct Verdict<'a>(pub(super) &'a [u8]);
+
+impl<'a> Verdict<'a> {
+    /// The groups that lost something.
+    pub fn groups(self) -> impl ExactSizeIterator<Item = GroupVerdict> + 'a {
+        self.0.chunks_exact(GROUP_VERDICT_BYTES).map(|bytes| GroupVerdict {
+            copyset: CopysetId(u32_at(bytes, 0)),
+            last_kept: LogIndex(u64_at(bytes, 4)),
+            position: u64_at(bytes, 12),
+        })
+    }
+
+    /// Encodes a list for [`Item::Verdict`].
+    pub fn encode(groups: &[GroupVerdict], out: &mut Vec<u8>) {
+        for group in groups {
+            out.extend_from_slice(&group.copyset.0.to_le_bytes());
+            out.extend_from_slice(&group.last_kept.0.to_le_bytes());
+            out.extend_from_slice(&group.position.to_le_bytes());
+        }
+    }
+
+    /// Looks at an encoded list.
+    ///
+    /// # Errors
+    ///
+    /// [`ItemError::Body`] if it is none.
+    pub fn parse(bytes: &'a [u8]) -> Result<Verdict<'a>, ItemError> {
+        if bytes.len().is_multiple_of(GROUP_VERDICT_BYTES) {
+            Ok(Verdict(bytes))
+        } else {
+            Err(ItemError::Body)
+        }
+    }
+}
+
+/// A list of chunks, as bytes.
+#[derive(Clone, Copy)]
+pub struct ChunkList<'a>(&'a [u8]);
+
+impl<'a> ChunkList<'a> {
+    /// The chunks.
+    pub fn chunks(self) -> impl ExactSizeIterator<Item = ChunkId> + 'a {
+        self.0.chunks_exact(8).map(|bytes| ChunkId(u64_at(bytes, 0)))
+    }
+
+    /// Encodes a list for [`Item::ChunksRetained`].
+    pub fn encode(chunks: impl Iterator<Item = ChunkId>, out: &mut Vec<u8>) {
+        for chunk in chunks {
+            out.extend_from_slice(&chunk.0.to_le_bytes());
+        }
+    }
+
+    /// Looks at an encoded list.
+    ///
+    /// # Errors
+    ///
+    /// [`ItemError::Body`] if it is none.
+    pub fn parse(bytes: &'a [u8]) -> Result<ChunkList<'a>, ItemError> {
+        if bytes.len().is_multiple_of(8) { Ok(ChunkList(bytes)) } else { Err(ItemError::Body) }
+    }
+}
+
+/// One thing that the journal says.
+#[derive(Clone)]
+pub enum Item<'a> {
+    /// A raft entry. It voids earlier entries of its group from its index on.
+    Entry(Entry<'a>),
+    /// Raft's hard state of a group.
+    HardState(CopysetId, HardState),
+    /// Everything up to the index is committed and applied.
+    AppliedNote(CopysetId, LogIndex),
+    /// Entries from the index on are void.
+    Truncate(CopysetId, LogIndex),
+    /// The log is empty and begins behind this index, whose entry had this term.
+    LogStart(CopysetId, LogIndex, Term),
+    /// First item of an incarnation: what it gave up.
+    Verdict(Verdict<'a>),
+    /// A replica was created here; with bytes of the composer's.
+    ReplicaCreated(CopysetId, ReplicaIdentity, &'a [u8]),
+    /// The replica is gone, and all that was its.
+    ReplicaRemoved(CopysetId),
+    /// Raft's configuration of the group, in the composer's encoding.
+    ConfState(CopysetId, &'a [u8]),
+    /// Catch-up installed a chunk.
+    ChunkInstalled(ChunkInstalled<'a>),
+    /// Catch-up removed all chunks but these; the sender's list when it had applied the index.
+    ChunksRetained(CopysetId, LogIndex, ChunkList<'a>),
+    /// Catch-up began, went on or ended; bytes of the composer's.
+    CatchUp(CopysetId, &'a [u8]),
+    /// A part of a copyset's whole state, in the composer's encoding: bytes from `offset` on, of
+    /// `total`. With the last part it replaces the state that a checkpoint holds.
+    StatePart(CopysetId, StatePart<'a>),
+    /// Bytes of the composer's.
+    Extension(CopysetId, &'a [u8]),
+}
+
+/// See [`Item::StatePart`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatePart<'a> {
+    /// Bytes of the whole state.
+    pub total: u32,
+    /// Where this part begins.
+    pub offset: u32,
+    /// The part.
+    pub bytes: &'a [u8],
+}
+
+/// Where encoded items go.
+pub trait Sink {
+    /// Appends bytes.
+    fn put(&mut self, bytes: &[u8]);
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// The fixed part of a body, before opaque bytes.
+type Fixed = ArrayVec<u8, { OPERATION_EXTENTS_MAX * EXTENT_BYTES }>;
+
+impl<'a> Item<'a> {
+    /// Bytes that [`Item::emit`] puts.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        ITEM_HEADER_BYTES + self.body_length()
+    }
+
+    fn body_length(&self) -> usize {
+        match self {
+            Item::Entry(entry) => {
+                let superseded = if entry.superseded_by.is_some() { 8 } else { 0 };
+                entry.record.bytes().len() + superseded + entry.extents.len() * EXTENT_BYTES
+            }
+            Item::HardState(..) => 28,
+            Item::AppliedNote(..) | Item::Truncate(..) => 12,
+            Item::LogStart(..) => 20,
+            Item::ChunksRetained(_, _, chunks) => 12 + chunks.0.len(),
+            Item::Verdict(verdict) => verdict.0.len(),
+            Item::ReplicaCreated(_, _, bytes) => 28 + bytes.len(),
+            Item::ReplicaRemoved(_) => 4,
+            Item::StatePart(_, part) => 12 + part.bytes.len(),
+            Item::ConfState(_, bytes) | Item::CatchUp(_, bytes) | Item::Extension(_, bytes) => {
+                4 + bytes.len()
+            }
+            Item::ChunkInstalled(installed) => installed.bytes().len(),
+        }
+    }
+
+    /// Encodes the item.
+    ///
+    /// # Panics
+    ///
+    /// If the body is longer than 16 MiB, which no writer's batch is.
+    pub fn emit(&self, sink: &mut impl Sink) {
+        match self {
+            Item::Entry(entry) => emit_entry(entry, sink),
+            Item::ChunkInstalled(installed) => {
+                emit_parts(kind::CHUNK_INSTALLED, &[], installed.bytes(), sink);
+            }
+            Item::Verdict(verdict) => emit_parts(kind::VERDICT, &[], verdict.0, sink),
+            _ => {
+                let mut fixed = Fixed::new();
+                let (kind, opaque) = self.fixed_part(&mut fixed);
+                emit_parts(kind, &fixed, opaque, sink);
+            }
+        }
+    }
+
+    /// Kind, fixed part and opaque part of the items that have such.
+    fn fixed_part(&self, fixed: &mut Fixed) -> (u8, &'a [u8]) {
+        let mut put = |bytes: &[u8]| {
+            fixed.try_extend_from_slice(bytes).expect("fixed parts are shorter than the array");
+        };
+        match *self {
+            Item::HardState(copyset, state) => {
+                put(&copyset.0.to_le_bytes());
+                put(&state.term.0.to_le_bytes());
+                put(&state.vote.0.to_le_bytes());
+                put(&state.commit.0.to_le_bytes());
+                (kind::HARD_STATE, &[])
+            }
+            Item::AppliedNote(copyset, index) | Item::Truncate(copyset, index) => {
+                put(&copyset.0.to_le_bytes());
+                put(&index.0.to_le_bytes());
+                let note = matches!(self, Item::AppliedNote(..));
+                (if note { kind::APPLIED_NOTE } else { kind::TRUNCATE }, &[])
+            }
+            Item::LogStart(copyset, index, term) => {
+                put(&copyset.0.to_le_bytes());
+                put(&index.0.to_le_bytes());
+                put(&term.0.to_le_bytes());
+                (kind::LOG_START, &[])
+            }
+            Item::ChunksRetained(copyset, index, chunks) => {
+                put(&copyset.0.to_le_bytes());
+                put(&index.0.to_le_bytes());
+                (kind::CHUNKS_RETAINED, chunks.0)
+            }
+            Item::ReplicaCreated(copyset, identity, bytes) => {
+                put(&copyset.0.to_le_bytes());
+                put(&identity.id.0.to_le_bytes());
+                put(identity.uuid.as_bytes());
+                (kind::REPLICA_CREATED, bytes)
+            }
+            Item::ReplicaRemoved(copyset) => {
+                put(&copyset.0.to_le_bytes());
+                (kind::REPLICA_REMOVED, &[])
+            }
+            Item::StatePart(copyset, part) => {
+                put(&copyset.0.to_le_bytes());
+                put(&part.total.to_le_bytes());
+                put(&part.offset.to_le_bytes());
+                (kind::STATE_PART, part.bytes)
+            }
+            Item::ConfState(copyset, bytes)
+            | Item::CatchUp(copyset, bytes)
+            | Item::Extension(copyset, bytes) => {
+                put(&copyset.0.to_le_bytes());
+                let kind = match self {
+                    Item::ConfState(..) => kind::CONF_STATE,
+                    Item::CatchUp(..) => kind::CATCH_UP,
+                    _ => kind::EXTENSION,
+                };
+                (kind, bytes)
+            }
+            Item::Entry(_) | Item::Verdict(_) | Item::ChunkInstalled(_) => {
+                unreachable!("emitted without a fixed part")
+            }
+        }
+    }
+
+    /// Decodes the item at the start of `bytes` and returns it with its length.
+    ///
+    /// # Errors
+    ///
+    /// [`ItemError`] says what is wrong; where the next item begins is unknown then.
+    pub fn parse(bytes: &'a [u8]) -> Result<(Item<'a>, usize), ItemError> {
+        let header = bytes.get(..ITEM_HEADER_BYTES).ok_or(ItemError::Truncated)?;
+        let word = u32_at(header, 4);
+        let end = ITEM_HEADER_BYTES + (word & BODY_BYTES_MAX as u32) as usize;
+        let kind = (word >> 24) as u8;
+        let body = bytes.get(ITEM_HEADER_BYTES..end).ok_or(ItemError::Truncated)?;
+        let entry = matches!(kind, kind::ENTRY | kind::ENTRY_SUPERSEDED);
+        let record_bytes = if entry { record_length(body)? } else { 0 };
+        let (record, local) = body.split_at(record_bytes);
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&header[4..]), local);
+        if crc != u32_at(header, 0) {
+            return Err(ItemError::Checksum);
+        }
+        let item = if entry {
+            Item::Entry(parse_entry(record, local, kind == kind::ENTRY_SUPERSEDED)?)
+        } else {
+            parse_local(kind, local)?
+        };
+        Ok((item, end))
+    }
+
+    /// The group that the item is about; a verdict is about several.
+    #[must_use]
+    pub fn copyset(&self) -> Option<CopysetId> {
+        match self {
+            Item::Entry(entry) => Some(entry.record.copyset()),
+            Item::ChunkInstalled(installed) => Some(installed.head().copyset),
+            Item::Verdict(_) => None,
+            Item::HardState(copyset, _)
+            | Item::AppliedNote(copyset, _)
+            | Item::Truncate(copyset, _)
+            | Item::LogStart(copyset, ..)
+            | Item::ReplicaCreated(copyset, ..)
+            | Item::ReplicaRemoved(copyset)
+            | Item::ConfState(copyset, _)
+            | Item::ChunksRetained(copyset, ..)
+            | Item::CatchUp(copyset, _)
+            | Item::StatePart(copyset, _)
+            | Item::Extension(copyset, _) => Some(*copyset),
+        }
+    }
+}
+
+fn item_header(kind: u8, body_length: usize, local: [&[u8]; 2]) -> [u8; ITEM_HEADER_BYTES] {
+    assert!(body_length <= BODY_BYTES_MAX, "an item is shorter than 16 MiB");
+    let word = (body_length as u32 | u32::from(kind) << 24).to_le_bytes();
+    let mut crc = crc32c::crc32c(&word);
+    for part in local {
+        crc = if part.is_empty() { crc } else { crc32c::crc32c_append(crc, part) };
+    }
+    let mut header = [0; ITEM_HEADER_BYTES];
+    header[..4].copy_from_slice(&crc.to_le_bytes());
+    header[4..].copy_from_slice(&word);
+    header
+}
+
+fn emit_parts(kind: u8, fixed: &[u8], opaque: &[u8], sink: &mut impl Sink) {
+    sink.put(&item_header(kind, fixed.len() + opaque.len(), [fixed, opaque]));
+    sink.put(fixed);
+    sink.put(opaque);
+}
+
+fn emit_entry(entry: &Entry<'_>, sink: &mut impl Sink) {
+    let record = entry.record.bytes();
+    let mut bytes = [0; LOCAL_BYTES_MAX];
+    let (kind, superseded) = match entry.superseded_by {
+        Some(index) => {
+            bytes[..8].copy_from_slice(&index.0.to_le_bytes());
+            (kind::ENTRY_SUPERSEDED, 8)
+        }
+        None => (kind::ENTRY, 0),
+    };
+    for (extent, bytes) in entry.extents.iter().zip(bytes[superseded..].chunks_exact_mut(8)) {
+        bytes[..4].copy_from_slice(&extent.start.to_le_bytes());
+        bytes[4..].copy_from_slice(&extent.blocks.to_le_bytes());
+    }
+    let local = &bytes[..superseded + entry.extents.len() * EXTENT_BYTES];
+    sink.put(&item_header(kind, record.len() + local.len(), [local, &[]]));
+    sink.put(record);
+    sink.put(local);
+}
+
+/// Length of the record at the start of an entry's body, not believed beyond the body's end.
+fn record_length(body: &[u8]) -> Result<usize, ItemError> {
+    let length = body.get(4..6).ok_or(ItemError::Body)?;
+    let length = usize::from(u16::from_le_bytes([length[0], length[1]]));
+    if length > body.len() { Err(ItemError::Body) } else { Ok(length) }
+}
+
+fn parse_entry<'a>(
+    record: &'a [u8],
+    local: &[u8],
+    superseded: bool,
+) -> Result<Entry<'a>, ItemError> {
+    let record = RecordView::parse(record)?;
+    let (index, list) =
+        local.split_at_checked(if superseded { 8 } else { 0 }).ok_or(ItemError::Body)?;
+    let superseded_by = superseded.then(|| LogIndex(u64_at(index, 0)));
+    if !list.len().is_multiple_of(EXTENT_BYTES) {
+        return Err(ItemError::Body);
+    }
+    let mut extents = Extents::new();
+    for bytes in list.chunks_exact(EXTENT_BYTES) {
+        let extent = Extent { start: u32_at(bytes, 0), blocks: u32_at(bytes, 4) };
+        let ends = extent.start == NOWHERE || extent.start.checked_add(extent.blocks).is_some();
+        if extent.blocks == 0 || !ends {
+            return Err(ItemError::Body);
+        }
+        extents.try_push(extent).map_err(|_| ItemError::Body)?;
+    }
+    let blocks: u64 = extents.iter().map(|extent| u64::from(extent.blocks)).sum();
+    let nothing = superseded && extents.is_empty();
+    if blocks != u64::from(record.payload_blocks()) && !nothing {
+        return Err(ItemError::Body);
+    }
+    Ok(Entry { record, extents, superseded_by })
+}
+
+fn parse_local(kind: u8, body: &[u8]) -> Result<Item<'_>, ItemError> {
+    if kind == kind::VERDICT {
+        return Verdict::parse(body).map(Item::Verdict);
+    }
+    if kind == kind::CHUNK_INSTALLED {
+        return ChunkInstalled::parse(body).map(Item::ChunkInstalled).ok_or(ItemError::Body);
+    }
+    let (fixed, open) = match kind {
+        kind::HARD_STATE => (28, false),
+        kind::APPLIED_NOTE | kind::TRUNCATE => (12, false),
+        kind::CHUNKS_RETAINED | kind::STATE_PART => (12, true),
+        kind::LOG_START => (20, false),
+        kind::REPLICA_CREATED => (28, true),
+        kind::REPLICA_REMOVED => (4, false),
+        kind::CONF_STATE | kind::CATCH_UP | kind::EXTENSION => (4, true),
+        _ => return Err(ItemError::Kind(kind)),
+    };
+    let (fixed, rest) = body.split_at_checked(fixed).ok_or(ItemError::Body)?;
+    if !open && !rest.is_empty() {
+        return Err(ItemError::Body);
+    }
+    let copyset = CopysetId(u32_at(fixed, 0));
+    Ok(match kind {
+        kind::HARD_STATE => Item::HardState(
+            copyset,
+            HardState {
+                term: Term(u64_at(fixed, 4)),
+                vote: ReplicaId(u64_at(fixed, 12)),
+                commit: LogIndex(u64_at(fixed, 20)),
+            },
+        ),
+        kind::APPLIED_NOTE => Item::AppliedNote(copyset, LogIndex(u64_at(fixed, 4))),
+        kind::TRUNCATE => Item::Truncate(copyset, LogIndex(u64_at(fixed, 4))),
+        kind::LOG_START => {
+            Item::LogStart(copyset, LogIndex(u64_at(fixed, 4)), Term(u64_at(fixed, 12)))
+        }
+        kind::CHUNKS_RETAINED => {
+            Item::ChunksRetained(copyset, LogIndex(u64_at(fixed, 4)), ChunkList::parse(rest)?)
+        }
+        kind::REPLICA_CREATED => {
+            let uuid = fixed[12..28].try_into().expect("sixteen bytes");
+            let identity =
+                ReplicaIdentity { id: ReplicaId(u64_at(fixed, 4)), uuid: Uuid::from_bytes(uuid) };
+            Item::ReplicaCreated(copyset, identity, rest)
+        }
+        kind::REPLICA_REMOVED => Item::ReplicaRemoved(copyset),
+        kind::CONF_STATE => Item::ConfState(copyset, rest),
+        kind::CATCH_UP => Item::CatchUp(copyset, rest),
+        kind::STATE_PART => {
+            let part = StatePart { total: u32_at(fixed, 4), offset: u32_at(fixed, 8), bytes: rest };
+            let end = u64::from(part.offset) + rest.len() as u64;
+            if end > u64::from(part.total) {
+                return Err(ItemError::Body);
+            }
+            Item::StatePart(copyset, part)
+        }
+        _ => Item::Extension(copyset, rest),
+    })
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}

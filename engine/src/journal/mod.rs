@@ -1,0 +1,32 @@
+//! The journal: how records become blocks of a ring, and how a ring is read back.
+//!
+//! [`Item`] is what is journalled, [`BatchWriter`] puts items into the blocks of one write,
+//! [`Ring`] says where blocks lie and how much room is left, and [`Scan`] takes all blocks of a ring and
+//! says what counts. It is not a driver: it sees bytes and positions, never a device, a clock or
+//! the meaning of an item.
+//!
+//! Fault model: writes may be torn, lost, misdirected or damaged, and the ring may hold blocks of
+//! earlier laps, earlier incarnations and earlier formats. A block counts only if its salted
+//! checksum, its position and its incarnation are right. Byte maps: `docs/format/journal.md`.
+
+mod batch;
+mod block;
+mod chunk_installed;
+mod item;
+mod ring;
+mod scan;
+mod scanned;
+
+pub use batch::BatchWriter;
+pub use block::{BLOCK_HEADER_BYTES, BlockError, BlockView, Stamp};
+pub use chunk_installed::{ChunkInstalled, HOLE, InstalledBlock, InstalledHead};
+pub use item::{
+    ChunkList, Entry, GroupVerdict, HardState, ITEM_HEADER_BYTES, Item, ItemError, NOWHERE,
+    ReplicaIdentity, Sink, StatePart, Verdict,
+};
+pub use ring::{Ring, RingRun, Space};
+pub use scan::Scan;
+pub use scanned::{Located, MalformedItem, Scanned, Step};
+
+#[cfg(test)]
+mod tests;

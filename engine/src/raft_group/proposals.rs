@@ -1,0 +1,188 @@
+//! Records between their arrival and the library's ready: proposals of this leader, entries from
+//! another.
+//!
+//! The library assigns places; records wait here under the (index, term) they claim. A leader
+//! knows the place of a proposal beforehand, because nothing else appends between a proposal and
+//! its [flush](super::Group::flush_proposals), so that a record is encoded once.
+
+use std::collections::VecDeque;
+
+use culvert_memory::Pages;
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+
+use super::membership::{self, Change};
+use super::{Group, Payload, StoredEntry};
+use crate::ids::{LogIndex, ReplicaId, Term};
+use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
+use crate::wire::live_mask_of;
+
+/// A proposal came to a replica that cannot append it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotLeader {
+    /// The leader this replica knows of.
+    pub hint: Option<ReplicaId>,
+}
+
+struct Waiting {
+    index: LogIndex,
+    term: Term,
+    start: usize,
+    length: usize,
+    live_mask: u32,
+    superseded_by: Option<LogIndex>,
+    payload: Payload,
+}
+
+/// See the module's documentation.
+#[derive(Default)]
+pub struct Stash {
+    bytes: Vec<u8>,
+    waiting: VecDeque<Waiting>,
+    proposals: Vec<Entry>,
+}
+
+impl Stash {
+    pub(super) fn has_proposals(&self) -> bool {
+        !self.proposals.is_empty()
+    }
+
+    /// Drops what nobody claimed; payload pages go back to where they came from.
+    pub(super) fn clear(&mut self) {
+        assert!(self.proposals.is_empty());
+        self.waiting.clear();
+        self.bytes.clear();
+    }
+
+    pub(super) fn push(&mut self, entry: &StoredEntry<'_>, payload: Payload) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(entry.record.bytes());
+        self.waiting.push_back(Waiting {
+            index: entry.record.index(),
+            term: entry.record.term(),
+            start,
+            length: entry.record.bytes().len(),
+            live_mask: entry.live_mask,
+            superseded_by: entry.superseded_by,
+            payload,
+        });
+    }
+
+    /// The record for the place that the library gave it. The library hands entries over in
+    /// order, so what stands before the claimed one was overtaken and is dropped.
+    pub(super) fn claim(
+        &mut self,
+        index: LogIndex,
+        term: Term,
+    ) -> Option<(StoredEntry<'_>, Payload)> {
+        let at = self.waiting.iter().position(|w| w.index == index && w.term == term)?;
+        self.waiting.drain(..at);
+        let waiting = self.waiting.pop_front()?;
+        let bytes = &self.bytes[waiting.start..waiting.start + waiting.length];
+        let entry = StoredEntry {
+            record: RecordView::trusted(bytes),
+            live_mask: waiting.live_mask,
+            superseded_by: waiting.superseded_by,
+        };
+        Some((entry, waiting.payload))
+    }
+}
+
+/// What the library keeps of a record.
+pub(super) fn library_entry(record: &RecordView<'_>) -> Entry {
+    let mut entry = Entry { index: record.index().0, term: record.term().0, ..Entry::default() };
+    if record.operation() == Operation::ConfChange {
+        entry.set_entry_type(EntryType::EntryConfChangeV2);
+    }
+    entry
+}
+
+/// What an entry of the library's own making does.
+pub(super) fn operation_of(entry: &Entry) -> Operation {
+    match entry.get_entry_type() {
+        EntryType::EntryNormal => Operation::Noop,
+        EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => Operation::ConfChange,
+    }
+}
+
+impl Group {
+    /// Proposes an operation. Its entry takes the returned place, unless a leader change voids it;
+    /// it is handed to the library with all others of the turn.
+    ///
+    /// # Errors
+    ///
+    /// [`NotLeader`] where this replica does not lead, or is handing leadership over.
+    pub fn propose(
+        &mut self,
+        proposal: &Proposal<'_>,
+        payload: Option<Pages>,
+    ) -> Result<(LogIndex, Term), NotLeader> {
+        if !self.is_leader() || self.raw.raft.lead_transferee.is_some() {
+            return Err(NotLeader { hint: self.leader() });
+        }
+        let last = self.raw.raft.raft_log.last_index() + self.stash.proposals.len() as u64;
+        let (index, term) = (LogIndex(last + 1), self.term());
+        let mut bytes = [0; RECORD_BYTES_MAX];
+        let record = RecordView::trusted(proposal.emit(self.copyset, term, index, &mut bytes));
+        let live_mask = live_mask_of(record.payload_blocks());
+        self.stash.push(
+            &StoredEntry { record, live_mask, superseded_by: None },
+            payload.into_iter().collect(),
+        );
+        self.stash.proposals.push(Entry::default());
+        Ok((index, term))
+    }
+
+    /// Proposes a change of membership; more than one step goes through a joint configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`NotLeader`] as for [`Self::propose`]. A change that the library refuses, because another
+    /// one is under way, becomes an empty entry.
+    pub fn propose_membership(&mut self, changes: &[Change]) -> Result<LogIndex, NotLeader> {
+        self.flush_proposals();
+        if !self.is_leader() || self.raw.raft.lead_transferee.is_some() {
+            return Err(NotLeader { hint: self.leader() });
+        }
+        let body = membership::encode(changes);
+        let change = membership::decode(&body).expect("an encoded change");
+        let last = self.raw.raft.raft_log.last_index();
+        self.raw.propose_conf_change(Vec::new(), change).map_err(|_| NotLeader { hint: None })?;
+        let (index, term) = (LogIndex(last + 1), self.term());
+        if self.raw.raft.pending_conf_index == index.0 {
+            let proposal =
+                Proposal { operation: Operation::ConfChange, body: &body, ..Proposal::noop() };
+            let mut bytes = [0; RECORD_BYTES_MAX];
+            let record = RecordView::trusted(proposal.emit(self.copyset, term, index, &mut bytes));
+            self.stash
+                .push(&StoredEntry { record, live_mask: 0, superseded_by: None }, Payload::new());
+        }
+        Ok(index)
+    }
+
+    /// Hands the turn's proposals to the library. Called before anything that could change the
+    /// term or append an entry, so that each proposal takes the place it was promised.
+    pub fn flush_proposals(&mut self) {
+        if self.stash.proposals.is_empty() {
+            return;
+        }
+        let count = self.stash.proposals.len() as u64;
+        let last = self.raw.raft.raft_log.last_index();
+        let mut message = Message { from: self.replica.0, ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        let next = Vec::with_capacity(self.stash.proposals.len());
+        let proposals = std::mem::replace(&mut self.stash.proposals, next);
+        message.set_entries(proposals.into());
+        if self.raw.raft.step(message).is_ok() {
+            assert_eq!(
+                self.raw.raft.raft_log.last_index(),
+                last + count,
+                "proposals take the places they were promised"
+            );
+        } else {
+            // Their records must not be claimed by what takes those places instead. Whoever waits
+            // for the places learns of the failure when it sees another entry or term there.
+            let keep = self.stash.waiting.len() - count as usize;
+            self.stash.waiting.truncate(keep);
+        }
+    }
+}

@@ -1,0 +1,471 @@
+//! Three groups in one thread, wired by queues; their "journal" is durable when the test says so.
+
+use super::*;
+use crate::ids::{BlockRange, ChunkId, Epoch, Extent, RequestNumber, SessionId};
+use crate::record::Operation;
+use proptest::prelude::*;
+
+const COPYSET: CopysetId = CopysetId(7);
+const TICK_NS: u64 = 10_000_000;
+
+fn options() -> GroupOptions {
+    GroupOptions {
+        tick_ns: TICK_NS,
+        election_ticks: 10,
+        heartbeat_ticks: 2,
+        lease_margin_ns: TICK_NS,
+        inflight_messages_max: 64,
+        message_entries_max: 16,
+    }
+}
+
+/// Stores nothing but remembers what it was told, in order.
+#[derive(Default)]
+struct Journal {
+    batch: u64,
+    stored: Vec<(u64, u64, u32)>,
+    applied: Vec<(u64, Vec<u8>)>,
+    hard_states: Vec<(u64, u64)>,
+    released: Vec<Extent>,
+    next_extent: u32,
+}
+
+impl Host for Journal {
+    fn open_batch(&self) -> BatchNumber {
+        BatchNumber(self.batch + 1)
+    }
+    fn store_hard_state(&mut self, _: CopysetId, term: Term, vote: u64, _: LogIndex) {
+        self.hard_states.push((term.0, vote));
+    }
+    fn store_entry(&mut self, entry: &StoredEntry<'_>, _payload: &[Pages]) -> Extents {
+        let record = &entry.record;
+        self.stored.push((record.index().0, record.term().0, record.payload_blocks()));
+        let blocks = record.payload_blocks();
+        let extent = Extent { start: self.next_extent, blocks };
+        self.next_extent += blocks;
+        if blocks == 0 { Extents::new() } else { std::iter::once(extent).collect() }
+    }
+    fn release(&mut self, extents: &Extents) {
+        self.released.extend(extents);
+    }
+    fn store_conf_state(&mut self, _: CopysetId, _: &ConfState) {}
+    fn apply(&mut self, entry: &LogEntry<'_>) {
+        self.applied.push((entry.record.index().0, entry.record.bytes().to_vec()));
+    }
+    fn install_snapshot(&mut self, _: LogIndex, _: Term, _: &ConfState) {}
+    fn role_changed(&mut self, _: Role, _: Option<ReplicaId>) {}
+}
+
+struct Node {
+    group: Group,
+    journal: Journal,
+    outbox: Outbox,
+    cut: bool,
+}
+
+struct World {
+    nodes: Vec<Node>,
+    now_ns: u64,
+}
+
+fn conf_state(voters: u64) -> ConfState {
+    ConfState { voters: (1..=voters).collect(), ..ConfState::default() }
+}
+
+fn fresh_log(voters: u64) -> Log {
+    Log::new(Default::default(), conf_state(voters), (LogIndex(0), Term(0)))
+}
+
+fn write(token: u64) -> Proposal<'static> {
+    Proposal {
+        operation: Operation::Write,
+        chunk: ChunkId(token),
+        range: BlockRange { first: 0, blocks: 1 },
+        sequence: 0,
+        epoch: Epoch(0),
+        session: SessionId(0),
+        request: RequestNumber(0),
+        crcs: &[1],
+        body: &[],
+    }
+}
+
+impl World {
+    fn new(voters: u64) -> World {
+        let nodes = (1..=voters)
+            .map(|id| Node {
+                group: Group::new(
+                    COPYSET,
+                    ReplicaId(id),
+                    fresh_log(voters),
+                    LogIndex(0),
+                    0,
+                    options(),
+                    0,
+                ),
+                journal: Journal::default(),
+                outbox: Outbox::default(),
+                cut: false,
+            })
+            .collect();
+        World { nodes, now_ns: TICK_NS * 100 }
+    }
+
+    fn tick(&mut self) {
+        self.now_ns += TICK_NS;
+        for node in &mut self.nodes {
+            node.group.tick();
+        }
+    }
+
+    /// Everything ready is stored, made durable and delivered; once around.
+    fn turn(&mut self) {
+        let now_ns = self.now_ns;
+        for node in &mut self.nodes {
+            if node.group.has_ready() {
+                node.group.ready(&mut node.journal, &mut node.outbox, now_ns);
+            }
+            node.journal.batch += 1;
+            node.group.durable(BatchNumber(node.journal.batch), &mut node.outbox, now_ns);
+        }
+        self.deliver();
+    }
+
+    fn deliver(&mut self) {
+        for from in 0..self.nodes.len() {
+            let outbox = std::mem::take(&mut self.nodes[from].outbox);
+            if self.nodes[from].cut {
+                continue;
+            }
+            for message in outbox.messages {
+                let to = &mut self.nodes[message.to.0 as usize - 1];
+                if !to.cut {
+                    let _silent_or_stale = to.group.step(&message, self.now_ns);
+                }
+            }
+            for range in outbox.appends {
+                self.deliver_append(from, range);
+            }
+        }
+    }
+
+    fn deliver_append(&mut self, from: usize, range: AppendRange) {
+        let sender = &self.nodes[from].group;
+        let header = AppendHeader {
+            copyset: COPYSET,
+            from: sender.replica(),
+            to: range.to,
+            term: range.term,
+            previous_index: range.previous_index,
+            previous_term: range.previous_term,
+            commit: range.commit,
+            sent_ns: self.now_ns,
+        };
+        let first = range.previous_index.0 + 1;
+        let records: Vec<Vec<u8>> = (first..first + u64::from(range.count))
+            .filter_map(|index| Some(sender.log().get(LogIndex(index))?.record.bytes().to_vec()))
+            .collect();
+        let to = &mut self.nodes[range.to.0 as usize - 1];
+        if to.cut {
+            return;
+        }
+        let entries = records.iter().map(|bytes| {
+            let record = RecordView::parse(bytes).expect("a record of the log");
+            (StoredEntry { record, live_mask: 0, superseded_by: None }, Payload::new())
+        });
+        to.group.step_append(&header, entries).expect("a correct leader's append");
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..12 {
+            self.turn();
+        }
+    }
+
+    /// Ticks until somebody leads; who it is depends on hashes only.
+    fn elect(&mut self) -> usize {
+        for _ in 0..200 {
+            self.tick();
+            self.settle();
+            if let Some(leader) = self.leader() {
+                return leader;
+            }
+        }
+        panic!("nobody was elected");
+    }
+
+    fn leader(&self) -> Option<usize> {
+        self.nodes.iter().position(|node| !node.cut && node.group.has_applied_own_term())
+    }
+}
+
+#[test]
+fn elects_replicates_and_applies_in_order() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    for token in 0..100 {
+        let node = &mut world.nodes[leader];
+        node.group.propose(&write(token), None).expect("the leader takes proposals");
+        if token % 7 == 0 {
+            world.turn();
+        }
+    }
+    for _ in 0..4 {
+        world.settle();
+        world.tick();
+    }
+    world.settle();
+    let expected = world.nodes[leader].journal.applied.clone();
+    assert_eq!(expected.len(), 101, "the term's first entry and a hundred writes");
+    for node in &world.nodes {
+        assert_eq!(node.journal.applied, expected);
+    }
+}
+
+#[test]
+fn nothing_is_acknowledged_or_applied_before_it_is_durable() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    let before = world.nodes[leader].journal.applied.len();
+    world.nodes[leader].group.propose(&write(1), None).expect("leader");
+    for _ in 0..10 {
+        let now_ns = world.now_ns;
+        for node in &mut world.nodes {
+            if node.group.has_ready() {
+                node.group.ready(&mut node.journal, &mut node.outbox, now_ns);
+            }
+        }
+        world.deliver();
+    }
+    assert_eq!(world.nodes[leader].journal.applied.len(), before, "nobody's batch is durable");
+    world.settle();
+    assert_eq!(world.nodes[leader].journal.applied.len(), before + 1);
+}
+
+#[test]
+fn a_deposed_leader_loses_its_lease_before_another_leads() {
+    let mut world = World::new(3);
+    let old = world.elect();
+    world.tick();
+    world.tick();
+    world.settle();
+    assert!(world.nodes[old].group.holds_lease(world.now_ns));
+    world.nodes[old].cut = true;
+    let mut new = None;
+    for _ in 0..200 {
+        world.tick();
+        world.settle();
+        let elected = world.leader();
+        if elected.is_some() {
+            assert!(!world.nodes[old].group.holds_lease(world.now_ns), "two may answer reads");
+            new = elected;
+            break;
+        }
+    }
+    assert!(new.is_some(), "the others elect one of them");
+}
+
+#[test]
+fn uncommitted_entries_give_way_and_release_their_extents() {
+    let mut world = World::new(3);
+    let old = world.elect();
+    world.nodes[old].cut = true;
+    for token in 0..5 {
+        world.nodes[old].group.propose(&write(token), None).expect("it does not know yet");
+    }
+    world.settle();
+    let new = world.elect();
+    world.nodes[new].group.propose(&write(9), None).expect("leader");
+    world.settle();
+    world.nodes[old].cut = false;
+    for _ in 0..30 {
+        world.tick();
+        world.settle();
+    }
+    assert_eq!(world.nodes[old].journal.applied, world.nodes[new].journal.applied);
+    let released: u32 = world.nodes[old].journal.released.iter().map(|e| e.blocks).sum();
+    assert_eq!(released, 5);
+}
+
+#[test]
+fn a_replica_that_just_started_gives_no_vote() {
+    let mut world = World::new(3);
+    world.now_ns = 0;
+    let request = PeerMessage {
+        kind: PeerMessageKind::RequestVote,
+        reject: false,
+        copyset: COPYSET,
+        from: ReplicaId(2),
+        to: ReplicaId(1),
+        term: Term(9),
+        log_term: Term(9),
+        index: LogIndex(9),
+        commit: LogIndex(0),
+        commit_term: Term(0),
+        reject_hint: LogIndex(0),
+        request_snapshot: LogIndex(0),
+        sent_ns: 0,
+        context: 0,
+    };
+    let group = &mut world.nodes[0].group;
+    assert_eq!(group.step(&request, 0), Err(Refusal::Silent));
+    let after = options().lease_ns() + options().lease_margin_ns;
+    assert_eq!(group.step(&request, after), Ok(()));
+}
+
+#[test]
+fn a_lone_voter_elects_itself() {
+    let mut world = World::new(1);
+    let leader = world.elect();
+    world.nodes[leader].group.propose(&write(1), None).expect("leader");
+    world.settle();
+    assert_eq!(world.nodes[leader].journal.applied.len(), 2);
+}
+
+#[test]
+fn membership_changes_through_a_joint_configuration() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    let gone = ReplicaId(if leader == 0 { 2 } else { 1 });
+    let changes = [Change::Remove(gone), Change::AddLearner(gone)];
+    world.nodes[leader].group.propose_membership(&changes[..1]).expect("leader");
+    for _ in 0..10 {
+        world.settle();
+        world.tick();
+    }
+    let group = &world.nodes[leader].group;
+    assert_eq!(group.voters().len(), 2);
+    assert!(group.log().conf_state().get_voters_outgoing().is_empty(), "joint state was left");
+}
+
+#[test]
+fn read_index_waits_for_a_majority() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    let context = world.nodes[leader].group.read_index().expect("leader with applied term");
+    let now_ns = world.now_ns;
+    let node = &mut world.nodes[leader];
+    node.group.ready(&mut node.journal, &mut node.outbox, now_ns);
+    assert!(node.outbox.reads.is_empty());
+    world.deliver();
+    let mut confirmed = Vec::new();
+    for _ in 0..6 {
+        for node in &mut world.nodes {
+            if node.group.has_ready() {
+                node.group.ready(&mut node.journal, &mut node.outbox, now_ns);
+            }
+            node.journal.batch += 1;
+            node.group.durable(BatchNumber(node.journal.batch), &mut node.outbox, now_ns);
+        }
+        confirmed.append(&mut world.nodes[leader].outbox.reads);
+        world.deliver();
+    }
+    assert_eq!(confirmed.len(), 1);
+    assert_eq!(confirmed[0].0, context);
+}
+
+#[test]
+fn equal_histories_elect_equal_leaders() {
+    let first = World::new(3).elect();
+    for _ in 0..5 {
+        assert_eq!(World::new(3).elect(), first);
+    }
+}
+
+fn any_message() -> impl Strategy<Value = PeerMessage> {
+    let count = prop_oneof![0u64..6, 0u64..40, Just(u64::MAX), Just(1 << 55)];
+    let ids = 0u64..5;
+    (
+        (1u8..=9, any::<bool>(), ids.clone(), ids),
+        prop::collection::vec(count, 7),
+        prop_oneof![Just(0u64), Just(1), Just(99)],
+    )
+        .prop_map(|((kind, reject, from, to), counts, context)| PeerMessage {
+            kind: PeerMessageKind::from_byte(kind).expect("a kind"),
+            reject,
+            copyset: COPYSET,
+            from: ReplicaId(from),
+            to: ReplicaId(to),
+            term: Term(counts[0]),
+            log_term: Term(counts[1]),
+            index: LogIndex(counts[2]),
+            commit: LogIndex(counts[3]),
+            commit_term: Term(counts[4]),
+            reject_hint: LogIndex(counts[5]),
+            request_snapshot: LogIndex(counts[6]),
+            sent_ns: context,
+            context,
+        })
+}
+
+fn any_append() -> impl Strategy<Value = (AppendHeader, Vec<u64>)> {
+    let count = prop_oneof![0u64..6, 0u64..40, Just(u64::MAX)];
+    (prop::collection::vec(count, 4), 0u64..5, prop::collection::vec(0u64..9, 0..5)).prop_map(
+        |(counts, from, terms)| {
+            let header = AppendHeader {
+                copyset: COPYSET,
+                from: ReplicaId(from),
+                to: ReplicaId(1),
+                term: Term(counts[0]),
+                previous_index: LogIndex(counts[1]),
+                previous_term: Term(counts[2]),
+                commit: LogIndex(counts[3]),
+                sent_ns: 1,
+            };
+            (header, terms)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000.max(ProptestConfig::default().cases), ..ProptestConfig::default() })]
+
+    /// No message of a peer reaches one of the library's panics, whatever the replica's state.
+    #[test]
+    fn lies_do_not_end_the_process(
+        leads in any::<bool>(),
+        messages in prop::collection::vec(prop_oneof![
+            any_message().prop_map(|message| (Some(message), None)),
+            any_append().prop_map(|append| (None, Some(append))),
+        ], 1..12),
+    ) {
+        let mut world = World::new(3);
+        let leader = world.elect();
+        for token in 0..4 {
+            world.nodes[leader].group.propose(&write(token), None).expect("leader");
+        }
+        world.settle();
+        let victim = if leads { leader } else { (leader + 1) % 3 };
+        world.nodes[victim].group.compact(LogIndex(2));
+        let own = world.nodes[victim].group.replica();
+        for (message, append) in messages {
+            let node = &mut world.nodes[victim];
+            if let Some(mut message) = message {
+                if message.to.0 != 0 { message.to = own; }
+                let _refused = node.group.step(&message, world.now_ns);
+            }
+            if let Some((mut header, terms)) = append {
+                header.to = own;
+                let mut bytes = Vec::new();
+                let mut index = header.previous_index;
+                for term in terms {
+                    if index.0 > 1 << 57 { break; }
+                    index = index.next();
+                    let mut out = [0; RECORD_BYTES_MAX];
+                    bytes.push(Proposal::noop().emit(COPYSET, Term(term), index, &mut out).to_vec());
+                }
+                let entries = bytes.iter().map(|bytes| {
+                    let record = RecordView::parse(bytes).expect("own record");
+                    (StoredEntry { record, live_mask: 0, superseded_by: None }, Payload::new())
+                });
+                let _refused = node.group.step_append(&header, entries);
+            }
+            node.group.tick();
+            if node.group.has_ready() {
+                node.group.ready(&mut node.journal, &mut node.outbox, world.now_ns);
+            }
+            node.journal.batch += 1;
+            node.group.durable(BatchNumber(node.journal.batch), &mut node.outbox, world.now_ns);
+        }
+    }
+}

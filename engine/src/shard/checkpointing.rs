@@ -1,0 +1,476 @@
+//! Writing a checkpoint while work goes on.
+//!
+//! The way: position noted; copysets' images, asked from the composer one by one; chunks, frozen
+//! and encoded piece by piece; a batch that carries all notes, waited for; flush; superblock. Each
+//! turn writes a bounded number of pages. A failure of the device poisons the shard as anywhere;
+//! a checkpoint that outgrows its area is given up, and the old one still counts.
+
+use culvert_memory::{Buffer, Pages, Pool};
+use culvert_nvme::Operation;
+
+use super::config::CHUNK_PIECE_BYTES;
+use super::{Event, Purpose, Shard};
+use crate::checkpoint::{CopysetHead, CopysetImage, SectionKind, StreamWriter, section_head};
+use crate::device::{STRUCTURE_BYTES, Superblock};
+use crate::ids::{BLOCK_SIZE, BatchNumber, ChunkId, CopysetId, LogIndex};
+use crate::store::{ChunkKey, FreezeError, FrozenId, PIECE_BYTES_MIN, Store};
+
+/// Runs of pages that are filled and written in turn.
+pub(super) const RUNS: usize = 2;
+
+/// Parts of the state captured in one turn, at most.
+const CAPTURES_PER_TURN: usize = 32;
+
+/// Bytes of a mapped block in a checkpoint, roughly.
+const MAP_BYTES_PER_BLOCK: u64 = 16;
+
+const _: () = assert!(CHUNK_PIECE_BYTES >= PIECE_BYTES_MIN);
+
+/// How far a checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// None is being written.
+    Idle,
+    /// The composer is asked for the copysets behind this one.
+    Copysets(Option<CopysetId>),
+    /// The chunks of this copyset behind this chunk are next.
+    Chunks(CopysetId, Option<ChunkId>),
+    /// A chunk is being encoded, from this block on.
+    Chunk(ChunkKey, FrozenId, u32),
+    /// Everything was captured; the last pages are on their way.
+    Ending,
+    /// All pages are written; a batch not before this one has to carry all notes.
+    Noting(BatchNumber),
+    /// This batch has to be durable.
+    Barrier(BatchNumber),
+    /// A flush of the pages is in flight.
+    Flushing,
+    /// The superblock is in flight.
+    Superblock,
+}
+
+/// The state of the checkpoint being written, if any.
+pub(super) struct Checkpointing {
+    phase: Phase,
+    /// Position from which replay will begin.
+    position: u64,
+    area: u32,
+    writer: Option<StreamWriter>,
+    /// Bytes of sections, and how many of them are in pages already.
+    stream: Vec<u8>,
+    put: usize,
+    /// The run being filled, and those that are free.
+    run: Option<Buffer>,
+    spare: Vec<(usize, Buffer)>,
+    run_number: usize,
+    /// Runs that the device has.
+    writing: [Option<Pages>; RUNS],
+    copysets: u32,
+    pieces: u32,
+    image: CopysetImage,
+    /// Per copyset kept: through which index deletions can be forgotten once it counts.
+    forget: Vec<(CopysetId, LogIndex)>,
+    next: Superblock,
+    run_pages: u32,
+}
+
+impl Checkpointing {
+    /// Takes its runs from the pool; `None` if the pool has not so many pages.
+    pub(super) fn new(run_pages: u32, pool: &Pool) -> Option<Checkpointing> {
+        let spare: Option<Vec<(usize, Buffer)>> =
+            (0..RUNS).map(|run| Some((run, pool.acquire(run_pages)?))).collect();
+        Some(Checkpointing {
+            phase: Phase::Idle,
+            position: 0,
+            area: 0,
+            writer: None,
+            stream: Vec::new(),
+            put: 0,
+            run: None,
+            spare: spare?,
+            run_number: 0,
+            writing: [const { None }; RUNS],
+            copysets: 0,
+            pieces: 0,
+            image: CopysetImage::default(),
+            forget: Vec::new(),
+            next: Superblock::empty(),
+            run_pages,
+        })
+    }
+
+    /// Whether all bytes of sections are in pages.
+    fn is_drained(&self) -> bool {
+        self.put == self.stream.len()
+    }
+
+    /// Whether the device has none of the runs.
+    fn is_written(&self) -> bool {
+        self.writing.iter().all(Option::is_none)
+    }
+
+    /// A run was written.
+    pub(super) fn run_done(&mut self, run: usize) {
+        let pages = self.writing[run].take().expect("the run was in flight");
+        let memory = pages.try_into_buffer().expect("its command has given its pages back");
+        self.spare.push((run, memory));
+    }
+
+    /// Appends a section.
+    fn section(&mut self, kind: SectionKind, body: &[u8]) {
+        self.stream.extend_from_slice(&section_head(kind, body.len()));
+        self.stream.extend_from_slice(body);
+    }
+
+    /// Makes room for a section's body of at most `bytes` bytes, lets `fill` write it, and returns
+    /// what `fill` returned beside the body's length. An empty body is no section.
+    fn piece<T>(&mut self, bytes: usize, fill: impl FnOnce(&mut [u8]) -> (usize, T)) -> T {
+        let head = self.stream.len();
+        let body = head + section_head(SectionKind::Chunk, 0).len();
+        self.stream.resize(body + bytes, 0);
+        let (length, result) = fill(&mut self.stream[body..]);
+        if length == 0 {
+            self.stream.truncate(head);
+            return result;
+        }
+        self.stream.truncate(body + length);
+        self.stream[head..body].copy_from_slice(&section_head(SectionKind::Chunk, length));
+        self.pieces += 1;
+        result
+    }
+
+    /// Moves bytes of sections into pages. Returns a run that is to be written: all full ones, and
+    /// at the end of the stream the last.
+    fn fill_run(&mut self, ending: bool) -> Option<u32> {
+        let writer = self.writer.as_mut()?;
+        if self.run.is_none() {
+            if self.stream.is_empty() {
+                return None;
+            }
+            let (number, memory) = self.spare.pop()?;
+            self.run = Some(memory);
+            self.run_number = number;
+        }
+        let run = self.run.as_mut().expect("just taken").as_mut_slice();
+        self.put += writer.put(run, &self.stream[self.put..]);
+        if self.put == self.stream.len() {
+            self.stream.clear();
+            self.put = 0;
+        }
+        let drained = self.stream.is_empty();
+        if ending && drained {
+            writer.finish(run);
+        }
+        let full = writer.pages() == self.run_pages;
+        (full || (ending && drained && writer.pages() > 0)).then(|| writer.pages())
+    }
+}
+
+impl Shard {
+    /// Starts a checkpoint, unless one is being written.
+    pub fn start_checkpoint(&mut self) {
+        if self.checkpointing.phase != Phase::Idle || self.failure.is_some() {
+            return;
+        }
+        let place = self.superblock.checkpoint;
+        let number = place.map_or(0, |place| place.number) + 1;
+        let state = &mut self.checkpointing;
+        state.phase = Phase::Copysets(None);
+        state.position = self.appender.ring().head();
+        state.area = place.map_or(0, |place| 1 - place.area);
+        state.writer = Some(StreamWriter::new(number, self.salt));
+        state.copysets = 0;
+        state.pieces = 0;
+        state.forget.clear();
+        self.groups.keep_all();
+        self.bytes_since_checkpoint = 0;
+    }
+
+    /// Whether a checkpoint is being written.
+    #[must_use]
+    pub fn is_checkpointing(&self) -> bool {
+        self.checkpointing.phase != Phase::Idle
+    }
+
+    /// The copyset whose image the checkpoint needs next, if it can take one now.
+    #[must_use]
+    pub fn checkpoint_wants(&self) -> Option<CopysetId> {
+        match self.checkpointing.phase {
+            Phase::Copysets(after) if self.checkpointing.is_drained() => {
+                self.groups.kept_after(after)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes the image of the copyset that [`Shard::checkpoint_wants`] named, as it is now.
+    ///
+    /// # Panics
+    ///
+    /// If another copyset was named.
+    pub fn checkpoint_copyset(&mut self, copyset: CopysetId, fill: impl FnOnce(&mut CopysetImage)) {
+        assert_eq!(self.checkpoint_wants(), Some(copyset), "the copyset that was named");
+        let group = self.groups.get(copyset).expect("it was named");
+        let head = CopysetHead {
+            copyset,
+            identity: group.identity,
+            applied: group.applied,
+            damaged: group.damaged,
+        };
+        let state = &mut self.checkpointing;
+        state.image.begin(copyset);
+        fill(&mut state.image);
+        state.image.emit(&head, &mut state.stream);
+        state.copysets += 1;
+        state.forget.push((copyset, head.applied));
+        state.phase = Phase::Copysets(Some(copyset));
+    }
+
+    /// Sets at how many bytes of payload the next checkpoint begins.
+    pub(super) fn plan_checkpoint(&mut self) {
+        let pages = self.superblock.checkpoint.map_or(0, |place| u64::from(place.pages));
+        let map = self.store.statistics().mapped_blocks * MAP_BYTES_PER_BLOCK;
+        let size = map.max(pages * BLOCK_SIZE as u64);
+        let bytes = size.saturating_mul(self.config.checkpoint_bytes_factor);
+        self.checkpoint_at_bytes = bytes.max(self.config.checkpoint_bytes_min);
+    }
+
+    /// Goes on with a checkpoint, or starts one that is due: the work of one turn.
+    pub(super) fn step_checkpoint(&mut self) {
+        if self.checkpointing.phase == Phase::Idle {
+            let (used, blocks) = self.ring_use();
+            if self.bytes_since_checkpoint >= self.checkpoint_at_bytes {
+                self.plan_checkpoint();
+            }
+            let bytes = self.bytes_since_checkpoint >= self.checkpoint_at_bytes;
+            let early = self.appender.ring().head() < self.checkpoint_not_before;
+            if early || (!bytes && used <= blocks / 2) {
+                return;
+            }
+            self.start_checkpoint();
+        }
+        let mut budget = self.config.checkpoint_pages_per_turn;
+        for _ in 0..CAPTURES_PER_TURN {
+            if self.checkpointing.is_drained() && !self.capture() {
+                break;
+            }
+            let ending = self.checkpointing.phase == Phase::Ending;
+            while budget > 0
+                && let Some(pages) = self.checkpointing.fill_run(ending)
+            {
+                if !self.write_run(pages) {
+                    return;
+                }
+                budget = budget.saturating_sub(pages);
+            }
+            if budget == 0 || ending {
+                break;
+            }
+        }
+        self.step_end();
+    }
+
+    /// Captures the next part of the state into the stream; false if there is nothing to capture
+    /// now.
+    fn capture(&mut self) -> bool {
+        match self.checkpointing.phase {
+            Phase::Copysets(after) => {
+                if self.groups.kept_after(after).is_some() {
+                    return false;
+                }
+                self.checkpointing.phase = match self.groups.kept_after(None) {
+                    Some(copyset) => Phase::Chunks(copyset, None),
+                    None => self.capture_end(),
+                };
+                true
+            }
+            Phase::Chunks(copyset, after) => self.capture_next_chunk(copyset, after),
+            Phase::Chunk(key, frozen, from) => {
+                let store = &self.store;
+                let next = self.checkpointing.piece(CHUNK_PIECE_BYTES, |out| {
+                    let encoded = store.encode_chunk(frozen, from, out);
+                    (encoded.bytes, encoded.next)
+                });
+                self.checkpointing.phase = match next {
+                    Some(from) => Phase::Chunk(key, frozen, from),
+                    None => {
+                        self.store.thaw(frozen);
+                        self.touched = true;
+                        Phase::Chunks(key.copyset, Some(key.chunk))
+                    }
+                };
+                true
+            }
+            Phase::Ending => true,
+            Phase::Idle
+            | Phase::Noting(_)
+            | Phase::Barrier(_)
+            | Phase::Flushing
+            | Phase::Superblock => false,
+        }
+    }
+
+    /// Begins the next chunk of a copyset, or ends the copyset. False: to be tried again later.
+    fn capture_next_chunk(&mut self, copyset: CopysetId, after: Option<ChunkId>) -> bool {
+        let Some(summary) = self.store.chunk_after(copyset, after) else {
+            encode_absences(&self.store, copyset, &mut self.checkpointing);
+            self.checkpointing.phase = match self.groups.kept_after(Some(copyset)) {
+                Some(copyset) => Phase::Chunks(copyset, None),
+                None => self.capture_end(),
+            };
+            return true;
+        };
+        match self.store.freeze(summary.key) {
+            Ok(frozen) => {
+                self.checkpointing.phase = Phase::Chunk(summary.key, frozen, 0);
+                true
+            }
+            Err(FreezeError::Full) => false,
+            Err(FreezeError::NoChunk) => {
+                self.checkpointing.phase = Phase::Chunks(copyset, Some(summary.key.chunk));
+                true
+            }
+        }
+    }
+
+    /// Everything is captured: the end section, and a batch with all notes.
+    fn capture_end(&mut self) -> Phase {
+        let state = &mut self.checkpointing;
+        let counts = [state.copysets.to_le_bytes(), state.pieces.to_le_bytes()];
+        state.section(SectionKind::End, counts.as_flattened());
+        Phase::Ending
+    }
+
+    /// Hands a run to the device; false if the checkpoint had to be given up.
+    fn write_run(&mut self, pages: u32) -> bool {
+        let state = &mut self.checkpointing;
+        let writer = state.writer.as_mut().expect("a checkpoint is being written");
+        let first = u64::from(writer.first_page());
+        let bytes = u64::from(pages) * BLOCK_SIZE as u64;
+        let at = first * BLOCK_SIZE as u64;
+        if at + bytes > self.layout.checkpoint_bytes {
+            self.give_up();
+            return false;
+        }
+        writer.take();
+        let memory = state.run.take().expect("a run was filled").freeze();
+        let lba = self.device.lba(self.layout.checkpoint(state.area) + at);
+        let write = Operation::Write { lba, pages: memory.slice(0, pages), fua: false };
+        state.writing[state.run_number] = Some(memory);
+        self.commands.push(Purpose::CheckpointRun(state.run_number), write);
+        self.counters.checkpoint_bytes += bytes;
+        true
+    }
+
+    /// Gives a checkpoint up; the old one still counts. The next is tried when the journal has gone
+    /// on for 1/16 of its ring.
+    fn give_up(&mut self) {
+        let state = &mut self.checkpointing;
+        if let Phase::Chunk(_, frozen, _) = state.phase {
+            self.store.thaw(frozen);
+            self.touched = true;
+        }
+        state.stream.clear();
+        state.put = 0;
+        if let Some(memory) = state.run.take() {
+            state.spare.push((state.run_number, memory));
+        }
+        state.writer = None;
+        state.phase = Phase::Idle;
+        self.checkpoint_too_large = true;
+        let ring = self.appender.ring();
+        self.checkpoint_not_before = ring.head() + ring.blocks() / 16;
+        self.groups.keep_none();
+        self.plan_checkpoint();
+    }
+
+    /// The steps behind the last page.
+    fn step_end(&mut self) {
+        let state = &mut self.checkpointing;
+        let all_pages = state.is_drained() && state.run.is_none() && state.is_written();
+        if state.phase == Phase::Ending && all_pages {
+            state.phase = Phase::Noting(self.batches.open());
+        }
+        if let Phase::Noting(batch) = self.checkpointing.phase {
+            self.close_now = self.all_noted < batch;
+            if self.close_now {
+                return;
+            }
+            self.checkpointing.phase = Phase::Barrier(self.all_noted);
+        }
+        let Phase::Barrier(batch) = self.checkpointing.phase else { return };
+        if self.batches.durable() < batch {
+            return;
+        }
+        if self.device.volatile {
+            self.checkpointing.phase = Phase::Flushing;
+            self.commands.push(Purpose::CheckpointFlush, Operation::Flush);
+            self.counters.flushes += 1;
+        } else {
+            self.write_superblock();
+        }
+    }
+
+    /// The checkpoint's pages are durable.
+    pub(super) fn checkpoint_flushed(&mut self) {
+        if self.checkpointing.phase == Phase::Flushing {
+            self.write_superblock();
+        }
+    }
+
+    fn write_superblock(&mut self) {
+        let state = &mut self.checkpointing;
+        let writer = state.writer.take().expect("a checkpoint is being written");
+        state.next = Superblock {
+            sequence: self.superblock.sequence + 1,
+            position: state.position,
+            mark: self.batches.durable_end(),
+            incarnation: self.incarnation,
+            checkpoint: Some(writer.place(state.area)),
+        };
+        let bytes = state.next.emit(self.layout.shard, self.salt);
+        let (run, mut memory) = state.spare.pop().expect("all runs are back");
+        memory.as_mut_slice()[..STRUCTURE_BYTES].copy_from_slice(&bytes);
+        let memory = memory.freeze();
+        let lba = self.device.lba(self.layout.superblock(state.next.sequence));
+        let pages = memory.slice(0, 1);
+        state.writing[run] = Some(memory);
+        state.run_number = run;
+        state.phase = Phase::Superblock;
+        let write = Operation::Write { lba, pages, fua: self.device.volatile };
+        self.commands.push(Purpose::Superblock, write);
+        self.counters.checkpoint_bytes += STRUCTURE_BYTES as u64;
+    }
+
+    /// The superblock is durable: the checkpoint counts, and the ring's tail moves.
+    pub(super) fn superblock_done(&mut self, events: &mut Vec<Event>) {
+        let state = &mut self.checkpointing;
+        state.run_done(state.run_number);
+        state.phase = Phase::Idle;
+        self.superblock = state.next;
+        self.appender.release(state.position);
+        for (copyset, through) in state.forget.drain(..) {
+            self.store.forget_deletions(copyset, through);
+        }
+        self.groups.keep_none();
+        self.counters.checkpoints += 1;
+        self.plan_checkpoint();
+        let pages = self.superblock.checkpoint.map_or(0, |place| place.pages);
+        events.push(Event::CheckpointDone { pages });
+    }
+}
+
+/// Appends what is known of a copyset's absent chunks; all of it in one turn, as it has to be.
+fn encode_absences(store: &Store, copyset: CopysetId, state: &mut Checkpointing) {
+    let mut after = None;
+    loop {
+        let next = state.piece(CHUNK_PIECE_BYTES, |out| {
+            let encoded = store.encode_absences(copyset, after, out);
+            (encoded.bytes, encoded.next)
+        });
+        match next {
+            Some(chunk) => after = Some(chunk),
+            None => return,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Commands of a shard: queued, in flight, and what each is for.
+//!
+//! A command takes a slot when it is queued and keeps it until its completion; its tag names the
+//! slot, the slot's generation and the shard. So a completion that is not ours, or comes twice,
+//! finds nothing.
+
+use std::collections::VecDeque;
+
+use culvert_memory::{SlotId, SlotTable};
+use culvert_nvme::{Operation, Submission, Tag};
+
+/// See the module's documentation. `P`: what a command is for.
+pub(super) struct Commands<P> {
+    slots: SlotTable<P>,
+    queue: VecDeque<Submission>,
+    prefix: u16,
+}
+
+impl<P> Commands<P> {
+    pub(super) fn new(prefix: u16, capacity: u32) -> Commands<P> {
+        let queue = VecDeque::with_capacity(capacity as usize);
+        Commands { slots: SlotTable::new(capacity), queue, prefix }
+    }
+
+    /// Slots that are free.
+    pub(super) fn free(&self) -> u32 {
+        self.slots.capacity() - self.slots.len()
+    }
+
+    /// Commands queued or in flight.
+    pub(super) fn len(&self) -> u32 {
+        self.slots.len()
+    }
+
+    /// Queues a command.
+    ///
+    /// # Panics
+    ///
+    /// If all slots are taken; callers look at [`Commands::free`] first.
+    pub(super) fn push(&mut self, purpose: P, operation: Operation) {
+        let Ok(slot) = self.slots.insert(purpose) else { panic!("a command slot is free") };
+        self.queue.push_back(Submission { tag: self.tag(slot), operation });
+    }
+
+    /// The next command for the device.
+    pub(super) fn pop(&mut self) -> Option<Submission> {
+        self.queue.pop_front()
+    }
+
+    /// Takes back a command that the device had no room for.
+    pub(super) fn give_back(&mut self, submission: Submission) {
+        self.queue.push_front(submission);
+    }
+
+    /// Drops all commands that the device has not seen, and says what each was for.
+    pub(super) fn drop_queued(&mut self, mut dropped: impl FnMut(P, Operation)) {
+        while let Some(submission) = self.queue.pop_front() {
+            if let Some(purpose) = self.finish(submission.tag) {
+                dropped(purpose, submission.operation);
+            }
+        }
+    }
+
+    /// Whether a tag is one of this shard's.
+    pub(super) fn owns(&self, tag: Tag) -> bool {
+        tag.0 >> 48 == u64::from(self.prefix)
+    }
+
+    /// Frees the slot of a completed command and says what it was for.
+    pub(super) fn finish(&mut self, tag: Tag) -> Option<P> {
+        if !self.owns(tag) {
+            return None;
+        }
+        let index = (tag.0 >> 32) as u16;
+        self.slots.remove(SlotId { index: u32::from(index), generation: tag.0 as u32 })
+    }
+
+    fn tag(&self, slot: SlotId) -> Tag {
+        let upper = u64::from(self.prefix) << 48 | u64::from(slot.index) << 32;
+        Tag(upper | u64::from(slot.generation))
+    }
+}

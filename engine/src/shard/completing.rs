@@ -1,0 +1,84 @@
+//! The way back: completions into durable batches and events.
+
+use culvert_nvme::{Completion, Status};
+
+use super::{Event, FailedCommand, Failure, Purpose, Shard};
+
+impl Shard {
+    /// Takes a completion of one of this shard's commands; what it brought about goes to `events`.
+    pub fn complete(&mut self, _now: u64, completion: Completion, events: &mut Vec<Event>) {
+        let Completion { tag, status, buffer, pages } = completion;
+        drop(pages);
+        let Some(purpose) = self.commands.finish(tag) else { return };
+        match purpose {
+            Purpose::Read { token } => {
+                let buffer = buffer.expect("a read hands its buffer back");
+                events.push(Event::ReadDone { token, buffer, status });
+                return;
+            }
+            Purpose::Deallocate => {
+                for extent in self.deallocating.drain(..) {
+                    self.store.deallocated(extent);
+                }
+                return;
+            }
+            _ => {}
+        }
+        if !status.is_success() {
+            self.fail(failed_command(purpose), status);
+        }
+        if self.failure.is_none() {
+            self.advance(purpose, events);
+        }
+        if std::mem::take(&mut self.checkpoint_too_large) {
+            events.push(Event::CheckpointTooLarge);
+        }
+        if let Some(failure) = self.failure
+            && !self.failure_told
+        {
+            self.failure_told = true;
+            events.push(Event::Failed(failure));
+        }
+    }
+
+    /// A write or a flush succeeded.
+    fn advance(&mut self, purpose: Purpose, events: &mut Vec<Event>) {
+        match purpose {
+            Purpose::Payload(batch) => self.batches.payload_done(batch),
+            Purpose::Journal(batch) => {
+                if self.batches.journal_done(batch) {
+                    self.appender.written();
+                }
+            }
+            Purpose::Flush => self.batches.flush_done(),
+            Purpose::CheckpointRun(run) => self.checkpointing.run_done(run),
+            Purpose::CheckpointFlush => self.checkpoint_flushed(),
+            Purpose::Superblock => self.superblock_done(events),
+            Purpose::Read { .. } | Purpose::Deallocate => unreachable!("dealt with before"),
+        }
+        let marked = self.batches.marked();
+        if let Some(durable) = self.batches.advance() {
+            events.push(Event::Durable(durable));
+            if self.batches.marked() > marked {
+                self.store.durable(self.batches.marked());
+            }
+        }
+        self.begin_flush();
+    }
+
+    /// Poisons the shard.
+    fn fail(&mut self, what: FailedCommand, status: Status) {
+        self.failure.get_or_insert(Failure { what, status });
+    }
+}
+
+fn failed_command(purpose: Purpose) -> FailedCommand {
+    match purpose {
+        Purpose::Payload(_) => FailedCommand::Payload,
+        Purpose::Journal(_) => FailedCommand::Journal,
+        Purpose::Flush | Purpose::CheckpointFlush => FailedCommand::Flush,
+        Purpose::CheckpointRun(_) => FailedCommand::Checkpoint,
+        Purpose::Superblock => FailedCommand::Superblock,
+        Purpose::Read { .. } | Purpose::Deallocate => unreachable!("they do not poison"),
+    }
+}

@@ -1,0 +1,221 @@
+//! What an opening found.
+
+use crate::ids::{CopysetId, Extents, LogIndex, Term};
+use crate::journal::{ChunkInstalled, ChunkList, Entry, HardState, Item, ReplicaIdentity};
+use crate::record::RecordView;
+use crate::store::Store;
+
+use super::Shard;
+
+/// A shard that runs again, and what its composer has to make of it.
+pub struct Recovered {
+    /// The shard. Its store still recovers: the composer applies entries up to each group's
+    /// applied note and then calls [`Shard::finish_recovery`].
+    pub shard: Shard,
+    /// The groups, in order of copyset.
+    pub groups: Vec<RecoveredGroup>,
+    /// What recovery saw.
+    pub report: RecoveryReport,
+}
+
+/// What an inspection found: everything, and nothing was written.
+pub struct Inspection {
+    /// The store, still recovering.
+    pub store: Store,
+    /// The groups, in order of copyset.
+    pub groups: Vec<RecoveredGroup>,
+    /// What recovery would have seen.
+    pub report: RecoveryReport,
+}
+
+/// Damage to a group below the mark. Until it is repaired from a peer the group neither votes nor
+/// acknowledges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Entries from here on may be missing, or may be ones that were truncated later.
+    pub first_bad: LogIndex,
+    /// The term and vote that are known may not be the newest.
+    pub vote_unknown: bool,
+}
+
+/// One group as recovery found it.
+#[derive(Default)]
+pub struct RecoveredGroup {
+    /// The copyset.
+    pub copyset: CopysetId,
+    /// The replica's name; `None` only for a damaged group.
+    pub identity: Option<ReplicaIdentity>,
+    /// The bytes that its creation was journalled with, if that is still in the journal.
+    pub created: Option<Vec<u8>>,
+    /// The composer's state from the checkpoint, or a newer one from the journal.
+    pub image: Option<Vec<u8>>,
+    /// Raft's hard state; the commit index may be beyond the entries kept.
+    pub hard_state: HardState,
+    /// Raft's configuration, in the composer's encoding.
+    pub conf_state: Option<Vec<u8>>,
+    /// The newest catch-up mark.
+    pub catch_up: Option<Vec<u8>>,
+    /// Where the log begins, if that was ever said.
+    pub log_start: Option<(LogIndex, Term)>,
+    /// Everything up to here is committed and was applied: to be applied again, where the image
+    /// and the chunks are behind.
+    pub applied_note: LogIndex,
+    /// The entries kept, ascending. Without gaps, unless the group is damaged.
+    pub entries: EntryList,
+    /// What catch-up did, in order; each is skipped by the store where it is already done.
+    pub changes: ChangeList,
+    /// Extension items, in order.
+    pub extensions: Vec<Vec<u8>>,
+    /// What was lost to damage.
+    pub damaged: Option<Damage>,
+    /// Whether records were lost that were never acknowledged: a torn tail.
+    pub torn: bool,
+    /// Parts of a state that is not complete.
+    pub(super) partial_state: Vec<u8>,
+}
+
+/// An entry that was kept.
+#[derive(Clone)]
+pub struct RecoveredEntry<'a> {
+    /// The record.
+    pub record: RecordView<'a>,
+    /// Where its payload lies.
+    pub extents: Extents,
+    /// The entry that superseded what is not stored.
+    pub superseded_by: Option<LogIndex>,
+}
+
+/// Entries in the order of their indices, in compact form.
+#[derive(Clone, Debug, Default)]
+pub struct EntryList {
+    bytes: Vec<u8>,
+    /// Index and place of each.
+    places: Vec<(LogIndex, usize)>,
+}
+
+impl EntryList {
+    /// Adds an entry; those from its index on are dropped first.
+    pub(super) fn push(&mut self, entry: &Entry<'_>) {
+        let index = entry.record.index();
+        self.truncate(index);
+        self.places.push((index, self.bytes.len()));
+        Item::Entry(entry.clone()).emit(&mut self.bytes);
+    }
+
+    /// Drops all entries from an index on.
+    pub(super) fn truncate(&mut self, from: LogIndex) {
+        while let Some(&(index, at)) = self.places.last()
+            && index >= from
+        {
+            self.places.pop();
+            self.bytes.truncate(at);
+        }
+    }
+
+    /// Number of entries.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Index of the last entry.
+    #[must_use]
+    pub fn last(&self) -> Option<LogIndex> {
+        self.places.last().map(|&(index, _)| index)
+    }
+
+    /// The entries.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = RecoveredEntry<'_>> {
+        self.places.iter().map(|&(_, at)| match Item::parse(&self.bytes[at..]) {
+            Ok((Item::Entry(entry), _)) => RecoveredEntry {
+                record: entry.record,
+                extents: entry.extents,
+                superseded_by: entry.superseded_by,
+            },
+            _ => unreachable!("an entry was put there"),
+        })
+    }
+}
+
+/// What catch-up did to the chunks of a group.
+#[derive(Clone, Copy)]
+pub enum Change<'a> {
+    /// A chunk was installed.
+    Installed(ChunkInstalled<'a>),
+    /// All chunks but these were removed.
+    Retained(LogIndex, ChunkList<'a>),
+}
+
+/// Changes, in the order of the journal.
+#[derive(Clone, Debug, Default)]
+pub struct ChangeList {
+    bytes: Vec<u8>,
+    places: Vec<usize>,
+}
+
+impl ChangeList {
+    pub(super) fn push(&mut self, item: &Item<'_>) {
+        self.places.push(self.bytes.len());
+        item.emit(&mut self.bytes);
+    }
+
+    /// Number of changes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The changes.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Change<'_>> {
+        self.places.iter().map(|&at| match Item::parse(&self.bytes[at..]) {
+            Ok((Item::ChunkInstalled(installed), _)) => Change::Installed(installed),
+            Ok((Item::ChunksRetained(_, index, chunks), _)) => Change::Retained(index, chunks),
+            _ => unreachable!("a change was put there"),
+        })
+    }
+}
+
+/// What recovery saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct RecoveryReport {
+    /// The incarnation that this opening began, or would have begun.
+    pub incarnation: u32,
+    /// Whether the newest superblock's checkpoint was damaged and the one before it was used.
+    pub fell_back: bool,
+    /// Pages of the checkpoint.
+    pub checkpoint_pages: u32,
+    /// Position from which the journal was replayed.
+    pub position: u64,
+    /// The highest mark.
+    pub mark: u64,
+    /// Position at which the new incarnation starts.
+    pub end: u64,
+    /// Items replayed.
+    pub items: u64,
+    /// Blocks of the ring that fail their checksum, could not be read or stand in a wrong slot.
+    pub bad_blocks: u64,
+    /// Blocks that a later incarnation had given up.
+    pub stale_blocks: u64,
+    /// Good blocks behind the end.
+    pub torn_blocks: u64,
+    /// Positions below the mark that are lost.
+    pub holes: Vec<(u64, u64)>,
+    /// Payload blocks above the mark that were read and checked.
+    pub payload_blocks: u64,
+    /// Groups that lost records above the mark to bad payload.
+    pub torn_groups: u32,
+    /// Groups that are damaged.
+    pub damaged_groups: u32,
+}

@@ -1,0 +1,142 @@
+//! Replaying: items, in the order of the journal, into the groups they leave behind.
+
+use std::collections::BTreeMap;
+
+use super::recovered::{Damage, RecoveredGroup};
+use super::verdict::Voids;
+use crate::checkpoint::CopysetHead;
+use crate::ids::{CopysetId, LogIndex};
+use crate::journal::{Item, ItemError, Located, MalformedItem, Scanned, Step};
+
+/// The groups, while items are replayed. It says nothing of chunks: their images are the store's,
+/// and entries are applied by the composer.
+#[derive(Default)]
+pub(super) struct Replay {
+    groups: BTreeMap<CopysetId, RecoveredGroup>,
+    /// Groups whose replica was removed: their chunks in the checkpoint are gone.
+    removed: Vec<CopysetId>,
+    items: u64,
+}
+
+impl Replay {
+    /// Takes a copyset's section of the checkpoint.
+    pub(super) fn copyset(
+        &mut self,
+        head: &CopysetHead,
+        mut items: &[u8],
+        image: &[u8],
+    ) -> Result<(), ItemError> {
+        let group = self.group(head.copyset);
+        group.identity = Some(head.identity);
+        group.applied_note = head.applied;
+        group.image = Some(image.to_vec());
+        group.damaged = head.damaged.map(|first_bad| Damage { first_bad, vote_unknown: true });
+        while !items.is_empty() {
+            let (item, length) = Item::parse(items)?;
+            self.item(&item);
+            items = &items[length..];
+        }
+        Ok(())
+    }
+
+    /// Replays a ring.
+    pub(super) fn ring(&mut self, scanned: &Scanned, voids: &Voids) -> Result<(), MalformedItem> {
+        for step in scanned.steps() {
+            match step? {
+                Step::Hole(_) => self.hole(),
+                Step::Item(Located { batch, item }) => {
+                    self.items += 1;
+                    match item.copyset() {
+                        Some(copyset) if voids.covers(copyset, batch) => {
+                            self.group(copyset).torn = true;
+                        }
+                        _ => self.item(&item),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn group(&mut self, copyset: CopysetId) -> &mut RecoveredGroup {
+        let new = || RecoveredGroup { copyset, ..RecoveredGroup::default() };
+        self.groups.entry(copyset).or_insert_with(new)
+    }
+
+    fn item(&mut self, item: &Item<'_>) {
+        let Some(copyset) = item.copyset() else { return };
+        match item {
+            Item::ReplicaCreated(_, identity, bytes) => {
+                self.removed.push(copyset);
+                self.groups.remove(&copyset);
+                let group = self.group(copyset);
+                group.identity = Some(*identity);
+                group.created = Some(bytes.to_vec());
+            }
+            Item::ReplicaRemoved(_) => {
+                self.removed.push(copyset);
+                self.groups.remove(&copyset);
+            }
+            _ => change(self.group(copyset), item),
+        }
+    }
+
+    /// Something of any group may be lost here: entries that are not known to be committed may
+    /// have been replaced, and a vote may have been given.
+    fn hole(&mut self) {
+        for group in self.groups.values_mut() {
+            let start = group.log_start.map_or(LogIndex(0), |(index, _)| index);
+            let known = group.applied_note.max(group.hard_state.commit);
+            let last = group.entries.last().unwrap_or(start);
+            let first_bad = known.min(last).max(start).next();
+            let damage = group.damaged.get_or_insert(Damage { first_bad, vote_unknown: true });
+            damage.first_bad = damage.first_bad.min(first_bad);
+            damage.vote_unknown = true;
+        }
+    }
+
+    /// Ends the replay: the groups, those whose replica was removed or made anew, and the number
+    /// of items.
+    pub(super) fn finish(mut self) -> (Vec<RecoveredGroup>, Vec<CopysetId>, u64) {
+        for group in self.groups.values_mut() {
+            if group.identity.is_none() {
+                let first_bad = LogIndex(1);
+                group.damaged = Some(Damage { first_bad, vote_unknown: true });
+            }
+        }
+        (self.groups.into_values().collect(), self.removed, self.items)
+    }
+}
+
+/// What an item changes in its group.
+fn change(group: &mut RecoveredGroup, item: &Item<'_>) {
+    match item {
+        Item::Entry(entry) => group.entries.push(entry),
+        Item::HardState(_, state) => {
+            group.hard_state = *state;
+            if let Some(damage) = &mut group.damaged {
+                damage.vote_unknown = false;
+            }
+        }
+        Item::AppliedNote(_, index) => group.applied_note = group.applied_note.max(*index),
+        Item::Truncate(_, from) => group.entries.truncate(*from),
+        Item::LogStart(_, index, term) => {
+            group.entries.truncate(LogIndex(0));
+            group.log_start = Some((*index, *term));
+        }
+        Item::ConfState(_, bytes) => group.conf_state = Some(bytes.to_vec()),
+        Item::CatchUp(_, bytes) => group.catch_up = Some(bytes.to_vec()),
+        Item::Extension(_, bytes) => group.extensions.push(bytes.to_vec()),
+        Item::ChunkInstalled(_) | Item::ChunksRetained(..) => group.changes.push(item),
+        Item::StatePart(_, part) => {
+            group.partial_state.truncate(part.offset as usize);
+            if group.partial_state.len() == part.offset as usize {
+                group.partial_state.extend_from_slice(part.bytes);
+            }
+            if group.partial_state.len() == part.total as usize {
+                group.image = Some(std::mem::take(&mut group.partial_state));
+            }
+        }
+        Item::ReplicaCreated(..) | Item::ReplicaRemoved(_) | Item::Verdict(_) => {}
+    }
+}

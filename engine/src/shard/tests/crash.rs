@@ -1,0 +1,88 @@
+//! Crashes at random moments: nothing that was durable is lost, what is kept is a state that was,
+//! and no torn payload is ever taken for whole.
+
+use super::composer::Composer;
+use super::rig::{Random, Rig, RigOptions};
+use crate::device::LayoutOptions;
+
+/// One life after the other on one device.
+fn lives(seed: u64, lives: u32, turns: u64) -> (u64, u64) {
+    let mut random = Random::new(seed);
+    // A small data space, so that extents are soon written again.
+    let small = random.chance(2);
+    let layout =
+        LayoutOptions { chunk_blocks: if small { 16 } else { 64 }, ..LayoutOptions::default() };
+    let options = RigOptions {
+        bytes: if small { (4 << 20) + (300 << 12) } else { 16 << 20 },
+        block_size: if random.chance(2) { 512 } else { 4096 },
+        volatile: !random.chance(5),
+        seed,
+        layout,
+    };
+    let mut rig = Rig::new(&options);
+    let recovered = rig.open();
+    let mut composer = Composer::create(recovered, 1 + random.below(5) as u32);
+    rig.settle(&mut composer.shard);
+    let (mut checkpoints, mut journal_bytes) = (0, 0);
+    for _ in 0..lives {
+        for _ in 0..random.below(turns) {
+            turn(&mut rig, &mut composer, &mut random);
+        }
+        checkpoints += composer.shard.counters().checkpoints;
+        journal_bytes += composer.shard.counters().journal_bytes;
+        rig.crash();
+        while random.chance(4) {
+            rig.open_and_crash(random.below(60));
+        }
+        let recovered = rig.open();
+        composer = composer.resume(&mut rig, recovered);
+    }
+    (checkpoints, journal_bytes)
+}
+
+fn turn(rig: &mut Rig, composer: &mut Composer, random: &mut Random) {
+    for _ in 0..random.below(6) {
+        let copyset = composer.pick(random);
+        composer.append(rig, copyset, random);
+    }
+    let copyset = composer.pick(random);
+    match random.below(12) {
+        0 => composer.truncate(rig, copyset, random),
+        1 => composer.vote(copyset, random),
+        2..7 => composer.apply(copyset, 20),
+        7 if random.chance(10) => composer.shard.start_checkpoint(),
+        8 => rig.now += 11_000_000,
+        _ => {}
+    }
+    composer.checkpoint(random);
+    composer.shard.seal(rig.now);
+    rig.submit(&mut composer.shard);
+    if !random.chance(4) {
+        rig.poll(&mut composer.shard, random.below(24) as usize);
+    }
+    rig.events.clear();
+    rig.now += 100_000;
+}
+
+fn seeds(default: u64) -> u64 {
+    std::env::var("CULVERT_CRASH_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn short_lives() {
+    for seed in 0..seeds(150) {
+        lives(seed, 6, 60);
+    }
+}
+
+#[test]
+fn long_lives_with_checkpoints_and_laps() {
+    let (mut checkpoints, mut journal) = (0, 0);
+    for seed in 0..seeds(24) {
+        let (more, bytes) = lives(1_000_000 + seed, 4, 3000);
+        checkpoints += more;
+        journal += bytes;
+    }
+    assert!(checkpoints > 0, "checkpoints were written");
+    assert!(journal > 0);
+}

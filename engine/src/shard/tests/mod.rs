@@ -1,0 +1,6 @@
+//! The shard over the emulated device.
+
+mod composer;
+mod crash;
+mod rig;
+mod running;

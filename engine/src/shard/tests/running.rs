@@ -1,0 +1,1 @@
+//! A shard that runs: batches, durability, reads, idle writes, failures.

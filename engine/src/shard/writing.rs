@@ -1,0 +1,273 @@
+//! The way in: items, payload and notes into batches, batches into commands.
+
+use culvert_memory::{Buffer, Pages};
+use culvert_nvme::{LbaRange, Operation};
+
+use super::groups::Group;
+use super::{DEALLOCATE_EXTENTS_MAX, Purpose, Shard};
+use crate::ids::{BLOCK_SIZE, BatchNumber, CopysetId, Extent, Extents, LogIndex};
+use crate::journal::{Entry, HardState, Item, NOWHERE};
+use crate::record::RecordView;
+
+impl Shard {
+    /// Adds a raft entry to the open batch and returns the batch.
+    ///
+    /// `extents`: where the payload lies; blocks whose payload a later entry superseded are in an
+    /// extent that starts at [`NOWHERE`]. The entry voids earlier entries of its group from its
+    /// index on.
+    ///
+    /// # Panics
+    ///
+    /// If `record` is not a record's bytes, or there was no [`Shard::room`].
+    pub fn append(
+        &mut self,
+        record: &[u8],
+        extents: &Extents,
+        superseded_by: Option<LogIndex>,
+    ) -> BatchNumber {
+        let record = RecordView::trusted(record);
+        self.counters.entries += 1;
+        self.append_item(&Item::Entry(Entry { record, extents: extents.clone(), superseded_by }))
+    }
+
+    /// Adds a group's hard state to the open batch and returns the batch.
+    pub fn append_hard_state(&mut self, copyset: CopysetId, state: HardState) -> BatchNumber {
+        self.append_item(&Item::HardState(copyset, state))
+    }
+
+    /// Adds any item to the open batch and returns the batch.
+    ///
+    /// # Panics
+    ///
+    /// If there was no [`Shard::room`], or for a verdict or an applied note, which are the shard's.
+    pub fn append_item(&mut self, item: &Item<'_>) -> BatchNumber {
+        match item {
+            Item::Verdict(_) | Item::AppliedNote(..) => panic!("the shard's own items"),
+            Item::ReplicaCreated(copyset, identity, _) => {
+                self.groups.insert(*copyset, Group { identity: *identity, ..Group::default() });
+            }
+            Item::ReplicaRemoved(copyset) => self.groups.remove(*copyset),
+            _ => {}
+        }
+        if self.failure.is_some() {
+            return self.batches.open();
+        }
+        self.add(item, true);
+        self.batches.open()
+    }
+
+    /// Adds an item; rolls over to the next batch where it does not fit.
+    fn add(&mut self, item: &Item<'_>, weighty: bool) {
+        if item.length() > self.appender.open_room() {
+            assert!(item.length() <= self.room(), "room was looked for");
+            self.close();
+        }
+        self.counters.items += 1;
+        self.counters.item_bytes += item.length() as u64;
+        self.appender.add(item, weighty);
+    }
+
+    /// Bytes of items that can be appended before the next [`Shard::seal`]: one item of this size,
+    /// or several. A record takes [`RECORD_BYTES_MAX`](crate::record::RECORD_BYTES_MAX) and 80
+    /// more at most.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        if self.batches.has_room() { self.appender.room() } else { self.appender.open_room() }
+    }
+
+    /// Writes payload to its extents, in order, counted to the open batch: it is durable no
+    /// earlier than this. To be called right before or right after the append of its record.
+    ///
+    /// `pages` holds the blocks of all extents but those that start at [`NOWHERE`].
+    ///
+    /// # Panics
+    ///
+    /// If `pages` has another length, or there are not enough [`Shard::commands_free`].
+    pub fn write_payload(&mut self, extents: &Extents, pages: &Pages) {
+        if self.failure.is_some() {
+            return;
+        }
+        let data = self.layout.data();
+        let mut page = 0;
+        for extent in extents.iter().filter(|extent| extent.start != NOWHERE) {
+            assert!(extent.end() <= self.layout.data_blocks(), "an extent of this shard");
+            let mut block = extent.start;
+            while block < extent.end() {
+                let blocks = (extent.end() - block).min(self.device.transfer_pages_max);
+                let batch = self.batches.add_payload();
+                let lba = self.device.lba(data + u64::from(block) * BLOCK_SIZE as u64);
+                let pages = pages.slice(page, blocks);
+                let write = Operation::Write { lba, pages, fua: false };
+                self.commands.push(Purpose::Payload(batch), write);
+                self.counters.payload_commands += 1;
+                block += blocks;
+                page += blocks;
+            }
+        }
+        assert_eq!(page, pages.pages(), "payload for every block");
+        let bytes = u64::from(page) * BLOCK_SIZE as u64;
+        self.counters.payload_bytes += bytes;
+        self.bytes_since_checkpoint += bytes;
+    }
+
+    /// Everything up to `index` is committed and applied. Journalled with the next write, or by
+    /// itself within [`ShardConfig::idle_ns`](super::ShardConfig::idle_ns).
+    ///
+    /// # Panics
+    ///
+    /// If the shard holds no such group.
+    pub fn note_applied(&mut self, copyset: CopysetId, index: LogIndex) {
+        self.touched = true;
+        self.groups.note_applied(copyset, index);
+    }
+
+    /// Reads an extent into a buffer of its size; answered by
+    /// [`Event::ReadDone`](super::Event::ReadDone). The extent must be held by a ticket of the
+    /// store until then.
+    ///
+    /// # Panics
+    ///
+    /// If the sizes differ, the extent is longer than [`Shard::read_blocks_max`], or there are no
+    /// [`Shard::commands_free`].
+    pub fn read(&mut self, token: u64, extent: Extent, buffer: Buffer) {
+        assert_eq!(extent.blocks, buffer.pages(), "a page for every block");
+        assert!(extent.blocks <= self.read_blocks_max(), "one command reads it");
+        assert!(extent.end() <= self.layout.data_blocks(), "an extent of this shard");
+        let byte = self.layout.data() + u64::from(extent.start) * BLOCK_SIZE as u64;
+        let read = Operation::Read { lba: self.device.lba(byte), buffer };
+        self.commands.push(Purpose::Read { token }, read);
+        self.counters.reads += 1;
+    }
+
+    /// Ends a turn: closes the open batch into a journal write if none is in flight, goes on with
+    /// a checkpoint, and begins a flush if one is due. `now`: nanoseconds of a clock that only
+    /// goes forward.
+    pub fn seal(&mut self, now: u64) {
+        if self.failure.is_some() {
+            return;
+        }
+        self.store.reclaim();
+        self.step_checkpoint();
+        self.close_if_due(now);
+        self.submit_journal();
+        self.begin_flush();
+        self.begin_deallocate();
+    }
+
+    /// The time at which [`Shard::tick`] has something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<u64> {
+        self.idle_at
+    }
+
+    /// Looks at the time, between turns that seal.
+    pub fn tick(&mut self, now: u64) {
+        if self.idle_at.is_some_and(|at| at <= now) {
+            self.seal(now);
+        }
+    }
+
+    fn close_if_due(&mut self, now: u64) {
+        let busy = self.appender.is_writing() || self.appender.has_waiting();
+        if busy || !self.appender.can_close() || !self.batches.has_room() {
+            return;
+        }
+        let filled = self.appender.has_items() || self.batches.open_has_payload();
+        if filled || self.close_now {
+            self.close();
+        } else if !self.idle_due() {
+            self.idle_at = None;
+        } else if *self.idle_at.get_or_insert(now + self.config.idle_ns) <= now {
+            self.counters.idle_batches += 1;
+            self.close();
+        }
+    }
+
+    /// Whether a note, a release or the mark has to be written even if nothing else is.
+    fn idle_due(&self) -> bool {
+        let durable_end = self.batches.durable_end();
+        let mark = self.weighty_end > self.last_mark && durable_end >= self.weighty_end;
+        mark || self.groups.is_dirty() || self.has_releases()
+    }
+
+    /// Whether something was released since the last seal of the store.
+    fn has_releases(&self) -> bool {
+        self.touched && {
+            let statistics = self.store.statistics();
+            statistics.waiting_blocks > statistics.deallocating_blocks
+        }
+    }
+
+    /// Closes the open batch: with all notes that are due, and with them what was released.
+    fn close(&mut self) {
+        while let Some((copyset, index)) = self.groups.next_note() {
+            let note = Item::AppliedNote(copyset, index);
+            if note.length() > self.appender.open_room() {
+                break;
+            }
+            self.groups.note_taken();
+            self.counters.items += 1;
+            self.counters.item_bytes += note.length() as u64;
+            self.appender.add(&note, false);
+        }
+        let noted = !self.groups.is_dirty();
+        let releases = noted && self.has_releases();
+        let batch = self.batches.close();
+        if noted {
+            self.all_noted = batch;
+        }
+        if releases {
+            self.store.seal(batch);
+            self.touched = false;
+        }
+        self.appender.close(batch, releases);
+        self.close_now = false;
+        self.idle_at = None;
+    }
+
+    fn submit_journal(&mut self) {
+        let Some(batch) = self.appender.next() else { return };
+        let mark = self.batches.durable_end();
+        let forced = self.batches.may_force(batch);
+        let commands = &mut self.commands;
+        let written = self.appender.write(mark, forced, |operation| {
+            commands.push(Purpose::Journal(batch), operation);
+        });
+        self.batches.submitted(batch, written.commands, written.end, mark);
+        self.last_mark = mark;
+        if written.weighty {
+            self.weighty_end = written.end;
+        }
+        self.counters.batches += 1;
+        self.counters.journal_bytes += written.bytes;
+        self.counters.batch_items_max = self.counters.batch_items_max.max(written.items);
+    }
+
+    pub(super) fn begin_flush(&mut self) {
+        if self.batches.begin_flush().is_some() {
+            self.commands.push(Purpose::Flush, Operation::Flush);
+            self.counters.flushes += 1;
+        }
+    }
+
+    /// Tells the device of extents that discards and deletes have freed, one command at a time.
+    fn begin_deallocate(&mut self) {
+        if !self.deallocating.is_empty() {
+            return;
+        }
+        self.store.take_deallocations(DEALLOCATE_EXTENTS_MAX, &mut self.deallocate_scratch);
+        if self.deallocate_scratch.is_empty() {
+            return;
+        }
+        let blocks_per_page = BLOCK_SIZE as u64 / self.device.block_size;
+        let data = self.device.lba(self.layout.data()).0;
+        let ranges = self.deallocate_scratch.iter().map(|extent| LbaRange {
+            start: culvert_nvme::Lba(data + u64::from(extent.start) * blocks_per_page),
+            blocks: extent.blocks * blocks_per_page as u32,
+        });
+        let deallocate = Operation::Deallocate { ranges: ranges.collect() };
+        self.counters.deallocated_extents += self.deallocate_scratch.len() as u64;
+        self.deallocating.extend(self.deallocate_scratch.drain(..));
+        self.commands.push(Purpose::Deallocate, deallocate);
+    }
+}

@@ -1,0 +1,97 @@
+#![allow(unsafe_code)]
+//! The admin queue: one command at a time, waited for.
+//!
+//! Bring-up, shutdown and aborts are rare and may take milliseconds, so this half of the protocol
+//! is synchronous (NVM Express Base Specification 2.0, section 5).
+
+use std::time::Instant;
+
+use crate::bus::Bus;
+use crate::completion_entry::CompletionEntry;
+use crate::completion_queue::CompletionQueue;
+use crate::config::ADMIN_ENTRIES;
+use crate::controller_error::{ControllerError, Step};
+use crate::queue_memory::QueueMemory;
+use crate::registers::{completion_doorbell, submission_doorbell};
+use crate::submission_entry::{CommandId, SubmissionEntry};
+use crate::submission_queue::SubmissionQueue;
+
+/// Queue identifier of the admin queues.
+const ADMIN_QUEUE: u16 = 0;
+
+/// Both admin queues.
+#[derive(Debug)]
+pub(crate) struct AdminQueue {
+    submission: SubmissionQueue,
+    completion: CompletionQueue,
+    next_id: u16,
+}
+
+impl AdminQueue {
+    /// Fresh admin queues in `memory`, which the caller keeps for as long as they are used.
+    pub(crate) fn new(memory: &QueueMemory, doorbell_stride: u32) -> AdminQueue {
+        let tail = submission_doorbell(ADMIN_QUEUE, doorbell_stride);
+        let head = completion_doorbell(ADMIN_QUEUE, doorbell_stride);
+        // SAFETY: the page holds `ADMIN_ENTRIES` entries (asserted in `config`), is this queue's
+        // alone, and outlives it by the caller's word.
+        let submission =
+            unsafe { SubmissionQueue::new(memory.admin_submission().0, ADMIN_ENTRIES, tail) };
+        // SAFETY: as above; controllers write dword 3 last.
+        let mut completion =
+            unsafe { CompletionQueue::new(memory.admin_completion().0, ADMIN_ENTRIES, head) };
+        completion.reset();
+        AdminQueue { submission, completion, next_id: 0 }
+    }
+
+    /// Sends a command and waits for its completion. The command identifier of `entry` is set
+    /// here.
+    ///
+    /// # Errors
+    ///
+    /// When the device does not answer in time, has gone away, or refuses the command.
+    pub(crate) fn execute(
+        &mut self,
+        bus: &mut impl Bus,
+        step: Step,
+        mut entry: SubmissionEntry,
+        deadline: Instant,
+    ) -> Result<CompletionEntry, ControllerError> {
+        let id = CommandId(self.next_id);
+        self.next_id = self.next_id.wrapping_add(1);
+        entry.command_id = id.0.into();
+        self.submission.push(&entry);
+        if let Some((doorbell, tail)) = self.submission.take_doorbell() {
+            bus.ring(doorbell, tail);
+        }
+        loop {
+            bus.advance();
+            while let Some(completion) = self.completion.take() {
+                self.submission.note_head(completion.submission_head.get());
+                if let Some((doorbell, head)) = self.completion.take_doorbell() {
+                    bus.ring(doorbell, head);
+                }
+                // Anything else is a late answer to a command that timed out.
+                if completion.command_id() == id {
+                    return accepted(step, completion);
+                }
+            }
+            if bus.is_gone() {
+                return Err(ControllerError::Gone);
+            }
+            if Instant::now() > deadline {
+                return Err(ControllerError::Timeout { step });
+            }
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// The completion, if the device accepted the command.
+fn accepted(step: Step, completion: CompletionEntry) -> Result<CompletionEntry, ControllerError> {
+    let status = completion.status();
+    if status.is_success() {
+        Ok(completion)
+    } else {
+        Err(ControllerError::Refused { step, status })
+    }
+}

@@ -1,0 +1,407 @@
+#![allow(unsafe_code)]
+//! The driver half: the NVMe protocol of one queue pair over any [`Bus`].
+//!
+//! It builds submission entries and PRPs, rings doorbells, reads phase tags and decodes status.
+//! It is the same code for the emulated controller and for a real one. What it is not: it does not
+//! know where registers are, how addresses are translated, or what time it is (but for waits at
+//! bring-up).
+//!
+//! **Fault model.** The device's word is checked before it is used: a completion for a command
+//! that is not in flight is counted as an error and dropped, a head outside the ring is ignored.
+//! A device that has gone away, and a reset, answer every command in flight on its behalf, and
+//! only after the device has stopped touching memory.
+
+use culvert_memory::Region;
+
+use crate::admin_queue::AdminQueue;
+use crate::bring_up::{self, BringUp, IO_QUEUE, NAMESPACE};
+use crate::bus::Bus;
+use crate::command_table::{Command, CommandTable, Held, Kind};
+use crate::completion_entry::CompletionEntry;
+use crate::completion_queue::CompletionQueue;
+use crate::contract::{
+    Completion, Lba, Namespace, Operation, QueuePair, RegisterError, Submission, Tag, Wake,
+};
+use crate::controller_error::{ControllerError, Step};
+use crate::counters::Counters;
+use crate::limits::Limits;
+use crate::prp::{Further, PrpPair, further_pages};
+use crate::queue_memory::QueueMemory;
+use crate::registers::{Capabilities, completion_doorbell, submission_doorbell};
+use crate::status::Status;
+use crate::submission_entry::{CommandId, NamespaceId, SubmissionEntry, admin_opcode};
+use crate::submission_queue::SubmissionQueue;
+
+/// One queue pair over a bus.
+///
+/// Fields are dropped in order: the bus, and with it the device's reach, before the buffers that
+/// commands in flight hold and before the queues' memory.
+#[derive(Debug)]
+pub(crate) struct Driver<B: Bus> {
+    bus: B,
+    commands: CommandTable,
+    submission: SubmissionQueue,
+    completion: CompletionQueue,
+    admin: AdminQueue,
+    memory: QueueMemory,
+    namespace: Namespace,
+    limits: Limits,
+    capabilities: Capabilities,
+    counters: Counters,
+    /// The device has gone away, or the controller does not come back from a reset.
+    lost: bool,
+    /// A wake-up was asked for and not yet withdrawn.
+    armed: bool,
+}
+
+impl<B: Bus> Driver<B> {
+    /// Brings the controller up. `memory` was made for the depth wanted.
+    ///
+    /// # Errors
+    ///
+    /// When the controller does not come up or cannot do what is needed.
+    pub(crate) fn open(
+        mut bus: B,
+        mut memory: QueueMemory,
+        backend: &'static str,
+    ) -> Result<Driver<B>, ControllerError> {
+        let entries = memory.entries();
+        let capabilities = bring_up::capabilities(&bus, entries)?;
+        let region = memory.region().clone();
+        bus.map(&region).map_err(|_| ControllerError::QueueMemory)?;
+        let base = bus.device_address(region.base(), region.len());
+        memory.set_device_base(base.ok_or(ControllerError::QueueMemory)?);
+
+        let stride = capabilities.doorbell_stride();
+        let tail = submission_doorbell(IO_QUEUE, stride);
+        let head = completion_doorbell(IO_QUEUE, stride);
+        // SAFETY: `memory` has `entries` entries for each ring, this driver's alone, and is
+        // dropped after the queues.
+        let submission = unsafe { SubmissionQueue::new(memory.submission().0, entries, tail) };
+        // SAFETY: as above; controllers write dword 3 last.
+        let mut completion = unsafe { CompletionQueue::new(memory.completion().0, entries, head) };
+
+        let mut controller = BringUp::enable(&mut bus, &memory, capabilities)?;
+        let namespace = controller.identify(backend)?;
+        completion.reset();
+        let admin = controller.create_queues()?;
+        Ok(Driver {
+            limits: Limits::new(&namespace),
+            commands: CommandTable::new(entries - 1),
+            bus,
+            submission,
+            completion,
+            admin,
+            memory,
+            namespace,
+            capabilities,
+            counters: Counters::default(),
+            lost: false,
+            armed: false,
+        })
+    }
+
+    /// The bus.
+    pub(crate) fn bus_mut(&mut self) -> &mut B {
+        &mut self.bus
+    }
+
+    /// Resets the controller and brings it up again. Every command in flight is answered with
+    /// [`Status::ABORTED_BY_HOST`] at the next polls; what it did is unknown.
+    ///
+    /// # Errors
+    ///
+    /// When the controller does not come back: the queue pair is then lost for good.
+    pub(crate) fn reset(&mut self) -> Result<(), ControllerError> {
+        let result = self.bring_up_again();
+        if let Err(error) = result {
+            tracing::error!(%error, "the controller did not come back from its reset");
+            self.lost = true;
+            // Commands in flight stay so unless the controller is known to be still: a buffer may
+            // not come back while a device may write it.
+            if self.bus.is_gone() {
+                self.commands.answer_all(Status::HOST_PATHING_ERROR);
+            }
+        }
+        result
+    }
+
+    fn bring_up_again(&mut self) -> Result<(), ControllerError> {
+        if self.bus.is_gone() {
+            return Err(ControllerError::Gone);
+        }
+        bring_up::disable(&mut self.bus, self.capabilities)?;
+        self.commands.answer_all(Status::ABORTED_BY_HOST);
+        self.submission.reset();
+        self.completion.reset();
+        let controller = BringUp::enable(&mut self.bus, &self.memory, self.capabilities)?;
+        self.admin = controller.create_queues()?;
+        Ok(())
+    }
+
+    /// Asks the controller to abort the command with this tag (Base Specification 2.0, section
+    /// 5.1). True when it will complete as aborted; false when it was too late or is unknown.
+    ///
+    /// # Errors
+    ///
+    /// When the controller does not answer.
+    pub(crate) fn abort(&mut self, tag: Tag) -> Result<bool, ControllerError> {
+        let Some(id) = self.commands.find(tag) else {
+            return Ok(false);
+        };
+        let mut entry = SubmissionEntry::new(admin_opcode::ABORT, CommandId(0), NamespaceId::NONE);
+        entry.dword10 = (u32::from(id.0) << 16 | u32::from(IO_QUEUE)).into();
+        let deadline = bring_up::deadline(self.capabilities);
+        let completion = self.admin.execute(&mut self.bus, Step::Abort, entry, deadline)?;
+        Ok(completion.result.get() & 1 == 0)
+    }
+
+    /// Where the device finds `bytes` bytes at `pointer`, as the PRPs of command `id`.
+    #[inline]
+    fn prps(
+        &mut self,
+        id: CommandId,
+        pointer: std::ptr::NonNull<u8>,
+        bytes: usize,
+    ) -> Result<PrpPair, Status> {
+        let address = self.bus.device_address(pointer, bytes).ok_or(Status::DATA_TRANSFER_ERROR)?;
+        let prp2 = match further_pages(address, bytes) {
+            Further::Nothing => 0,
+            Further::Page(page) => page,
+            Further::List { first, entries } => self.memory.write_list(id, first, entries),
+        };
+        Ok(PrpPair { prp1: address, prp2 })
+    }
+
+    /// The entry of a read or write of `bytes` bytes at `pointer`.
+    #[inline]
+    fn transfer(
+        &mut self,
+        id: CommandId,
+        kind: Kind,
+        lba: Lba,
+        pointer: std::ptr::NonNull<u8>,
+        bytes: usize,
+        fua: bool,
+    ) -> Result<SubmissionEntry, Status> {
+        let range = self.limits.transfer(lba, bytes)?;
+        let data = self.prps(id, pointer, bytes)?;
+        Ok(match kind {
+            Kind::Read => SubmissionEntry::read(id, NAMESPACE, range, data),
+            _ => SubmissionEntry::write(id, NAMESPACE, range, data, fua),
+        })
+    }
+
+    /// The entry of an operation, or why there is none, and what the table keeps of it.
+    #[inline]
+    fn prepare(
+        &mut self,
+        id: CommandId,
+        submission: Submission,
+    ) -> (Result<SubmissionEntry, Status>, Command) {
+        let Submission { tag, operation } = submission;
+        match operation {
+            Operation::Read { lba, buffer } => {
+                let (pointer, bytes) = (buffer.as_ptr(), buffer.len());
+                let entry = self.transfer(id, Kind::Read, lba, pointer, bytes, false);
+                (entry, Command::new(tag, Kind::Read, Held::Buffer(buffer), bytes as u32))
+            }
+            Operation::Write { lba, pages, fua } => {
+                let (pointer, bytes) = (pages.as_ptr(), pages.len());
+                let entry = self.transfer(id, Kind::Write, lba, pointer, bytes, fua);
+                (entry, Command::new(tag, Kind::Write, Held::Pages(pages), bytes as u32))
+            }
+            Operation::WriteBlocks { lba, pages, blocks, fua } => {
+                let part = self.limits.part(blocks, pages.len());
+                let entry = part.and_then(|bytes| {
+                    self.transfer(id, Kind::Write, lba, pages.as_ptr(), bytes, fua)
+                });
+                let bytes = part.unwrap_or(0) as u32;
+                (entry, Command::new(tag, Kind::Write, Held::Pages(pages), bytes))
+            }
+            Operation::Flush => {
+                let entry = SubmissionEntry::flush(id, NAMESPACE);
+                (Ok(entry), Command::new(tag, Kind::Flush, Held::Nothing, 0))
+            }
+            Operation::WriteZeroes { lba, blocks, deallocate } => {
+                let entry = self
+                    .limits
+                    .write_zeroes(lba, blocks)
+                    .map(|range| SubmissionEntry::write_zeroes(id, NAMESPACE, range, deallocate));
+                (entry, Command::new(tag, Kind::WriteZeroes, Held::Nothing, 0))
+            }
+            Operation::Deallocate { ranges } => {
+                let entry = if ranges.is_empty() {
+                    Err(Status::INVALID_FIELD)
+                } else {
+                    let prp1 = self.memory.write_ranges(id, &ranges);
+                    let data = PrpPair { prp1, prp2: 0 };
+                    Ok(SubmissionEntry::deallocate(id, NAMESPACE, ranges.len() as u8, data))
+                };
+                (entry, Command::new(tag, Kind::Deallocate, Held::Nothing, 0))
+            }
+        }
+    }
+
+    /// Visits answers that came from no device.
+    fn visit_answers(&mut self, budget: usize, complete: &mut dyn FnMut(Completion)) -> usize {
+        let mut visited = 0;
+        while visited < budget {
+            let Some((command, status)) = self.commands.take_answer() else { break };
+            complete(command.complete(status, &mut self.counters));
+            visited += 1;
+        }
+        visited
+    }
+
+    /// Visits one completion of the device; false when it was none of a command in flight.
+    #[inline]
+    fn visit(&mut self, entry: CompletionEntry, complete: &mut dyn FnMut(Completion)) -> bool {
+        self.submission.note_head(entry.submission_head.get());
+        let status = entry.status();
+        let Some(command) = self.commands.take(entry.command_id()) else {
+            self.counters.errors += 1;
+            tracing::warn!(id = entry.command_id().0, %status, "completion of an unknown command");
+            return false;
+        };
+        if status.is_success() && self.bus.copies_for_dma() {
+            self.counters.bytes_copied_for_dma += u64::from(command.bytes);
+        }
+        complete(command.complete(status, &mut self.counters));
+        true
+    }
+
+    /// Answers everything on behalf of a device that has gone away.
+    #[cold]
+    fn lose_device(&mut self) {
+        tracing::error!(
+            model = %self.namespace.model,
+            serial = %self.namespace.serial,
+            in_flight = self.commands.in_flight(),
+            "the device has gone away"
+        );
+        self.lost = true;
+        self.commands.answer_all(Status::HOST_PATHING_ERROR);
+    }
+
+    /// Whether a completion can be visited now.
+    fn has_completion(&self) -> bool {
+        self.commands.has_answer() || (!self.lost && self.completion.has_entry())
+    }
+}
+
+impl<B: Bus> QueuePair for Driver<B> {
+    fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    fn register(&mut self, region: &Region) -> Result<(), RegisterError> {
+        self.bus.map(region)
+    }
+
+    fn unregister(&mut self, region: &Region) {
+        self.bus.unmap(region);
+    }
+
+    #[inline]
+    fn submit(&mut self, submission: Submission) -> Result<(), Submission> {
+        let Some(id) = self.commands.next_id() else {
+            return Err(submission);
+        };
+        let (entry, command) = self.prepare(id, submission);
+        let inserted = self.commands.insert(command);
+        debug_assert_eq!(inserted, id, "the entry carries the identifier of its command");
+        match entry {
+            _ if self.lost => self.commands.answer(id, Status::HOST_PATHING_ERROR),
+            Ok(entry) => self.submission.push(&entry),
+            Err(status) => self.commands.answer(id, status),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn ring(&mut self) {
+        if let Some((doorbell, tail)) = self.submission.take_doorbell() {
+            self.counters.doorbells += 1;
+            self.counters.system_calls += self.bus.ring(doorbell, tail);
+        }
+    }
+
+    fn poll(&mut self, budget: usize, complete: &mut dyn FnMut(Completion)) -> usize {
+        self.bus.advance();
+        if self.armed {
+            self.armed = false;
+            self.counters.system_calls += self.bus.cancel_wake();
+        }
+        let mut visited = 0;
+        if self.commands.has_answer() {
+            visited = self.visit_answers(budget, complete);
+        }
+        if self.lost {
+            return visited;
+        }
+        while visited < budget {
+            let Some(entry) = self.completion.take() else { break };
+            visited += usize::from(self.visit(entry, complete));
+        }
+        if let Some((doorbell, head)) = self.completion.take_doorbell() {
+            self.counters.completion_doorbells += 1;
+            self.counters.system_calls += self.bus.ring(doorbell, head);
+        }
+        // What the device posted before it went away was read above, or is read by a later poll.
+        if self.bus.is_gone() && !self.completion.has_entry() {
+            self.lose_device();
+            visited += self.visit_answers(budget - visited, complete);
+        }
+        visited
+    }
+
+    fn in_flight(&self) -> usize {
+        self.commands.in_flight()
+    }
+
+    fn depth(&self) -> usize {
+        self.commands.depth()
+    }
+
+    fn wake(&self) -> Wake<'_> {
+        self.bus.wake()
+    }
+
+    fn arm(&mut self) -> bool {
+        if self.has_completion() {
+            return false;
+        }
+        if matches!(self.bus.wake(), Wake::Poll) {
+            return self.commands.in_flight() == 0;
+        }
+        self.armed = true;
+        let requested = self.bus.request_wake();
+        if requested && !self.has_completion() && !self.bus.is_gone() {
+            return true;
+        }
+        self.armed = false;
+        self.counters.system_calls += self.bus.cancel_wake();
+        // A device that has gone away has nothing left to wake anybody for.
+        self.lost && self.commands.in_flight() == 0
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}
+
+impl<B: Bus> Drop for Driver<B> {
+    /// Lets the controller shut down in order, so that it loses nothing it has acknowledged.
+    fn drop(&mut self) {
+        if self.lost || self.bus.is_gone() {
+            return;
+        }
+        if let Err(error) = bring_up::shut_down(&mut self.bus, self.capabilities) {
+            tracing::warn!(%error, "the controller did not shut down in order");
+        }
+        if let Err(error) = bring_up::disable(&mut self.bus, self.capabilities) {
+            tracing::warn!(%error, "the controller could not be disabled");
+        }
+    }
+}

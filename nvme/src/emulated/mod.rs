@@ -1,0 +1,235 @@
+//! A controller in software behind real rings.
+//!
+//! The driver half is the one that drives hardware; behind its bus stands a controller that
+//! fetches 64-byte entries, follows PRPs, and posts 16-byte completions with phase tags. So the
+//! protocol is exercised byte for byte where there is no device, and faults can be had on demand.
+//!
+//! ```text
+//! Emulated ── Driver ── LocalBus ── RegisterFile ── Controller ── Store ── Medium
+//!             (queues, PRPs)        (doorbells)     (commands)    (cache)  (RAM, file)
+//! ```
+//!
+//! Without `thread=1` the controller works inside [`QueuePair::poll`], on the caller's thread:
+//! deterministic, without system calls, and nothing completes inside `submit` or `ring`.
+//!
+//! Each emulated controller is a device of its own. Two opened on the same file share its bytes,
+//! but not their volatile write caches.
+
+mod admin;
+mod controller;
+mod core;
+mod faults;
+mod host_memory;
+mod local_bus;
+mod medium;
+mod options;
+mod pending;
+mod random;
+mod register_file;
+mod rings;
+mod segments;
+mod store;
+mod thread;
+mod write_cache;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use culvert_memory::Region;
+
+use self::admin::Admin;
+use self::controller::Controller;
+use self::core::Core;
+use self::host_memory::HostMemory;
+use self::local_bus::{Engine, LocalBus};
+use self::medium::Medium;
+use self::pending::{Order, Pending};
+use self::random::Random;
+use self::register_file::RegisterFile;
+use self::store::Store;
+use self::thread::ControllerThread;
+use crate::config::TRANSFER_PAGES_MAX;
+use crate::contract::{
+    Completion, Lba, Namespace, QueuePair, RegisterError, Submission, Tag, Wake,
+};
+use crate::controller_error::ControllerError;
+use crate::counters::Counters;
+use crate::driver::Driver;
+use crate::identify::{Geometry, IdentifyController};
+use crate::open::{OpenError, OpenOptions};
+use crate::queue_memory::QueueMemory;
+
+pub use self::faults::{ANYWHERE, FaultTarget, Faults, Times};
+pub use self::medium::MediumError;
+pub use self::options::{CommandOrder, EmulatedOptions, MediumKind};
+pub use self::store::Loss;
+
+/// The name of this backend in URIs.
+pub(crate) const BACKEND: &str = "emulated";
+const MODEL: &str = "Culvert emulated controller";
+
+/// A queue pair on an emulated controller.
+#[derive(Debug)]
+pub struct Emulated {
+    driver: Driver<LocalBus>,
+    faults: Faults,
+    losses: Random,
+}
+
+impl Emulated {
+    /// Makes a controller and brings it up.
+    ///
+    /// # Errors
+    ///
+    /// When memory, the file or a thread cannot be had.
+    pub fn open(device: &EmulatedOptions, options: &OpenOptions) -> Result<Emulated, OpenError> {
+        let depth = options.checked_depth()?;
+        let geometry = Geometry {
+            block_size: device.block_size,
+            blocks: device.bytes / u64::from(device.block_size),
+        };
+        let medium = open_medium(device)?;
+        let copies = !matches!(medium, Medium::Null);
+        let store = Store::new(geometry, medium, device.cache_blocks);
+        // MDTS is a power of two of pages.
+        let transfer_size_max = TRANSFER_PAGES_MAX.trailing_zeros() as u8;
+        let serial = format!("EMULATED{:012x}", device.seed & 0xffff_ffff_ffff);
+        let identify =
+            IdentifyController::emulated(MODEL, &serial, transfer_size_max, store.has_cache());
+
+        let registers = Arc::new(RegisterFile::default());
+        let faults = Faults::default();
+        let order = match device.order {
+            CommandOrder::Fetched => Order::Fetched,
+            CommandOrder::Shuffled => Order::Shuffled(Random::new(device.seed)),
+        };
+        let controller = Controller::new(
+            Arc::clone(&registers),
+            store,
+            Admin::new(identify),
+            faults.clone(),
+            Pending::new(order),
+        );
+        let core = Core { controller, memory: HostMemory::default() };
+        let engine = if device.thread {
+            let thread = ControllerThread::start(core, Arc::clone(&registers));
+            Engine::Thread(thread.map_err(OpenError::Thread)?)
+        } else {
+            Engine::Inline(Box::new(core))
+        };
+        let bus = LocalBus::new(engine, registers, options.regions_max, copies);
+        let memory = QueueMemory::new(depth).map_err(OpenError::Memory)?;
+        let driver = Driver::open(bus, memory, BACKEND)?;
+        Ok(Emulated { driver, faults, losses: Random::new(!device.seed) })
+    }
+
+    /// The faults of this device.
+    pub fn faults(&self) -> Faults {
+        self.faults.clone()
+    }
+
+    /// Number of blocks that a power failure would put at risk.
+    pub fn unflushed(&mut self) -> usize {
+        self.driver.bus_mut().with_core(|core| core.controller.store_mut().unflushed())
+    }
+
+    /// The power of the device fails: `decide` says for each unflushed block, in the order in
+    /// which they became dirty, what became of it. The device goes on afterwards with what is on
+    /// its medium; commands that were rung and not yet executed are executed after the failure.
+    pub fn drop_unflushed(&mut self, decide: &mut impl FnMut(Lba) -> Loss) {
+        self.driver.bus_mut().with_core(|core| core.controller.store_mut().drop_unflushed(decide));
+    }
+
+    /// The power of the device fails, and the seed of its URI decides: each unflushed block is
+    /// lost, kept or torn with equal chances.
+    pub fn lose_power(&mut self) {
+        let Emulated { driver, losses, .. } = self;
+        let decide = &mut |_| match losses.below(3) {
+            0 => Loss::Lose,
+            1 => Loss::Keep,
+            _ => Loss::Tear { sectors: losses.bits() as u8 },
+        };
+        driver.bus_mut().with_core(|core| core.controller.store_mut().drop_unflushed(decide));
+    }
+
+    /// Resets the controller: Base Specification 2.0, section 3.7. Commands in flight complete
+    /// with [`Status::ABORTED_BY_HOST`](crate::Status::ABORTED_BY_HOST), and their buffers come
+    /// back, at the next polls.
+    ///
+    /// # Errors
+    ///
+    /// When the controller does not come back; the queue pair is then lost.
+    pub fn reset(&mut self) -> Result<(), ControllerError> {
+        self.driver.reset()
+    }
+
+    /// Asks the controller to abort the command with this tag. True when it completes as aborted;
+    /// false when it was too late, was not rung, or is unknown.
+    ///
+    /// # Errors
+    ///
+    /// When the controller does not answer.
+    pub fn abort(&mut self, tag: Tag) -> Result<bool, ControllerError> {
+        self.driver.abort(tag)
+    }
+}
+
+fn open_medium(device: &EmulatedOptions) -> Result<Medium, OpenError> {
+    match &device.medium {
+        MediumKind::Null => Ok(Medium::Null),
+        MediumKind::Memory => Medium::memory(device.bytes).map_err(OpenError::Medium),
+        MediumKind::File(path) => Medium::file(path, device.bytes)
+            .map_err(|source| OpenError::File { path: path.clone(), source }),
+    }
+}
+
+impl QueuePair for Emulated {
+    fn namespace(&self) -> &Namespace {
+        self.driver.namespace()
+    }
+
+    fn register(&mut self, region: &Region) -> Result<(), RegisterError> {
+        self.driver.register(region)
+    }
+
+    fn unregister(&mut self, region: &Region) {
+        self.driver.unregister(region);
+    }
+
+    #[inline]
+    fn submit(&mut self, submission: Submission) -> Result<(), Submission> {
+        self.driver.submit(submission)
+    }
+
+    #[inline]
+    fn ring(&mut self) {
+        self.driver.ring();
+    }
+
+    #[inline]
+    fn poll(&mut self, budget: usize, complete: &mut dyn FnMut(Completion)) -> usize {
+        self.driver.poll(budget, complete)
+    }
+
+    fn in_flight(&self) -> usize {
+        self.driver.in_flight()
+    }
+
+    fn depth(&self) -> usize {
+        self.driver.depth()
+    }
+
+    fn wake(&self) -> Wake<'_> {
+        self.driver.wake()
+    }
+
+    fn arm(&mut self) -> bool {
+        self.driver.arm()
+    }
+
+    fn counters(&self) -> &Counters {
+        self.driver.counters()
+    }
+}

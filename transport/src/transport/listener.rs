@@ -1,0 +1,145 @@
+//! Where peers come in.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use crate::config::{ACCEPT_REST_NS, ACCEPTS_PER_TURN};
+use crate::connection::opening::Opening;
+use crate::handshake::proof::Role;
+use crate::shm::socket as unix;
+use crate::tcp::socket as stream;
+use crate::transport::Transport;
+use crate::transport::shared::Backend;
+use crate::{Address, CloseReason, ListenError, WindowMode};
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: OwnedFd,
+    address: Address,
+    /// Not watched before this time: the process was out of descriptors.
+    resting: Option<u64>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Address::Shm(path) = &self.address {
+            // Nobody is there any more; that the file may already be gone is no matter.
+            let _ = rustix::fs::unlink(path);
+        }
+    }
+}
+
+impl Transport {
+    /// Listens at an address, until the transport is dropped. Returns it with its port resolved.
+    ///
+    /// A socket file left behind by a process that is gone is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError::InUse`] when somebody listens there, or what the kernel refused.
+    pub fn listen(&mut self, address: &Address) -> Result<Address, ListenError> {
+        let failure = |(step, source)| match source {
+            Errno::ADDRINUSE => ListenError::InUse,
+            _ => ListenError::Io { step, source },
+        };
+        let (socket, address) = match address {
+            Address::Shm(path) => {
+                let socket = unix::listen(path).map_err(|error| failure(("bind", error)))?;
+                (socket, address.clone())
+            }
+            Address::Tcp(wanted) => {
+                let (socket, bound) = stream::listen(*wanted).map_err(failure)?;
+                (socket, Address::Tcp(bound))
+            }
+        };
+        let listener = Listener { socket, address: address.clone(), resting: None };
+        let watched = self.readiness.add_listener(listener.socket.as_fd(), self.listeners.len());
+        watched.map_err(|error| failure(("epoll_ctl", error)))?;
+        self.listeners.push(listener);
+        Ok(address)
+    }
+
+    /// Takes the connections that wait at a listener.
+    pub(super) fn accept(&mut self, index: usize) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(listener) = self.listeners.get_mut(index) else { return };
+            self.shared.counters.system_calls += 1;
+            let socket = listener.socket.as_fd();
+            let accepted = match &listener.address {
+                Address::Shm(_) => unix::accept(socket)
+                    .map(|socket| (socket, listener.address.clone(), Backend::Shm)),
+                Address::Tcp(_) => stream::accept(socket).map(|(socket, peer)| {
+                    let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+                    (socket, Address::Tcp(peer.unwrap_or(unknown)), Backend::Tcp)
+                }),
+            };
+            match accepted {
+                Ok((socket, address, backend)) => self.admit(socket, address, backend),
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    let address = &listener.address;
+                    tracing::warn!(%address, "no descriptor or memory to accept a connection");
+                    listener.resting = Some(self.shared.now + ACCEPT_REST_NS);
+                    let _ = self.readiness.remove_listener(listener.socket.as_fd());
+                    return;
+                }
+                // Nothing more, or a peer that went away in the queue.
+                Err(Errno::AGAIN) => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Begins the handshake with a peer that has come in, or turns it away.
+    fn admit(&mut self, socket: OwnedFd, address: Address, backend: Backend) {
+        self.drop_oldest_half_open();
+        let side = (backend, Role::Acceptor, WindowMode::Granted);
+        let Some(slot) = self.connections.next_id() else {
+            let nobody = culvert_memory::SlotId::from_u64(0);
+            let mut opening = Opening::new(nobody, address, socket, side, &self.shared);
+            let reason = opening.turn_away(&mut self.shared.counters);
+            self.shared.counters.handshakes_failed += 1;
+            let address = &opening.address;
+            tracing::warn!(%address, %reason, "a peer was turned away: no free connection");
+            return;
+        };
+        let opening = Opening::new(slot, address, socket, side, &self.shared);
+        if let Err(error) = self.begin(opening) {
+            tracing::warn!(%error, "a connection could not be watched");
+        }
+    }
+
+    /// Keeps peers that never finish their handshake from taking all connections: beyond a quarter
+    /// of them the oldest goes.
+    fn drop_oldest_half_open(&mut self) {
+        let half_open_max = (self.connections.capacity() as usize / 4).max(4);
+        if self.openings.len() < half_open_max {
+            return;
+        }
+        let oldest = self.openings.iter().copied().find(|slot| !self.is_initiated(*slot));
+        if let Some(slot) = oldest {
+            self.end(slot, CloseReason::HandshakeTimeout);
+        }
+    }
+
+    /// Watches again the listeners that have rested.
+    pub(super) fn wake_listeners(&mut self) {
+        let now = self.shared.now;
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            if listener.resting.is_some_and(|until| now >= until) {
+                listener.resting = None;
+                if let Err(error) = self.readiness.add_listener(listener.socket.as_fd(), index) {
+                    let address = &listener.address;
+                    tracing::warn!(%error, %address, "a listener could not be watched");
+                }
+            }
+        }
+    }
+
+    /// When the first resting listener is to be watched again.
+    pub(super) fn listener_deadline(&self) -> Option<u64> {
+        self.listeners.iter().filter_map(|listener| listener.resting).min()
+    }
+}
