@@ -4,15 +4,20 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod checkpoint;
+pub mod chunkserver;
+pub mod client;
 pub mod cluster;
 pub mod config;
-pub mod checkpoint;
 pub mod copyset;
+pub mod counters;
 pub mod device;
 pub mod ids;
-pub mod network;
 pub mod journal;
+pub mod network;
+pub mod node;
 pub mod raft_group;
+pub mod reactor;
 pub mod record;
 pub mod shard;
 pub mod store;

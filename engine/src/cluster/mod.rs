@@ -227,7 +227,7 @@ impl Cluster {
     fn stripe_blocks_default(&self) -> u32 {
         let chunk = self.chunk_blocks();
         let stripes = (STRIPE_BLOCKS_MIN..=STRIPE_BLOCKS_DEFAULT).rev();
-        stripes.into_iter().find(|stripe| chunk % stripe == 0).unwrap_or(chunk)
+        stripes.into_iter().find(|stripe| chunk.is_multiple_of(*stripe)).unwrap_or(chunk)
     }
 }
 

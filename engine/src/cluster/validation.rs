@@ -49,7 +49,7 @@ pub(super) fn check_volume(
     if volume.id == 0 || volume.id >= document.next_volume {
         return Err(VolumeError::IdNotGiven { id: volume.id, next: document.next_volume });
     }
-    if volume.size == 0 || volume.size % BLOCK_SIZE as u64 != 0 {
+    if volume.size == 0 || !volume.size.is_multiple_of(BLOCK_SIZE as u64) {
         return Err(VolumeError::Size(volume.size));
     }
     let (stripe, chunk) = (volume.stripe_blocks, chunk_blocks(document));
@@ -131,7 +131,8 @@ fn at<P: Into<Problem>>(place: Place) -> impl Fn(P) -> Invalid {
 fn check_cluster(document: &Document) -> Result<(), Problem> {
     check_uuid(document.uuid, &mut HashSet::new())?;
     let size = document.chunk_size;
-    if !(CHUNK_SIZE_MIN..=CHUNK_SIZE_MAX).contains(&size) || size % BLOCK_SIZE as u64 != 0 {
+    if !(CHUNK_SIZE_MIN..=CHUNK_SIZE_MAX).contains(&size) || !size.is_multiple_of(BLOCK_SIZE as u64)
+    {
         return Err(Problem::ChunkSize(size));
     }
     Ok(())

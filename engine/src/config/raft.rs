@@ -20,6 +20,8 @@ pub struct RaftConfig {
     pub append_entries_max: u32,
     /// Append frames in flight to one follower of one copyset.
     pub append_frames_in_flight_max: u32,
+    /// How long a client's session may be idle before the leader lets it expire.
+    pub session_idle_s: u32,
 }
 
 impl Default for RaftConfig {
@@ -31,6 +33,7 @@ impl Default for RaftConfig {
             lease_drift_margin_ms: 25,
             append_entries_max: 64,
             append_frames_in_flight_max: 256,
+            session_idle_s: 900,
         }
     }
 }

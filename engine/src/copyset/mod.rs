@@ -1,65 +1,33 @@
-//! The replicated state of one copyset beyond its chunks: sessions, fencing epoch, quota.
+//! The replicated state of one copyset beyond its chunks: sessions, fencing epoch, quota, and the
+//! index and term that it is the state of.
+//!
+//! A pure core, and deterministic: equal entries make equal states and equal results on every
+//! replica. Results depend on nothing but this state. They do not depend on the chunks (deleting
+//! one that does not exist is [`ResultCode::Ok`]), because a replica that replays its log from a
+//! checkpoint, or catches up chunk by chunk, has chunks that are ahead of this state.
+//!
+//! What is the leader's alone (proposals in flight, when a session was last heard from) is kept
+//! here too, is no part of an image, and decides nothing when an entry is applied.
 
+mod admission;
+mod image;
+mod quota;
 mod result;
+mod session;
+#[cfg(test)]
+mod tests;
 
+pub use admission::{Admission, Refusal, Request};
+pub use image::ImageError;
 pub use result::ResultCode;
+pub use session::{SESSIONS_MAX, WINDOW};
 
-use crate::ids::{
-    BlockRange, ChunkId, CopysetId, Epoch, Extent, LogIndex, RequestNumber, SessionId, Term,
-};
+use crate::copyset::admission::Verdict;
+use crate::copyset::quota::Proposals;
+use crate::copyset::session::{Session, Sessions};
+use crate::ids::{CopysetId, Epoch, Extent, LogIndex, SessionId, Term};
 use crate::record::{Operation, RecordView};
-use crate::store::Store;
-
-/// What a client asks for, as far as admission looks at it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// What to do.
-    pub operation: Operation,
-    /// To which chunk.
-    pub chunk: ChunkId,
-    /// To which blocks of it.
-    pub range: BlockRange,
-    /// Fencing epoch the client holds.
-    pub epoch: Epoch,
-    /// The client's session; zero: none.
-    pub session: SessionId,
-    /// The request's number in it.
-    pub request: RequestNumber,
-}
-
-/// Why a request is not proposed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// The copyset knows no such session.
-    NoSession,
-    /// The number lies below the session's window.
-    BelowWindow,
-    /// The client's epoch is too old.
-    Fenced {
-        /// The copyset's epoch.
-        current: Epoch,
-    },
-    /// The quota has no room for the blocks that would be newly mapped.
-    NoSpace,
-    /// The range does not lie within a chunk, or the request has no number.
-    OutOfRange,
-    /// No further session may be opened.
-    SessionsFull,
-}
-
-/// The leader's decision about a request before it proposes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// Propose it, and tell [`CopysetState::proposed`] its charge.
-    Fresh {
-        /// Blocks that it may newly map.
-        charge: u32,
-    },
-    /// It took effect before: answer this.
-    Repeated(ResultCode),
-    /// Answer with the reason.
-    Refused(Refusal),
-}
+use crate::store::{ChunkKey, Store};
 
 /// What applying an entry did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,90 +38,193 @@ pub struct Applied {
     pub opened: Option<SessionId>,
 }
 
-/// Why bytes are not a copyset's image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ImageError {
-    /// Fewer bytes than the image says it has.
-    #[error("copyset image is truncated")]
-    Truncated,
-    /// A field holds a value that no writer produces.
-    #[error("copyset image field {0} holds an impossible value")]
-    Field(&'static str),
-}
-
 /// The replicated state of one copyset, without its chunks.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CopysetState {
     id: CopysetId,
+    /// Logical blocks that may be mapped.
+    quota: u64,
+    applied: LogIndex,
+    term: Term,
+    epoch: Epoch,
+    sessions: Sessions,
+    proposals: Proposals,
 }
 
-#[allow(missing_docs, unused_variables, clippy::todo)]
 impl CopysetState {
-    /// The state before the first entry. `quota`: logical blocks it may map.
+    /// The state before the first entry. `quota`: logical blocks it may map, equal on all replicas.
     #[must_use]
     pub fn new(id: CopysetId, quota: u64) -> CopysetState {
-        CopysetState { id }
+        CopysetState {
+            id,
+            quota,
+            applied: LogIndex(0),
+            term: Term(0),
+            epoch: Epoch(0),
+            sessions: Sessions::default(),
+            proposals: Proposals::new(),
+        }
     }
+
+    /// The copyset.
     #[must_use]
     pub fn id(&self) -> CopysetId {
         self.id
     }
+
+    /// Logical blocks that it may map.
     #[must_use]
     pub fn quota(&self) -> u64 {
-        todo!()
-    }
-    #[must_use]
-    pub fn epoch(&self) -> Epoch {
-        todo!()
-    }
-    #[must_use]
-    pub fn applied(&self) -> (LogIndex, Term) {
-        todo!()
+        self.quota
     }
 
-    /// Decides whether the leader may propose; only once it has applied an entry of its own term.
+    /// The fencing epoch: operations of an older one are refused.
     #[must_use]
-    pub fn admit(&self, request: &Request, store: &Store) -> Admission {
-        todo!()
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
-    /// Accounts for a proposal; [`CopysetState::apply`] settles it.
-    pub fn proposed(&mut self, index: LogIndex, charge: u32) {
-        todo!()
+
+    /// Index of the last entry applied; zero: none.
+    #[must_use]
+    pub fn applied(&self) -> LogIndex {
+        self.applied
     }
-    /// Forgets all proposals: leadership was lost or won.
-    pub fn reset_proposals(&mut self) {
-        todo!()
+
+    /// Term of the last entry applied.
+    #[must_use]
+    pub fn applied_term(&self) -> Term {
+        self.term
     }
-    /// Applies the next entry. `extents`: where its payload lies here, in order of its blocks.
+
+    /// Open sessions.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.iter().len()
+    }
+
+    /// The UUID of a session's client.
+    #[must_use]
+    pub fn client(&self, session: SessionId) -> Option<[u8; 16]> {
+        self.sessions.get(session).map(|session| session.client)
+    }
+
+    /// Applies the next entry to this state and its chunks. `extents`: where its payload lies here,
+    /// in order of its blocks; they are the map's or released afterwards, and no longer the
+    /// record's. While the shard recovers they may be those of a record that its chunk covers.
+    ///
+    /// # Panics
+    ///
+    /// If the entry is of another copyset or not the next one, or the extents do not hold its
+    /// payload. An entry without effect may come without extents.
     pub fn apply(
         &mut self,
         record: RecordView<'_>,
         extents: &[Extent],
         store: &mut Store,
     ) -> Applied {
-        todo!()
+        assert_eq!(record.copyset(), self.id);
+        assert_eq!(record.index(), self.applied.next(), "entries are applied without a gap");
+        assert!(record.term() >= self.term);
+        let request = Request::from(&record);
+        let mut unmapped = 0;
+        let applied = match self.judge(&request, store.geometry().chunk_blocks) {
+            Verdict::Effective => {
+                let before = store.mapped_blocks(self.id);
+                self.change_chunk(&record, extents, store);
+                unmapped = before.saturating_sub(store.mapped_blocks(self.id));
+                self.change_state(&record)
+            }
+            Verdict::Repeated(result) => self.no_effect(result, extents, store),
+            Verdict::Refused(refusal) => self.no_effect(refusal.result(), extents, store),
+        };
+        self.applied = record.index();
+        self.term = record.term();
+        self.proposals.applied(self.applied, unmapped);
+        applied
     }
 
-    /// Notes, on the leader, that a session was heard from. `now` is in nanoseconds of any clock.
+    fn no_effect(&self, result: ResultCode, extents: &[Extent], store: &mut Store) -> Applied {
+        for &extent in extents {
+            store.release(extent);
+        }
+        Applied { result, opened: None }
+    }
+
+    fn change_chunk(&self, record: &RecordView<'_>, extents: &[Extent], store: &mut Store) {
+        let key = ChunkKey { copyset: self.id, chunk: record.chunk() };
+        let (index, range) = (record.index(), record.range());
+        match record.operation() {
+            // A record that its chunk covers has lost its extents at recovery.
+            Operation::Write if extents.is_empty() => assert!(store.covers(key, index)),
+            Operation::Write => {
+                store.write(key, index, range, extents, record.crcs());
+            }
+            Operation::Discard => {
+                store.discard(key, index, range);
+            }
+            Operation::Delete => {
+                store.delete(key, index);
+            }
+            Operation::Noop
+            | Operation::OpenSession
+            | Operation::ExpireSession
+            | Operation::Fence
+            | Operation::ConfChange => {}
+        }
+    }
+
+    fn change_state(&mut self, record: &RecordView<'_>) -> Applied {
+        let mut opened = None;
+        match record.operation() {
+            Operation::OpenSession => {
+                let id = SessionId(record.index().0);
+                let client = record.body().try_into().expect("a record's body was checked");
+                self.sessions.open(Session::new(id, client));
+                opened = Some(id);
+            }
+            Operation::ExpireSession => {
+                self.sessions.expire(record.session());
+                return Applied { result: ResultCode::Ok, opened: None };
+            }
+            Operation::Fence => self.epoch = record.epoch(),
+            Operation::Noop
+            | Operation::Write
+            | Operation::Discard
+            | Operation::Delete
+            | Operation::ConfChange => {}
+        }
+        if let Some(session) = self.sessions.get_mut(record.session()) {
+            session.note(record.request(), ResultCode::Ok);
+        }
+        Applied { result: ResultCode::Ok, opened }
+    }
+}
+
+/// What is the leader's alone.
+impl CopysetState {
+    /// Accounts for a proposal that was admitted with `charge`; applying it settles it.
+    ///
+    /// # Panics
+    ///
+    /// If indexes do not ascend.
+    pub fn proposed(&mut self, index: LogIndex, charge: u32) {
+        self.proposals.proposed(index, charge);
+    }
+
+    /// Forgets proposals and times: leadership was won or lost.
+    pub fn reset_leadership(&mut self) {
+        self.proposals.reset();
+        self.sessions.forget_times();
+    }
+
+    /// Notes that a session was heard from. `now` is in nanoseconds of any clock.
     pub fn touch(&mut self, session: SessionId, now: u64) {
-        todo!()
-    }
-    /// Treats every session as heard from at `now`: leadership was won.
-    pub fn touch_all(&mut self, now: u64) {
-        todo!()
-    }
-    /// A session not heard from since `before`, for the leader to propose its expiry.
-    #[must_use]
-    pub fn idle_session(&self, before: u64) -> Option<SessionId> {
-        todo!()
+        self.sessions.touch(session, now);
     }
 
-    /// Appends the image to `out`.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        todo!()
-    }
-    /// Reads an image; in-flight proposals and touch times are not part of it.
-    pub fn parse(bytes: &[u8]) -> Result<CopysetState, ImageError> {
-        todo!()
+    /// The session silent longest, if it was for `timeout` nanoseconds: its expiry may be proposed.
+    /// Sessions not heard from since leadership was won count as heard from at the first call.
+    pub fn idle_session(&mut self, now: u64, timeout: u64) -> Option<SessionId> {
+        self.sessions.idle(now, timeout)
     }
 }

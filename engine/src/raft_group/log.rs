@@ -166,6 +166,14 @@ impl Log {
         }
     }
 
+    /// The entry's payload is no longer its own: the chunk it writes to is already past it.
+    pub fn drop_extents(&mut self, index: LogIndex) {
+        let Some(at) = index.0.checked_sub(self.base_index + 1) else { return };
+        if let Some(slot) = self.slots.get_mut(at as usize) {
+            slot.extents = 0;
+        }
+    }
+
     /// Drops the entries from `index` on, calling `dropped` with each one's extents.
     pub fn truncate(&mut self, index: LogIndex, mut dropped: impl FnMut(Extents)) {
         while self.last() >= index && !self.slots.is_empty() {

@@ -525,8 +525,9 @@ impl Group {
         if !ready.snapshot().is_empty() {
             self.install(ready.snapshot().get_metadata(), host);
         }
+        let stores = ready.must_sync();
         if let Some(hard_state) = ready.hs() {
-            if ready.must_sync() {
+            if stores {
                 let commit = LogIndex(hard_state.commit);
                 let term = Term(hard_state.term);
                 host.store_hard_state(self.copyset, term, hard_state.vote, commit);
@@ -546,31 +547,37 @@ impl Group {
         }));
         let committed = ready.take_committed_entries();
         let messages = ready.take_persisted_messages();
-        let (number, batch) = (ready.number(), host.open_batch());
+        let number = ready.number();
         self.raw.advance_append_async(ready);
-        self.unpersisted.push_back(Unpersisted { number, batch, messages });
+        // What stores nothing waits only for what was stored before it, if for anything.
+        let before = self.unpersisted.back().map(|waiting| waiting.batch);
+        match if stores { Some(host.open_batch()) } else { before } {
+            Some(batch) => self.unpersisted.push_back(Unpersisted { number, batch, messages }),
+            None => self.persisted(number, &messages, outbox, now_ns),
+        }
         self.apply(&committed, host);
+    }
+
+    /// Everything that the library handed over up to ready `number` is durable.
+    fn persisted(&mut self, number: u64, messages: &[Message], outbox: &mut Outbox, now_ns: u64) {
+        for message in messages {
+            self.send(message, outbox, now_ns);
+        }
+        self.raw.on_persist_ready(number);
     }
 
     /// Everything up to `batch` is durable. Answers that waited for it go to `outbox`.
     pub fn durable(&mut self, batch: BatchNumber, outbox: &mut Outbox, now_ns: u64) {
-        let mut last = None;
         while self.unpersisted.front().is_some_and(|waiting| waiting.batch <= batch) {
             let done = self.unpersisted.pop_front().expect("a front that was seen");
-            last = Some(done.number);
-            for message in done.messages {
-                self.send(&message, outbox, now_ns);
-            }
-        }
-        if let Some(number) = last {
-            self.raw.on_persist_ready(number);
+            self.persisted(done.number, &done.messages, outbox, now_ns);
         }
     }
 
-    /// Whether something this replica wrote is not durable yet.
+    /// The batch whose durability this replica waits for last.
     #[must_use]
-    pub fn waits_for_durability(&self) -> bool {
-        !self.unpersisted.is_empty()
+    pub fn waits_for(&self) -> Option<BatchNumber> {
+        self.unpersisted.back().map(|waiting| waiting.batch)
     }
 
     fn store<H: Host>(&mut self, entry: &Entry, host: &mut H) {

@@ -270,6 +270,12 @@ impl Shard {
         (self.appender.ring().used(), self.appender.ring().blocks())
     }
 
+    /// Counts the openings of the shard.
+    #[must_use]
+    pub fn incarnation(&self) -> u32 {
+        self.incarnation
+    }
+
     /// Where the shard lies.
     #[must_use]
     pub fn layout(&self) -> &ShardLayout {

@@ -20,7 +20,7 @@ pub struct Allocator {
     free: Bitmap,
     blocks: u32,
     free_blocks: u32,
-    /// Where the next search begins.
+    /// Where the next search begins: below the end.
     cursor: u32,
 }
 
@@ -76,7 +76,8 @@ impl Allocator {
             self.free.remove(extent.start, extent.blocks).expect("chosen blocks are free");
         }
         self.free_blocks -= blocks;
-        self.cursor = extents[extents.len() - 1].end();
+        let end = extents[extents.len() - 1].end();
+        self.cursor = if end < self.blocks { end } else { 0 };
         Some(extents)
     }
 

@@ -208,9 +208,12 @@ impl Store {
         }
     }
 
-    /// Releases an extent that a record held: truncated, refused, or never recorded.
+    /// Releases an extent that a record held: truncated, refused, or never recorded. One that
+    /// stands for missing payload is nothing to release.
     pub fn release(&mut self, extent: Extent) {
-        self.releases.release(extent);
+        if extent.start != MISSING {
+            self.releases.release(extent);
+        }
     }
 
     /// Ties everything released since the last seal to a journal batch, which holds what released

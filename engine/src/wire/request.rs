@@ -176,7 +176,8 @@ pub enum ReplyStatus {
     /// Done.
     #[error("ok")]
     Ok = 0,
-    /// This replica does not lead the copyset; the reply's value is the leader's replica id, or 0.
+    /// This replica does not lead the copyset and has not proposed the request; the reply's value
+    /// is the leader's replica id, or 0.
     #[error("replica is not the leader")]
     NotLeader = 1,
     /// Out of some resource for a moment: retry later.
@@ -212,15 +213,20 @@ pub enum ReplyStatus {
     /// The device failed; the replica is leaving service.
     #[error("device failed")]
     DeviceFailed = 12,
+    /// The request was proposed here, but this replica lost the lead before it was committed: it
+    /// may be executed or not. The client repeats it under the same number. The reply's value is
+    /// the leader's replica id, or 0.
+    #[error("replica lost the lead before the entry was committed")]
+    Deposed = 13,
 }
 
 impl ReplyStatus {
     fn from_byte(byte: u8) -> Option<ReplyStatus> {
         use ReplyStatus::{
-            BelowWindow, Busy, DeviceFailed, Fenced, Malformed, Media, NoCopyset, NoSession,
-            NoSpace, NotLeader, Ok, OutOfRange, PayloadChecksum,
+            BelowWindow, Busy, Deposed, DeviceFailed, Fenced, Malformed, Media, NoCopyset,
+            NoSession, NoSpace, NotLeader, Ok, OutOfRange, PayloadChecksum,
         };
-        const ALL: [ReplyStatus; 13] = [
+        const ALL: [ReplyStatus; 14] = [
             Ok,
             NotLeader,
             Busy,
@@ -234,6 +240,7 @@ impl ReplyStatus {
             Media,
             Malformed,
             DeviceFailed,
+            Deposed,
         ];
         ALL.get(usize::from(byte)).copied()
     }

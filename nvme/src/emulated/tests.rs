@@ -184,6 +184,8 @@ fn commands_are_not_believed() {
 fn addresses_are_not_believed() {
     let mut host = Host::new("");
     let page = host.page();
+    let stranger = Pool::new(&PoolOptions::default()).expect("memory");
+    let unregistered = stranger.regions()[0].base().as_ptr() as u64;
     let mut write = |prp1, prp2, blocks| {
         let mut entry = host.write(1, 0, blocks);
         entry.set_prps(PrpPair { prp1, prp2 });
@@ -196,7 +198,7 @@ fn addresses_are_not_believed() {
     assert_eq!(write(page, page + 4, 3), Status::INVALID_PRP_OFFSET);
     assert_eq!(write(0, 0, 1), Status::DATA_TRANSFER_ERROR);
     assert_eq!(write(page, 0, 2), Status::DATA_TRANSFER_ERROR);
-    assert_eq!(write(page - 4096, 0, 1), Status::DATA_TRANSFER_ERROR);
+    assert_eq!(write(unregistered, 0, 1), Status::DATA_TRANSFER_ERROR);
     assert_eq!(write(!4095, 0, 1), Status::DATA_TRANSFER_ERROR);
     // The list is registered, what it names (zeroes) is not.
     assert_eq!(write(page, page + 4096, 3), Status::DATA_TRANSFER_ERROR);

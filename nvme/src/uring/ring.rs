@@ -16,8 +16,10 @@ use super::target::UringError;
 pub(super) struct Ring {
     ring: IoUring,
     event: OwnedFd,
-    /// A submission failed, and was said to.
-    failing: bool,
+    /// Requests are queued that the kernel was offered and did not take.
+    left_over: bool,
+    /// That it does not take them was said.
+    reported: bool,
 }
 
 impl fmt::Debug for Ring {
@@ -36,7 +38,7 @@ impl Ring {
         let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| UringError::Setup(errno.into()))?;
         submitter.register_eventfd(event.as_raw_fd()).map_err(UringError::Setup)?;
-        let mut ring = Ring { ring, event, failing: false };
+        let mut ring = Ring { ring, event, left_over: false, reported: false };
         ring.ring.completion().disable_eventfd();
         Ok(ring)
     }
@@ -68,10 +70,7 @@ impl Ring {
         if self.ring.submission().is_empty() {
             return 0;
         }
-        match self.ring.submit() {
-            Ok(_) => self.failing = false,
-            Err(error) => self.note_failure(&error),
-        }
+        self.submit();
         1
     }
 
@@ -82,14 +81,10 @@ impl Ring {
         let submission = self.ring.submission();
         let waiting = submission.taskrun() || submission.cq_overflow();
         drop(submission);
-        if !waiting && !self.failing {
+        if !waiting && !self.left_over {
             return 0;
         }
-        if let Err(error) = self.ring.submit() {
-            self.note_failure(&error);
-        } else {
-            self.failing = false;
-        }
+        self.submit();
         1
     }
 
@@ -140,15 +135,25 @@ impl Ring {
         1
     }
 
-    /// Requests stay queued and are handed over again at the next poll.
-    #[cold]
-    fn note_failure(&mut self, error: &io::Error) {
-        let passing =
-            matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY));
-        if !passing && !self.failing {
-            tracing::error!(%error, "io_uring does not take requests; trying again at each poll");
+    /// One system call. What the kernel does not take stays queued and is offered again at the
+    /// next poll.
+    #[inline]
+    fn submit(&mut self) {
+        match self.ring.submit() {
+            Ok(_) => self.reported = false,
+            Err(error) => self.report(&error),
         }
-        self.failing = true;
+        self.left_over = !self.ring.submission().is_empty();
+    }
+
+    #[cold]
+    fn report(&mut self, error: &io::Error) {
+        let code = error.raw_os_error();
+        let passing = matches!(code, Some(libc::EINTR | libc::EAGAIN | libc::EBUSY));
+        if !passing && !self.reported {
+            tracing::error!(%error, "io_uring does not take requests; trying again at each poll");
+            self.reported = true;
+        }
     }
 }
 

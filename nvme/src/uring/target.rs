@@ -139,7 +139,7 @@ impl Target {
                 None => MODEL_FILE.into(),
             }),
             serial: AsciiField::new(&match &sysfs {
-                Some(sysfs) => sysfs.read("device/serial").unwrap_or_default(),
+                Some(sysfs) => sysfs.read("device/serial").unwrap_or_else(|| sysfs.number()),
                 None => format!("{:x}-{:x}", metadata.dev(), metadata.ino()),
             }),
         })
@@ -235,6 +235,11 @@ impl SysfsDevice {
         let own = std::fs::read_to_string(self.directory.join(name));
         let text = own.or_else(|_| std::fs::read_to_string(self.directory.join("..").join(name)));
         text.ok().map(|text| text.trim().to_owned())
+    }
+
+    /// What the kernel calls it, for devices that have no name of their own.
+    fn number(&self) -> String {
+        self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// `queue/write_cache` is "write back" or "write through".

@@ -72,4 +72,5 @@ suite! {
     thread_file_shuffled: "emulated:64MiB?thread=1&file=FILE&order=shuffled&seed=3";
     uring_4096: "uring:FILE?size=64MiB";
     uring_512: "uring:FILE?size=64MiB&block=512";
+    uring_block_device: "uring:DEVICE?block=512";
 }

@@ -1,6 +1,8 @@
 //! A queue pair, some registered memory, and short ways to use both.
 
 use std::collections::HashMap;
+use std::io::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use culvert_memory::{Buffer, Pages, Pool, PoolOptions};
@@ -11,6 +13,11 @@ use culvert_nvme::{
 
 /// Size of the device that every backend is opened with.
 pub const DEVICE_BYTES: u64 = 64 << 20;
+/// Names a block device of [`DEVICE_BYTES`] bytes whose contents may be destroyed, for example a
+/// loop device: then the suite runs on it, too.
+const BLOCK_DEVICE: &str = "CULVERT_TEST_BLOCK_DEVICE";
+/// There is one block device for all tests.
+static BLOCK_DEVICE_IN_USE: Mutex<()> = Mutex::new(());
 /// Depth of the queue pair.
 pub const DEPTH: usize = 16;
 
@@ -21,6 +28,7 @@ pub struct Rig<Q = AnyQueuePair> {
     uri: String,
     directory: tempfile::TempDir,
     files: u32,
+    _block_device: Option<MutexGuard<'static, ()>>,
 }
 
 pub fn pool() -> Pool {
@@ -31,6 +39,10 @@ impl Rig {
     /// Opens a device; `None`, with a message, where this machine has no such backend.
     pub fn open(uri: &str) -> Option<Rig> {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        let block_device = match uri.contains("DEVICE") {
+            true => Some(zeroed_block_device(uri)?),
+            false => None,
+        };
         let options = OpenOptions { depth: DEPTH as u32, ..OpenOptions::default() };
         let pair = match open(&in_directory(uri, &directory, 0), &options) {
             Ok(pair) => pair,
@@ -43,7 +55,14 @@ impl Rig {
             }
             Err(error) => panic!("{uri}: {error:?}"),
         };
-        let mut rig = Rig { pair, pool: pool(), uri: uri.to_owned(), directory, files: 0 };
+        let mut rig = Rig {
+            pair,
+            pool: pool(),
+            uri: uri.to_owned(),
+            directory,
+            files: 0,
+            _block_device: block_device,
+        };
         rig.register_pool();
         Some(rig)
     }
@@ -56,10 +75,24 @@ impl Rig {
     }
 }
 
-/// Puts a path in the place of `FILE`.
+/// Waits for the block device and clears it; `None`, with a message, when there is none.
+fn zeroed_block_device(uri: &str) -> Option<MutexGuard<'static, ()>> {
+    let Some(path) = std::env::var_os(BLOCK_DEVICE) else {
+        eprintln!("skipped: {uri}: {BLOCK_DEVICE} names no block device");
+        return None;
+    };
+    let guard = BLOCK_DEVICE_IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut device = std::fs::OpenOptions::new().write(true).open(path).expect("opening");
+    device.write_all(&vec![0; DEVICE_BYTES as usize]).expect("clearing the block device");
+    device.sync_all().expect("clearing the block device");
+    Some(guard)
+}
+
+/// Puts a path in the place of `FILE` or `DEVICE`.
 fn in_directory(uri: &str, directory: &tempfile::TempDir, file: u32) -> DeviceUri {
     let path = directory.path().join(format!("device-{file}"));
     let uri = uri.replace("FILE", path.to_str().expect("a path in ASCII"));
+    let uri = uri.replace("DEVICE", &std::env::var(BLOCK_DEVICE).unwrap_or_default());
     uri.parse().expect("a good URI")
 }
 

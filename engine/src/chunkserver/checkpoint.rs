@@ -1,0 +1,57 @@
+//! What this reactor gives to a shard's checkpoint of each copyset.
+
+use super::{Chunkserver, RunningShard};
+use crate::copyset::CopysetState;
+use crate::ids::{CopysetId, LogIndex, ReplicaId, Term};
+use crate::journal::HardState;
+use crate::raft_group::{Log, encode_conf_state};
+
+/// Copysets that one turn gives to a checkpoint at most: each costs its log tail.
+const COPYSETS_PER_TURN: usize = 4;
+
+/// A replica that does not serve. It is carried from checkpoint to checkpoint as it was found.
+pub(super) struct Held {
+    pub id: CopysetId,
+    pub shard: usize,
+    pub log: Log,
+    pub state: CopysetState,
+}
+
+impl Chunkserver {
+    /// Hands the state of copysets to checkpoints that wait for it.
+    pub(super) fn feed_checkpoints(&mut self) {
+        for (position, running) in self.shards.iter_mut().enumerate() {
+            for _ in 0..COPYSETS_PER_TURN {
+                let Some(id) = running.shard.checkpoint_wants() else { break };
+                let served = self.by_id.binary_search_by_key(&id, |(id, _)| *id);
+                if let Ok(at) = served {
+                    let copyset = &self.copysets[self.by_id[at].1 as usize];
+                    give(running, id, copyset.group.log(), &copyset.state);
+                    continue;
+                }
+                let held = self.held.iter().find(|held| held.shard == position && held.id == id);
+                let held = held.expect("every group of a shard is served or held");
+                give(running, id, &held.log, &held.state);
+            }
+        }
+    }
+}
+
+fn give(running: &mut RunningShard, id: CopysetId, log: &Log, state: &CopysetState) {
+    running.shard.checkpoint_copyset(id, |image| {
+        let (base, base_term) = log.base();
+        let hard_state = log.hard_state();
+        image.log_start(base, base_term);
+        image.hard_state(HardState {
+            term: Term(hard_state.term),
+            vote: ReplicaId(hard_state.vote),
+            commit: LogIndex(hard_state.commit),
+        });
+        image.conf_state(&encode_conf_state(log.conf_state()));
+        for index in base.0 + 1..=log.last().0 {
+            let entry = log.get(LogIndex(index)).expect("an index within the log");
+            image.entry(entry.record, &entry.extents, entry.superseded_by);
+        }
+        state.encode(image.state());
+    });
+}

@@ -1,0 +1,100 @@
+//! One replica of a copyset, as this reactor runs it.
+
+use std::collections::VecDeque;
+
+use crate::copyset::CopysetState;
+use crate::ids::{CopysetId, LogIndex, ReplicaId, Term};
+use crate::network::ConnectionId;
+use crate::raft_group::Group;
+use crate::wire::ReplyStatus;
+
+use super::reading::QueuedRead;
+use super::replication::Feed;
+use super::replies::{QueuedReply, Replies};
+
+/// Where a replica of a copyset lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaPlace {
+    /// Its name in raft.
+    pub replica: ReplicaId,
+    /// Position of its node's endpoint among the peers; `None`: here.
+    pub peer: Option<usize>,
+}
+
+/// A client that waits for the entry at a place in the log.
+pub(super) struct Waiting {
+    pub index: LogIndex,
+    pub term: Term,
+    pub connection: ConnectionId,
+    pub token: u64,
+}
+
+/// A read that waits for a read-index round.
+pub(super) struct RoundRead {
+    pub context: u64,
+    /// Set once a majority confirmed the round.
+    pub index: Option<LogIndex>,
+    pub read: QueuedRead,
+}
+
+/// See the module's documentation.
+pub struct Copyset {
+    pub(super) id: CopysetId,
+    /// Position of its shard.
+    pub(super) shard: usize,
+    pub(super) group: Group,
+    pub(super) state: CopysetState,
+    pub(super) places: Vec<ReplicaPlace>,
+    /// Clients waiting for their entries to be applied, in log order.
+    pub(super) waiting: VecDeque<Waiting>,
+    /// One per other replica: what the library wants sent and is not sent yet.
+    pub(super) feeds: Vec<Feed>,
+    pub(super) round_reads: VecDeque<RoundRead>,
+    pub(super) ready_reads: VecDeque<QueuedRead>,
+    /// The context of the read-index round under way.
+    pub(super) round: Option<u64>,
+    pub(super) dirty: bool,
+}
+
+impl Copyset {
+    /// The copyset's id.
+    #[must_use]
+    pub fn id(&self) -> CopysetId {
+        self.id
+    }
+
+    /// Lets go of applied entries that are older than what the log retains.
+    pub(super) fn compact(&mut self, retained: u64) {
+        let keep_from = self.group.applied().0.saturating_sub(retained);
+        // Entries are let go in runs, not one at a time.
+        if keep_from > self.group.log().base().0.0 + retained / 4 {
+            self.group.compact(LogIndex(keep_from));
+        }
+    }
+
+    /// Reads of a confirmed round whose index is applied may be served.
+    pub(super) fn settle_reads(&mut self, applied: LogIndex) {
+        while let Some(front) = self.round_reads.front() {
+            if front.index.is_none_or(|index| index > applied) {
+                return;
+            }
+            let front = self.round_reads.pop_front().expect("a front that was seen");
+            self.ready_reads.push_back(front.read);
+        }
+    }
+
+    /// Answers everybody who waits: this replica can do nothing for them.
+    pub(super) fn abandon(&mut self, replies: &mut Replies) {
+        for waiting in self.waiting.drain(..) {
+            let (connection, token) = (waiting.connection, waiting.token);
+            replies.push(QueuedReply::new(connection, token, ReplyStatus::DeviceFailed));
+        }
+        let reads = self.round_reads.drain(..).map(|round| round.read);
+        for read in reads.chain(self.ready_reads.drain(..)) {
+            replies.push(QueuedReply::new(read.connection, read.token, ReplyStatus::DeviceFailed));
+        }
+        for feed in &mut self.feeds {
+            feed.clear();
+        }
+    }
+}

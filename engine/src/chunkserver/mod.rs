@@ -1,0 +1,408 @@
+//! The chunkserver: copysets, shards and connections of one reactor, put together.
+//!
+//! Frames, device completions and ticks come in between [`Chunkserver::begin`] and
+//! [`Chunkserver::run`]; `run` lets the groups decide, applies, answers, replicates and reads.
+//! Everything that must not wait for another connection or copyset is bounded and kept per
+//! connection or per copyset. It owns no driver: the network is an argument, and devices are fed
+//! by whoever drains the shards' submissions.
+
+mod admission;
+mod checkpoint;
+mod copyset;
+mod host;
+mod peers;
+mod reading;
+mod replies;
+mod replication;
+mod start;
+mod status;
+mod timers;
+
+use std::collections::VecDeque;
+
+use culvert_memory::{Buffer, Pool};
+use culvert_nvme::{Completion, Status};
+
+pub use copyset::{Copyset, ReplicaPlace};
+pub use peers::{Endpoint, PeerOptions};
+pub use start::{ReplicaPlan, ShardPlan, StartError};
+pub use status::{ChunkserverStatus, CopysetStatus, OutOfService};
+
+use crate::counters::Counters;
+use crate::ids::{BatchNumber, CopysetId};
+use crate::network::{Class, ConnectionId, Event, Network, Payloads, PeerKind};
+use crate::raft_group::{GroupOptions, Outbox};
+use crate::shard::{self, Shard};
+use crate::wire::{self, AppendReader, FrameError, FrameKind, PeerMessages, Request};
+use peers::Peers;
+use reading::Reads;
+use replies::Replies;
+
+/// Capacities and timings of a chunkserver. Every one is set by configuration.
+#[derive(Clone, Debug)]
+pub struct ChunkserverOptions {
+    /// Of every raft group.
+    pub group: GroupOptions,
+    /// Reads in flight.
+    pub reads_max: u32,
+    /// Applied entries that a log keeps for followers that lag.
+    pub log_entries_retained: u64,
+    /// A session that was silent for so long expires.
+    pub session_idle_ns: u64,
+    /// Blocks of data space that only entries already proposed may use.
+    pub reserve_blocks: u32,
+    /// Blocks of a chunk.
+    pub chunk_blocks: u32,
+    /// Connections to other nodes.
+    pub peers: PeerOptions,
+}
+
+/// A shard that this reactor runs, and who waits for its durability.
+struct RunningShard {
+    shard: Shard,
+    /// Copysets with unpersisted entries, by the batch they wait for.
+    waiting: VecDeque<(BatchNumber, u32)>,
+    failed: bool,
+    /// What the turn has taken in and its groups will give to the shard.
+    staged: Staged,
+}
+
+/// Journal bytes and commands that entries already taken in will need.
+#[derive(Clone, Copy, Debug, Default)]
+struct Staged {
+    bytes: usize,
+    commands: u32,
+}
+
+impl RunningShard {
+    fn new(shard: Shard) -> RunningShard {
+        RunningShard { shard, waiting: VecDeque::new(), failed: false, staged: Staged::default() }
+    }
+
+    /// Sets room aside for an entry; `false` where the shard has none this turn. What an entry
+    /// needs beside its record: its item, hard state, and what the library adds by itself.
+    fn stage(&mut self, record_bytes: usize, blocks: u32) -> bool {
+        let bytes = self.staged.bytes + record_bytes + ENTRY_OVERHEAD_BYTES;
+        let commands = self.staged.commands + blocks.div_ceil(8) + 1;
+        if bytes > self.shard.room() || commands > self.shard.commands_free() {
+            return false;
+        }
+        self.staged = Staged { bytes, commands };
+        true
+    }
+}
+
+/// Item head, extents, and the entry's part of hard states and empty entries.
+const ENTRY_OVERHEAD_BYTES: usize = 256;
+
+/// See the module's documentation.
+pub struct Chunkserver {
+    options: ChunkserverOptions,
+    pool: Pool,
+    shards: Vec<RunningShard>,
+    copysets: Vec<Copyset>,
+    /// Positions in `copysets`, ordered by id.
+    by_id: Vec<(CopysetId, u32)>,
+    out_of_service: Vec<OutOfService>,
+    /// Replicas on these shards that do not serve.
+    held: Vec<checkpoint::Held>,
+    peers: Peers,
+    reads: Reads,
+    replies: Replies,
+    /// Copysets with something to do, each at most once.
+    dirty: VecDeque<u32>,
+    outbox: Outbox,
+    shard_events: Vec<shard::Event>,
+    counters: Counters,
+    now_ns: u64,
+    next_tick_ns: u64,
+    next_expiry_ns: u64,
+    /// What the drivers counted, for `status`.
+    drivers: serde_json::Value,
+}
+
+/// A frame that its sender should not have sent: the connection is to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Offence {
+    /// Not a frame of this protocol.
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    /// A client spoke as a node, or a node as a client.
+    #[error("frame kind {0:?} does not belong on this connection")]
+    Role(FrameKind),
+    /// The frame's payload does not match what it says.
+    #[error("payload does not fit the frame: {said} blocks said, {came} pages came")]
+    Payload {
+        /// Blocks that the frame speaks of.
+        said: u32,
+        /// Pages that came with it.
+        came: u32,
+    },
+}
+
+impl Chunkserver {
+    /// What this reactor counted.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The shards, in the order in which they were given.
+    pub fn shards_mut(&mut self) -> impl Iterator<Item = &mut Shard> {
+        self.shards.iter_mut().map(|running| &mut running.shard)
+    }
+
+    /// The shard at `position`.
+    pub fn shard_mut(&mut self, position: usize) -> &mut Shard {
+        &mut self.shards[position].shard
+    }
+
+    /// Starts a turn: what comes in until [`Self::run`] came at `now_ns`.
+    pub fn begin(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+    }
+
+    /// Counts a turn.
+    pub fn count_turn(&mut self, busy: bool) {
+        self.counters.turns += 1;
+        self.counters.empty_turns += u64::from(!busy);
+    }
+
+    /// Counts a sleep.
+    pub fn count_sleep(&mut self) {
+        self.counters.sleeps += 1;
+    }
+
+    /// What the drivers counted, to be shown in the status.
+    pub fn set_drivers(&mut self, drivers: serde_json::Value) {
+        self.drivers = drivers;
+    }
+
+    /// Takes one event of the network. Events of nodes and clients that break the protocol are
+    /// answered by closing their connection, which the caller does.
+    ///
+    /// # Errors
+    ///
+    /// [`Offence`]: close the connection and say why.
+    pub fn event(&mut self, event: Event<'_>) -> Result<(), (ConnectionId, Offence)> {
+        match event {
+            Event::Connected { connection, peer, .. } => match peer.kind {
+                PeerKind::Node => self.peer_connected(connection, peer),
+                PeerKind::Client => self.replies.connected(connection, peer),
+            },
+            Event::Frame { connection, class, bytes, payloads } => self
+                .frame(connection, class, bytes, payloads)
+                .map_err(|offence| (connection, offence))?,
+            Event::Writable { connection } => {
+                self.replies.writable(connection);
+                self.wake_feeds(connection);
+            }
+            Event::Closed { connection, .. } => {
+                self.replies.closed(connection);
+                self.peer_closed(connection);
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(
+        &mut self,
+        connection: ConnectionId,
+        _class: Class,
+        bytes: &[u8],
+        payloads: &mut Payloads,
+    ) -> Result<(), Offence> {
+        let (kind, count, body) = wire::parse_header(bytes)?;
+        let from_node = self.peers.by_connection(connection).is_some();
+        match kind {
+            FrameKind::Request if !from_node => {
+                let request = Request::parse(body)?;
+                self.request(connection, &request, payloads)
+            }
+            FrameKind::Append if from_node => {
+                let reader = AppendReader::parse(count, body)?;
+                self.append(connection, reader, payloads)
+            }
+            FrameKind::PeerMessages if from_node => {
+                for message in PeerMessages::parse(count, body)? {
+                    self.peer_message(connection, &message?);
+                }
+                Ok(())
+            }
+            other => Err(Offence::Role(other)),
+        }
+    }
+
+    /// A command of the shard at `position` has completed.
+    pub fn completed(&mut self, position: usize, now_ns: u64, completion: Completion) {
+        let mut events = std::mem::take(&mut self.shard_events);
+        self.shards[position].shard.complete(now_ns, completion, &mut events);
+        for event in events.drain(..) {
+            match event {
+                shard::Event::ReadDone { token, buffer, status } => {
+                    self.read_done(token, buffer, status);
+                }
+                shard::Event::Failed(failure) => self.shard_failed(position, &failure),
+                shard::Event::Durable(_) => {}
+                shard::Event::CheckpointDone { pages } => {
+                    tracing::debug!(shard = position, pages, "checkpoint done");
+                }
+                shard::Event::CheckpointTooLarge => {
+                    tracing::error!(shard = position, "checkpoint does not fit its area");
+                }
+            }
+        }
+        self.shard_events = events;
+    }
+
+    /// A device read of a shard has ended.
+    fn read_done(&mut self, token: u64, buffer: Buffer, status: Status) {
+        if let Some(feed) = replication::feed_of(token) {
+            self.feed_read_done(feed, token, buffer, status);
+        } else {
+            self.reads.piece_done(token, buffer, status, &mut self.counters);
+        }
+    }
+
+    /// Lets everything that can go on go on. `now_ns` was read after the last event of the turn.
+    pub fn run<N: Network>(&mut self, now_ns: u64, network: &mut N) {
+        self.now_ns = now_ns;
+        self.settle_durable();
+        self.run_timers();
+        self.run_groups(network);
+        self.pump_feeds(network);
+        self.feed_checkpoints();
+        self.start_reads();
+        self.finish_reads(network);
+        self.replies.send(network, &mut self.counters);
+        self.peers.flush(network);
+        self.peers.dial(now_ns, network);
+    }
+
+    /// Passes the shards' durability on to the groups that wait for it.
+    fn settle_durable(&mut self) {
+        for running in &mut self.shards {
+            let durable = running.shard.durable();
+            while let Some((batch, position)) = running.waiting.front().copied() {
+                if batch > durable {
+                    break;
+                }
+                running.waiting.pop_front();
+                let copyset = &mut self.copysets[position as usize];
+                copyset.group.durable(durable, &mut self.outbox, self.now_ns);
+                Self::mark(&mut self.dirty, copyset, position);
+            }
+        }
+        // Answers that waited for durability; only followers have them.
+        self.route_outbox(None);
+    }
+
+    /// Runs the state machine of every copyset that has something to do.
+    fn run_groups<N: Network>(&mut self, network: &mut N) {
+        let mut left = self.dirty.len();
+        while left > 0 {
+            left -= 1;
+            let Some(position) = self.dirty.pop_front() else { break };
+            self.run_group(position);
+            self.peers.flush_full(network);
+        }
+        for running in &mut self.shards {
+            running.staged = Staged::default();
+        }
+    }
+
+    fn run_group(&mut self, position: u32) {
+        let copyset = &mut self.copysets[position as usize];
+        copyset.dirty = false;
+        let running = &mut self.shards[copyset.shard];
+        if running.failed {
+            return;
+        }
+        let applied_before = copyset.group.applied();
+        let mut host = host::CopysetHost {
+            id: copyset.id,
+            shard: &mut running.shard,
+            state: &mut copyset.state,
+            waiting: &mut copyset.waiting,
+            replies: &mut self.replies,
+            counters: &mut self.counters,
+            starved: false,
+        };
+        copyset.group.ready(&mut host, &mut self.outbox, self.now_ns);
+        let starved = host.starved;
+        let applied = copyset.group.applied();
+        if applied > applied_before {
+            running.shard.note_applied(copyset.id, applied);
+            copyset.compact(self.options.log_entries_retained);
+            copyset.settle_reads(applied);
+        }
+        if let Some(batch) = copyset.group.waits_for() {
+            if running.waiting.back() != Some(&(batch, position)) {
+                running.waiting.push_back((batch, position));
+            }
+        }
+        if copyset.group.has_ready() {
+            Self::mark(&mut self.dirty, copyset, position);
+        }
+        self.route_outbox(Some(position));
+        if starved {
+            self.fail_shard_of(position, "its data space is full although space is admitted");
+        }
+    }
+
+    fn mark(dirty: &mut VecDeque<u32>, copyset: &mut Copyset, position: u32) {
+        if !copyset.dirty {
+            copyset.dirty = true;
+            dirty.push_back(position);
+        }
+    }
+
+    fn mark_dirty(&mut self, position: u32) {
+        Self::mark(&mut self.dirty, &mut self.copysets[position as usize], position);
+    }
+
+    fn position(&self, id: CopysetId) -> Option<u32> {
+        let at = self.by_id.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        Some(self.by_id[at].1)
+    }
+
+    /// The shard's device failed: its replicas stop at once; the process and the others go on.
+    pub fn shard_failed(&mut self, shard: usize, reason: &dyn std::fmt::Display) {
+        if std::mem::replace(&mut self.shards[shard].failed, true) {
+            return;
+        }
+        for position in 0..self.copysets.len() {
+            if self.copysets[position].shard == shard {
+                let copyset = &mut self.copysets[position];
+                copyset.abandon(&mut self.replies);
+                self.out_of_service.push(OutOfService {
+                    copyset: copyset.id,
+                    shard,
+                    reason: reason.to_string(),
+                });
+            }
+        }
+        tracing::error!(shard, %reason, "device failed: its replicas leave service");
+    }
+
+    fn fail_shard_of(&mut self, position: u32, reason: &'static str) {
+        let shard = self.copysets[position as usize].shard;
+        self.shard_failed(shard, &reason);
+    }
+
+    fn in_service(&self, position: u32) -> bool {
+        !self.shards[self.copysets[position as usize].shard].failed
+    }
+
+    /// Whether a turn without new events would do anything.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.dirty.is_empty() || self.reads.has_work() || self.replies.has_work()
+    }
+
+    /// When [`Self::run`] must be called next at the latest.
+    #[must_use]
+    pub fn deadline_ns(&self) -> u64 {
+        self.next_tick_ns.min(self.peers.deadline_ns())
+    }
+}

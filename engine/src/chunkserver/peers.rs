@@ -1,0 +1,263 @@
+//! Connections to the reactors of other nodes, and the messages that wait for them.
+//!
+//! Of two reactors the one with the smaller name connects, so that a pair shares one connection.
+//! Addresses are tried in their order of preference, over and over. Messages of all copysets that
+//! share a pair of nodes travel in one frame a turn: votes and heartbeats as control traffic,
+//! answers to appended entries as data. What does not fit or finds no connection is dropped; raft
+//! sends it again.
+
+use uuid::Uuid;
+
+use super::Chunkserver;
+use crate::network::{Address, Class, ConnectionId, Identity, Network, WindowMode};
+use crate::wire::{AppendWriter, PeerMessage, PeerMessageKind, PeerMessagesWriter};
+
+/// One reactor of another node.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// The node.
+    pub node: Uuid,
+    /// The reactor within it.
+    pub reactor: u32,
+    /// Where it listens, best first.
+    pub addresses: Vec<Address>,
+}
+
+/// How connections to peers are kept up.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerOptions {
+    /// Pause before another attempt after all addresses failed.
+    pub redial_ns: u64,
+}
+
+struct Peer {
+    endpoint: Endpoint,
+    /// This side connects.
+    dials: bool,
+    connection: Option<ConnectionId>,
+    attempt: Option<ConnectionId>,
+    next_address: usize,
+    next_dial_ns: u64,
+    control: PeerMessagesWriter,
+    data: PeerMessagesWriter,
+}
+
+/// See the module's documentation.
+pub(super) struct Peers {
+    peers: Vec<Peer>,
+    options: PeerOptions,
+    writer: AppendWriter,
+    message_frames_sent: u64,
+}
+
+impl Peers {
+    pub fn new(own: (Uuid, u32), endpoints: Vec<Endpoint>, options: PeerOptions) -> Peers {
+        let peers = endpoints
+            .into_iter()
+            .map(|endpoint| Peer {
+                dials: own < (endpoint.node, endpoint.reactor),
+                endpoint,
+                connection: None,
+                attempt: None,
+                next_address: 0,
+                next_dial_ns: 0,
+                control: PeerMessagesWriter::default(),
+                data: PeerMessagesWriter::default(),
+            })
+            .collect();
+        Peers { peers, options, writer: AppendWriter::default(), message_frames_sent: 0 }
+    }
+
+    /// The peer behind an established connection.
+    pub fn by_connection(&self, connection: ConnectionId) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.connection == Some(connection))
+    }
+
+    pub fn connection(&self, peer: usize) -> Option<ConnectionId> {
+        self.peers[peer].connection
+    }
+
+    pub fn is_connected(&self, peer: usize) -> bool {
+        self.peers[peer].connection.is_some()
+    }
+
+    pub fn append_writer(&mut self) -> &mut AppendWriter {
+        &mut self.writer
+    }
+
+    pub fn message_frames_sent(&self) -> u64 {
+        self.message_frames_sent
+    }
+
+    /// Endpoint and whether it is connected, for `status`.
+    pub fn iter(&self) -> impl Iterator<Item = (&Endpoint, Option<ConnectionId>)> {
+        self.peers.iter().map(|peer| (&peer.endpoint, peer.connection))
+    }
+
+    /// Queues a message; dropped where there is no connection or no room.
+    pub fn push(&mut self, peer: usize, message: &PeerMessage) {
+        let peer = &mut self.peers[peer];
+        if peer.connection.is_none() {
+            return;
+        }
+        let writer = match message.kind {
+            PeerMessageKind::AppendResponse => &mut peer.data,
+            _ => &mut peer.control,
+        };
+        if !writer.is_full() {
+            writer.push(message);
+        }
+    }
+
+    /// Sends frames that are full, so that a turn with many groups drops nothing.
+    pub fn flush_full<N: Network>(&mut self, network: &mut N) {
+        for at in 0..self.peers.len() {
+            if self.peers[at].control.is_full() || self.peers[at].data.is_full() {
+                self.flush_peer(at, network);
+            }
+        }
+    }
+
+    /// Sends what waits.
+    pub fn flush<N: Network>(&mut self, network: &mut N) {
+        for at in 0..self.peers.len() {
+            self.flush_peer(at, network);
+        }
+    }
+
+    fn flush_peer<N: Network>(&mut self, at: usize, network: &mut N) {
+        let peer = &mut self.peers[at];
+        let Some(connection) = peer.connection else { return };
+        let queues = [(&mut peer.control, Class::Control), (&mut peer.data, Class::Data)];
+        for (writer, class) in queues {
+            if writer.is_empty() {
+                continue;
+            }
+            // A full queue is that of a peer that does not read; what it misses is sent again.
+            if network.send(connection, class, writer.frame(), &[]).is_ok() {
+                self.message_frames_sent += 1;
+            }
+            writer.clear();
+        }
+    }
+
+    /// Connects to peers that this side is to connect to and is not connected with.
+    pub fn dial<N: Network>(&mut self, now_ns: u64, network: &mut N) {
+        for peer in &mut self.peers {
+            let idle = peer.connection.is_none() && peer.attempt.is_none();
+            if !peer.dials || !idle || now_ns < peer.next_dial_ns {
+                continue;
+            }
+            let addresses = &peer.endpoint.addresses;
+            let Some(address) = addresses.get(peer.next_address) else {
+                peer.next_address = 0;
+                peer.next_dial_ns = now_ns + self.options.redial_ns;
+                continue;
+            };
+            peer.next_address += 1;
+            peer.attempt = network.connect(address, WindowMode::Granted).ok();
+        }
+    }
+
+    pub fn deadline_ns(&self) -> u64 {
+        let waiting = self.peers.iter().filter(|peer| {
+            peer.dials && peer.connection.is_none() && peer.attempt.is_none()
+        });
+        waiting.map(|peer| peer.next_dial_ns).min().unwrap_or(u64::MAX)
+    }
+
+    /// A connection to or from a node is up. Returns its peer, and the connection it replaces.
+    fn connected(
+        &mut self,
+        connection: ConnectionId,
+        identity: Identity,
+    ) -> Option<(usize, Option<ConnectionId>)> {
+        let at = self.peers.iter().position(|peer| {
+            peer.endpoint.node == identity.node && peer.endpoint.reactor == identity.endpoint
+        })?;
+        let peer = &mut self.peers[at];
+        if peer.attempt == Some(connection) {
+            peer.attempt = None;
+        }
+        peer.next_address = 0;
+        peer.control.clear();
+        peer.data.clear();
+        Some((at, peer.connection.replace(connection)))
+    }
+
+    fn closed(&mut self, connection: ConnectionId) -> Option<usize> {
+        for (at, peer) in self.peers.iter_mut().enumerate() {
+            if peer.attempt == Some(connection) {
+                peer.attempt = None;
+            }
+            if peer.connection == Some(connection) {
+                peer.connection = None;
+                peer.next_address = 0;
+                return Some(at);
+            }
+        }
+        None
+    }
+}
+
+impl Chunkserver {
+    pub(super) fn peer_connected(&mut self, connection: ConnectionId, identity: Identity) {
+        let Some((at, replaced)) = self.peers.connected(connection, identity) else {
+            tracing::warn!(%identity, "a node that the cluster file does not name connected");
+            return;
+        };
+        tracing::info!(%identity, "peer connected");
+        if replaced.is_some() {
+            self.peer_lost(at);
+        }
+        self.report_unreachable(at);
+    }
+
+    pub(super) fn peer_closed(&mut self, connection: ConnectionId) {
+        if let Some(at) = self.peers.closed(connection) {
+            let endpoint = &self.peers.peers[at].endpoint;
+            tracing::info!(node = %endpoint.node, reactor = endpoint.reactor, "peer disconnected");
+            self.peer_lost(at);
+        }
+    }
+
+    fn peer_lost(&mut self, peer: usize) {
+        for copyset in &mut self.copysets {
+            for feed in copyset.feeds.iter_mut().filter(|feed| feed.peer == peer) {
+                feed.clear();
+            }
+        }
+    }
+
+    /// What was in flight to the peer is lost, and it may even have lost its tail: every leader
+    /// here probes it anew.
+    fn report_unreachable(&mut self, peer: usize) {
+        for position in 0..self.copysets.len() {
+            let copyset = &mut self.copysets[position];
+            let there = copyset.places.iter().find(|place| place.peer == Some(peer));
+            let Some(replica) = there.map(|place| place.replica) else { continue };
+            if copyset.group.is_leader() {
+                copyset.group.report_unreachable(replica);
+                self.mark_dirty(position as u32);
+            }
+        }
+    }
+
+    /// Takes a raft message of a peer.
+    pub(super) fn peer_message(&mut self, connection: ConnectionId, message: &PeerMessage) {
+        let Some(position) = self.position(message.copyset) else { return };
+        if !self.in_service(position) {
+            return;
+        }
+        let copyset = &mut self.copysets[position as usize];
+        if copyset.peer_of(message.from) != self.peers.by_connection(connection) {
+            self.counters.messages_refused += 1;
+            return;
+        }
+        if let Err(refusal) = copyset.group.step(message, self.now_ns) {
+            self.counters.messages_refused += 1;
+            tracing::debug!(copyset = %message.copyset, from = %message.from, %refusal, "message refused");
+        }
+        self.mark_dirty(position);
+    }
+}

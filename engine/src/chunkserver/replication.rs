@@ -1,0 +1,615 @@
+//! From the library's "send these entries" to frames, payload and credits.
+//!
+//! A [`Feed`] holds what the library wants one follower of one copyset to get, as index ranges. A
+//! range is sent when the follower's window has room. Payload comes out of the client's landing
+//! page while the entry is in flight, and from this replica's device afterwards; blocks that later
+//! committed entries overwrote are not sent at all, only marked. A follower that takes nothing
+//! holds no page: once an entry commits, its page belongs to nobody here.
+
+use std::collections::VecDeque;
+
+use arrayvec::ArrayVec;
+use culvert_memory::{Buffer, Pages};
+use culvert_nvme::Status;
+
+use super::copyset::Copyset;
+use super::{Chunkserver, Offence, RunningShard};
+use crate::counters::Counters;
+use crate::ids::{BLOCK_SIZE, Extent, LogIndex, OPERATION_EXTENTS_MAX, ReplicaId};
+use crate::network::{Class, ConnectionId, Network, Payloads, Placement, SendError};
+use crate::raft_group::{AppendRange, LogEntry, Outbox, Payload, StoredEntry};
+use crate::store::{BlockStates, ChunkKey, MISSING, Place, ReadTicket};
+use crate::wire::{AppendEntry, AppendHeader, AppendReader, AppendWriter, live_mask_of};
+
+/// Entries that one feed reads from the device ahead of sending.
+const FETCHES_MAX: usize = 16;
+
+/// Ranges that wait in one feed; the library's own bound on messages in flight is below it.
+const RANGES_MAX: usize = 512;
+
+/// Payload runs in one frame.
+const FRAME_PAYLOADS_MAX: usize = 32;
+
+/// Marks the tokens of device reads for feeds.
+const FEED_TOKEN: u64 = 1 << 63;
+
+/// An entry whose payload comes from the device.
+struct Fetch {
+    index: LogIndex,
+    /// Names this fetch among all of the feed's, so that a late read finds nothing.
+    number: u32,
+    live_mask: u32,
+    superseded_by: Option<LogIndex>,
+    crcs: ArrayVec<u32, 32>,
+    pieces: ArrayVec<Option<Pages>, OPERATION_EXTENTS_MAX>,
+    outstanding: u32,
+    ticket: Option<ReadTicket>,
+    failed: bool,
+}
+
+/// See the module's documentation.
+pub(super) struct Feed {
+    pub to: ReplicaId,
+    pub peer: usize,
+    ranges: VecDeque<AppendRange>,
+    fetches: VecDeque<Fetch>,
+    next_fetch: u32,
+    /// Waits for credits or queue room.
+    blocked: bool,
+}
+
+/// The feed that a device read belongs to: copyset position and feed number.
+pub(super) fn feed_of(token: u64) -> Option<(u32, usize)> {
+    (token & FEED_TOKEN != 0).then_some(((token >> 40) as u32 & 0x7f_ffff, (token >> 36) as usize & 0xf))
+}
+
+fn token_of(position: u32, feed: usize, number: u32, piece: usize) -> u64 {
+    assert!(position < 1 << 23);
+    assert!(feed < 16);
+    FEED_TOKEN
+        | u64::from(position) << 40
+        | (feed as u64) << 36
+        | u64::from(number & 0x0fff_ffff) << 8
+        | piece as u64
+}
+
+impl Feed {
+    pub fn new(to: ReplicaId, peer: usize) -> Feed {
+        Feed {
+            to,
+            peer,
+            ranges: VecDeque::new(),
+            fetches: VecDeque::new(),
+            next_fetch: 0,
+            blocked: false,
+        }
+    }
+
+    /// Forgets what waits. Device reads under way keep their tickets until they end.
+    pub fn clear(&mut self) {
+        self.ranges.clear();
+        self.fetches.retain(|fetch| fetch.outstanding > 0);
+        self.blocked = false;
+    }
+
+    pub fn unblock(&mut self) {
+        self.blocked = false;
+    }
+
+    fn has_work(&self) -> bool {
+        !self.ranges.is_empty() && !self.blocked
+    }
+
+    /// Queues a range; `false` where too many wait and the library must be told.
+    pub fn push(&mut self, range: AppendRange) -> bool {
+        if self.ranges.len() >= RANGES_MAX {
+            return false;
+        }
+        self.ranges.push_back(range);
+        true
+    }
+}
+
+/// What stops a feed for now.
+enum Stop {
+    /// No credits or no queue room: wait for the connection.
+    Blocked,
+    /// A device read is under way.
+    Reading,
+    /// The range means nothing any more, or cannot be sent: the library must probe again.
+    Lost,
+}
+
+impl Chunkserver {
+    /// Credits or room came back on a connection.
+    pub(super) fn wake_feeds(&mut self, connection: ConnectionId) {
+        let Some(peer) = self.peers.by_connection(connection) else { return };
+        for copyset in &mut self.copysets {
+            for feed in copyset.feeds.iter_mut().filter(|feed| feed.peer == peer) {
+                feed.unblock();
+            }
+        }
+    }
+
+    /// Sorts what a group wants sent to feeds and peers.
+    pub(super) fn route_outbox(&mut self, position: Option<u32>) {
+        let mut outbox = std::mem::take(&mut self.outbox);
+        let Outbox { appends, messages, reads } = &mut outbox;
+        for message in messages.drain(..) {
+            let Some(at) = self.position(message.copyset) else { continue };
+            let place = self.copysets[at as usize].peer_of(message.to);
+            if let Some(peer) = place {
+                self.peers.push(peer, &message);
+            }
+        }
+        if let Some(position) = position {
+            for range in appends.drain(..) {
+                let copyset = &mut self.copysets[position as usize];
+                let Some(feed) = copyset.feeds.iter_mut().find(|feed| feed.to == range.to) else {
+                    continue;
+                };
+                if !self.peers.is_connected(feed.peer) || !feed.push(range) {
+                    feed.clear();
+                    copyset.group.report_unreachable(range.to);
+                }
+            }
+            for (context, index) in reads.drain(..) {
+                self.round_done(position, context, index);
+            }
+        }
+        debug_assert!(appends.is_empty(), "only a leader's ready has entries to send");
+        self.outbox = outbox;
+    }
+
+    /// Sends what windows and queues have room for.
+    pub(super) fn pump_feeds<N: Network>(&mut self, network: &mut N) {
+        for position in 0..self.copysets.len() {
+            if self.copysets[position].feeds.iter().any(Feed::has_work) {
+                self.pump_copyset(position, network);
+            }
+        }
+    }
+
+    fn pump_copyset<N: Network>(&mut self, position: usize, network: &mut N) {
+        for at in 0..self.copysets[position].feeds.len() {
+            let copyset = &mut self.copysets[position];
+            if !copyset.feeds[at].has_work() {
+                continue;
+            }
+            let peer = copyset.feeds[at].peer;
+            let Some(connection) = self.peers.connection(peer) else {
+                copyset.lose(at);
+                continue;
+            };
+            let mut pump = Pump {
+                position: position as u32,
+                at,
+                connection,
+                now_ns: self.now_ns,
+                shard: &mut self.shards[copyset.shard],
+                pool: &self.pool,
+                writer: self.peers.append_writer(),
+                counters: &mut self.counters,
+            };
+            match pump.run(copyset, network) {
+                Ok(()) | Err(Stop::Reading) => {}
+                Err(Stop::Blocked) => copyset.feeds[at].blocked = true,
+                Err(Stop::Lost) => {
+                    copyset.lose(at);
+                    self.mark_dirty(position as u32);
+                }
+            }
+        }
+    }
+
+    /// A device read for a feed has ended.
+    pub(super) fn feed_read_done(
+        &mut self,
+        (position, at): (u32, usize),
+        token: u64,
+        buffer: Buffer,
+        status: Status,
+    ) {
+        let copyset = &mut self.copysets[position as usize];
+        let number = (token >> 8) as u32 & 0x0fff_ffff;
+        let feed = &mut copyset.feeds[at];
+        let Some(fetch) = feed.fetches.iter_mut().find(|fetch| fetch.number == number) else {
+            return;
+        };
+        fetch.outstanding -= 1;
+        fetch.failed |= !status.is_success();
+        fetch.pieces[(token & 0xff) as usize] = Some(buffer.freeze());
+        if fetch.outstanding > 0 {
+            return;
+        }
+        if let Some(ticket) = fetch.ticket.take() {
+            self.shards[copyset.shard].shard.store_mut().read_end(ticket);
+        }
+        self.counters.entries_fed_from_device += 1;
+        let mut crcs = fetch.crcs.iter();
+        let intact = fetch.pieces.iter().flatten().all(|pages| {
+            (0..pages.pages() as usize)
+                .all(|page| crcs.next() == Some(&pages.crc32c(page * BLOCK_SIZE, BLOCK_SIZE)))
+        });
+        if !intact {
+            self.counters.bad_blocks += 1;
+            fetch.failed = true;
+        }
+    }
+
+    /// Takes an append frame of a leader.
+    pub(super) fn append(
+        &mut self,
+        connection: ConnectionId,
+        mut reader: AppendReader<'_>,
+        payloads: &mut Payloads,
+    ) -> Result<(), Offence> {
+        let header = *reader.header();
+        let mut entries: ArrayVec<(AppendEntry<'_>, Payload), 128> = ArrayVec::new();
+        let mut runs = payloads.drain(..);
+        while let Some(entry) = reader.next_entry()? {
+            let payload = claim_payload(&entry, &mut runs)?;
+            if entries.try_push((entry, payload)).is_err() {
+                return Err(Offence::Frame(crate::wire::FrameError::Field("count")));
+            }
+        }
+        drop(runs);
+        let Some(position) = self.position(header.copyset) else { return Ok(()) };
+        let copyset = &mut self.copysets[position as usize];
+        let from_there = copyset.peer_of(header.from) == self.peers.by_connection(connection);
+        if !from_there || !self.in_service(position) {
+            self.counters.messages_refused += 1;
+            return Ok(());
+        }
+        if !payloads_match(&entries) {
+            // Damaged on the way: as if the frame had been lost. The leader probes again.
+            self.counters.bad_payloads += 1;
+            return Ok(());
+        }
+        let copyset = &mut self.copysets[position as usize];
+        let running = &mut self.shards[copyset.shard];
+        let fits = entries.iter().all(|(entry, _)| {
+            running.stage(entry.record.bytes().len(), entry.record.payload_blocks())
+        });
+        if !fits {
+            // As if the frame had been lost, like above: the leader sends it again.
+            self.counters.messages_refused += 1;
+            return Ok(());
+        }
+        let stepped = copyset.group.step_append(
+            &header,
+            entries.into_iter().map(|(entry, payload)| {
+                let AppendEntry { record, live_mask, superseded_by } = entry;
+                (StoredEntry { record, live_mask, superseded_by }, payload)
+            }),
+        );
+        if let Err(refusal) = stepped {
+            self.counters.messages_refused += 1;
+            tracing::warn!(copyset = %header.copyset, from = %header.from, %refusal, "append refused");
+        }
+        self.mark_dirty(position);
+        Ok(())
+    }
+}
+
+impl Copyset {
+    /// What the feed was asked to send is lost: the library goes back to probing.
+    fn lose(&mut self, at: usize) {
+        self.feeds[at].clear();
+        let to = self.feeds[at].to;
+        self.group.report_unreachable(to);
+    }
+
+    /// The peer that holds `replica`.
+    pub(super) fn peer_of(&self, replica: ReplicaId) -> Option<usize> {
+        self.places.iter().find(|place| place.replica == replica)?.peer
+    }
+}
+
+/// Takes the runs that hold an entry's live blocks.
+fn claim_payload(
+    entry: &AppendEntry<'_>,
+    runs: &mut impl Iterator<Item = Buffer>,
+) -> Result<Payload, Offence> {
+    let said = entry.live_mask.count_ones();
+    let mut payload = Payload::new();
+    let mut came = 0;
+    while came < said {
+        let Some(run) = runs.next() else { return Err(Offence::Payload { said, came }) };
+        came += run.pages();
+        if payload.try_push(run.freeze()).is_err() {
+            return Err(Offence::Payload { said, came });
+        }
+    }
+    if came == said { Ok(payload) } else { Err(Offence::Payload { said, came }) }
+}
+
+/// Whether every payload block that came matches its record.
+fn payloads_match(entries: &[(AppendEntry<'_>, Payload)]) -> bool {
+    entries.iter().all(|(entry, payload)| {
+        let mut pages = payload
+            .iter()
+            .flat_map(|run| (0..run.pages() as usize).map(move |page| (run, page * BLOCK_SIZE)));
+        entry.record.crcs().enumerate().all(|(block, crc)| {
+            if entry.live_mask >> block & 1 == 0 {
+                return true;
+            }
+            pages.next().is_some_and(|(run, offset)| run.crc32c(offset, BLOCK_SIZE) == crc)
+        })
+    })
+}
+
+/// Sends one feed's ranges; borrowed for one copyset.
+struct Pump<'a> {
+    position: u32,
+    at: usize,
+    connection: ConnectionId,
+    now_ns: u64,
+    shard: &'a mut RunningShard,
+    pool: &'a culvert_memory::Pool,
+    writer: &'a mut AppendWriter,
+    counters: &'a mut Counters,
+}
+
+/// What became of an entry that was to be added to a frame.
+enum Added {
+    Yes,
+    /// The frame is full; send it and go on.
+    FrameFull,
+}
+
+type FramePayloads = ArrayVec<(Placement, Pages), FRAME_PAYLOADS_MAX>;
+
+impl Pump<'_> {
+    fn run<N: Network>(&mut self, copyset: &mut Copyset, network: &mut N) -> Result<(), Stop> {
+        while let Some(range) = copyset.feeds[self.at].ranges.front().copied() {
+            if !copyset.group.is_leader() || copyset.group.term() != range.term {
+                return Err(Stop::Lost);
+            }
+            self.send_range(copyset, range, network)?;
+        }
+        Ok(())
+    }
+
+    /// Sends as many frames as the range needs; what was sent is taken off it.
+    fn send_range<N: Network>(
+        &mut self,
+        copyset: &mut Copyset,
+        mut range: AppendRange,
+        network: &mut N,
+    ) -> Result<(), Stop> {
+        loop {
+            let header = AppendHeader {
+                copyset: copyset.id,
+                from: copyset.group.replica(),
+                to: range.to,
+                term: range.term,
+                previous_index: range.previous_index,
+                previous_term: range.previous_term,
+                commit: copyset.group.commit(),
+                sent_ns: self.now_ns,
+            };
+            self.writer.start(&header);
+            let mut payloads = FramePayloads::new();
+            let mut stop = None;
+            let mut last = (range.previous_index, range.previous_term);
+            while u32::from(self.writer.count()) < range.count {
+                let index = last.0.next();
+                match self.add(copyset, index, &mut payloads, network) {
+                    Ok((Added::Yes, term)) => last = (index, term),
+                    Ok((Added::FrameFull, _)) => break,
+                    Err(why) => {
+                        stop = Some(why);
+                        break;
+                    }
+                }
+            }
+            let count = u32::from(self.writer.count());
+            if count == 0 && range.count > 0 {
+                return Err(stop.unwrap_or(Stop::Lost));
+            }
+            self.send_frame(payloads, network)?;
+            let feed = &mut copyset.feeds[self.at];
+            feed.fetches.retain(|fetch| fetch.index > last.0 || fetch.outstanding > 0);
+            range.count -= count;
+            (range.previous_index, range.previous_term) = last;
+            if range.count == 0 {
+                feed.ranges.pop_front();
+            } else {
+                feed.ranges[0] = range;
+            }
+            match stop {
+                Some(why) => return Err(why),
+                None if range.count == 0 => return Ok(()),
+                None => {}
+            }
+        }
+    }
+
+    fn send_frame<N: Network>(
+        &mut self,
+        payloads: FramePayloads,
+        network: &mut N,
+    ) -> Result<(), Stop> {
+        let entries = u64::from(self.writer.count());
+        match network.send(self.connection, Class::Data, self.writer.frame(), &payloads) {
+            Ok(()) => {
+                self.counters.append_frames_sent += 1;
+                self.counters.entries_sent += entries;
+                Ok(())
+            }
+            Err(refused) => {
+                for (placement, _) in payloads {
+                    network.cancel(self.connection, placement);
+                }
+                Err(if refused == SendError::Full { Stop::Blocked } else { Stop::Lost })
+            }
+        }
+    }
+
+    /// Adds the entry at `index` to the frame, with its payload.
+    fn add<N: Network>(
+        &mut self,
+        copyset: &mut Copyset,
+        index: LogIndex,
+        payloads: &mut FramePayloads,
+        network: &mut N,
+    ) -> Result<(Added, crate::ids::Term), Stop> {
+        let Some(entry) = copyset.group.log().get(index) else { return Err(Stop::Lost) };
+        let term = entry.record.term();
+        let room = FRAME_PAYLOADS_MAX - payloads.len();
+        if !self.writer.fits(entry.record.bytes().len()) || room < OPERATION_EXTENTS_MAX {
+            return Ok((Added::FrameFull, term));
+        }
+        let blocks = entry.record.payload_blocks();
+        if blocks == 0 {
+            self.writer.push(entry.record.bytes(), 0, None);
+            return Ok((Added::Yes, term));
+        }
+        if let Some(pages) = entry.payload {
+            let placement = network.reserve(self.connection, blocks).ok_or(Stop::Blocked)?;
+            payloads.push((placement, pages.clone()));
+            self.writer.push(entry.record.bytes(), live_mask_of(blocks), None);
+            return Ok((Added::Yes, term));
+        }
+        self.add_fetched(copyset, index, payloads, network)?;
+        Ok((Added::Yes, term))
+    }
+
+    /// Adds an entry whose payload was read from the device, or starts the read.
+    fn add_fetched<N: Network>(
+        &mut self,
+        copyset: &mut Copyset,
+        index: LogIndex,
+        payloads: &mut FramePayloads,
+        network: &mut N,
+    ) -> Result<(), Stop> {
+        self.fetch_ahead(copyset, index)?;
+        let feed = &copyset.feeds[self.at];
+        let fetch = feed.fetches.iter().find(|fetch| fetch.index == index).ok_or(Stop::Reading)?;
+        if fetch.outstanding > 0 {
+            return Err(Stop::Reading);
+        }
+        if fetch.failed {
+            return Err(Stop::Lost);
+        }
+        let before = payloads.len();
+        for pages in fetch.pieces.iter().flatten() {
+            let Some(placement) = network.reserve(self.connection, pages.pages()) else {
+                for (placement, _) in payloads.drain(before..) {
+                    network.cancel(self.connection, placement);
+                }
+                return Err(Stop::Blocked);
+            };
+            payloads.push((placement, pages.clone()));
+        }
+        let entry = copyset.group.log().get(index).ok_or(Stop::Lost)?;
+        self.writer.push(entry.record.bytes(), fetch.live_mask, fetch.superseded_by);
+        Ok(())
+    }
+
+    /// Starts device reads for `index` and what follows it in the first range.
+    fn fetch_ahead(&mut self, copyset: &mut Copyset, index: LogIndex) -> Result<(), Stop> {
+        let range = copyset.feeds[self.at].ranges[0];
+        let end = range.previous_index.0 + u64::from(range.count);
+        for index in (index.0..=end).map(LogIndex).take(FETCHES_MAX) {
+            let feed = &copyset.feeds[self.at];
+            if feed.fetches.len() >= FETCHES_MAX {
+                break;
+            }
+            if feed.fetches.iter().any(|fetch| fetch.index == index && !fetch.failed) {
+                continue;
+            }
+            let Some(entry) = copyset.group.log().get(index) else { return Err(Stop::Lost) };
+            if entry.payload.is_some() || entry.record.payload_blocks() == 0 {
+                continue;
+            }
+            let applied = copyset.group.applied();
+            let key = ChunkKey { copyset: copyset.id, chunk: entry.record.chunk() };
+            let number = feed.next_fetch;
+            let Some((fetch, reads)) = self.plan(&entry, key, applied, number)? else { break };
+            let ticket = (!reads.is_empty()).then(|| self.shard.shard.store_mut().read_begin());
+            for (piece, (extent, buffer)) in reads.into_iter().enumerate() {
+                let token = token_of(self.position, self.at, number, piece);
+                self.shard.shard.read(token, extent, buffer);
+            }
+            let feed = &mut copyset.feeds[self.at];
+            feed.next_fetch = (number + 1) & 0x0fff_ffff;
+            feed.fetches.push_back(Fetch { ticket, ..fetch });
+        }
+        Ok(())
+    }
+
+    /// Which blocks of an entry still live, where, and pages to read them into. `None`: no pages.
+    #[allow(clippy::type_complexity)]
+    fn plan(
+        &self,
+        entry: &LogEntry<'_>,
+        key: ChunkKey,
+        applied: LogIndex,
+        number: u32,
+    ) -> Result<Option<(Fetch, ArrayVec<(Extent, Buffer), OPERATION_EXTENTS_MAX>)>, Stop> {
+        let index = entry.record.index();
+        let live = live_blocks(entry, key, applied, self.shard);
+        let mut runs: ArrayVec<Extent, OPERATION_EXTENTS_MAX> = ArrayVec::new();
+        let mut live_mask = 0;
+        let mut crcs = ArrayVec::new();
+        for (block, (place, crc)) in live.iter().zip(entry.record.crcs()).enumerate() {
+            let Some(place) = place else { continue };
+            live_mask |= 1 << block;
+            crcs.push(crc);
+            match runs.last_mut() {
+                Some(run) if run.end() == *place => run.blocks += 1,
+                // More runs than a record has room for: only a catch-up beyond the log helps.
+                _ => runs.try_push(Extent { start: *place, blocks: 1 }).map_err(|_| Stop::Lost)?,
+            }
+        }
+        let mut reads = ArrayVec::new();
+        for run in runs {
+            let Some(buffer) = self.pool.acquire(run.blocks) else { return Ok(None) };
+            reads.push((run, buffer));
+        }
+        let all = live_mask == live_mask_of(entry.record.payload_blocks());
+        let fetch = Fetch {
+            index,
+            number,
+            live_mask,
+            superseded_by: (!all).then_some(applied),
+            crcs,
+            pieces: reads.iter().map(|_| None).collect(),
+            outstanding: reads.len() as u32,
+            ticket: None,
+            failed: false,
+        };
+        Ok(Some((fetch, reads)))
+    }
+}
+
+/// The data block of each block of an entry; `None` where a later applied entry overwrote it.
+fn live_blocks(
+    entry: &LogEntry<'_>,
+    key: ChunkKey,
+    applied: LogIndex,
+    shard: &RunningShard,
+) -> ArrayVec<Option<u32>, 32> {
+    let index = entry.record.index();
+    if index > applied {
+        let block_of = |extent: &Extent, at| (extent.start != MISSING).then(|| extent.start + at);
+        let extents = entry.extents.iter();
+        return extents
+            .flat_map(|extent| (0..extent.blocks).map(move |at| block_of(extent, at)))
+            .collect();
+    }
+    let range = entry.record.range();
+    let mut states = BlockStates::new();
+    if !shard.shard.store().lookup(key, range, &mut states) {
+        return (0..range.blocks).map(|_| None).collect();
+    }
+    states
+        .iter()
+        .map(|state| match state.place {
+            Place::At(block) if state.index == index => Some(block),
+            _ => None,
+        })
+        .collect()
+}

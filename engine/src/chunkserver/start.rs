@@ -1,0 +1,362 @@
+//! From what recovery found on the shards, and what the cluster file asks for, to a chunkserver.
+//!
+//! A replica is started only where file and device agree on its name. One that the device does not
+//! hold is created only on an explicit wish, once, and that is recorded in the journal before
+//! anything that it says can leave; one that is damaged or unnamed stays out of service and says
+//! so in `status`. So a wiped device never votes under its old name.
+
+use std::collections::VecDeque;
+
+use culvert_memory::Pool;
+use raft::eraftpb::{ConfState, HardState};
+use uuid::Uuid;
+
+use super::checkpoint::Held;
+use super::peers::Peers;
+use super::reading::Reads;
+use super::replication::Feed;
+use super::replies::Replies;
+use super::status::OutOfService;
+use super::{Chunkserver, ChunkserverOptions, Copyset, Endpoint, ReplicaPlace, RunningShard};
+use crate::copyset::{self, CopysetState};
+use crate::counters::Counters;
+use crate::ids::{CopysetId, Extents, LogIndex, Term};
+use crate::journal::{Item, ReplicaIdentity};
+use crate::raft_group::{Group, Log, MembershipError, Outbox, parse_conf_state};
+use crate::shard::{Recovered, RecoveredGroup, Shard};
+use crate::store::{ChunkKey, LivePayload, SpaceError};
+
+/// A replica that the cluster file puts on a shard.
+#[derive(Clone, Debug)]
+pub struct ReplicaPlan {
+    /// Its copyset.
+    pub copyset: CopysetId,
+    /// Logical blocks that the copyset may map.
+    pub quota_blocks: u64,
+    /// Its names.
+    pub identity: ReplicaIdentity,
+    /// All replicas of the copyset and where they are.
+    pub places: Vec<ReplicaPlace>,
+}
+
+/// A shard that was opened, and the replicas that belong on it.
+pub struct ShardPlan {
+    /// What recovery found.
+    pub recovered: Recovered,
+    /// What the cluster file wants.
+    pub replicas: Vec<ReplicaPlan>,
+    /// Whether replicas that the device does not hold are to be created.
+    pub create: bool,
+}
+
+/// Why a chunkserver does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The pool has no pages for the tables.
+    #[error("the reactor's pool is too small; raise pool_bytes")]
+    Pool,
+    /// Maps and records contradict each other.
+    #[error("shard {shard}: {source}; run `culvert check` on the device")]
+    Space {
+        /// Position of the shard.
+        shard: usize,
+        /// What contradicts what.
+        source: SpaceError,
+    },
+}
+
+/// Why one replica does not serve.
+#[derive(Debug, thiserror::Error)]
+enum Unfit {
+    #[error("its journal is damaged from index {0} on; it must be repaired from a peer")]
+    Damaged(LogIndex),
+    #[error("the device holds another replica of this copyset: {0}")]
+    Foreign(Uuid),
+    #[error("the device does not hold it; start with --create-replicas to create it, once")]
+    Absent,
+    #[error("the cluster file puts no replica of this copyset here")]
+    Unlisted,
+    #[error("its stored state cannot be read: {0}")]
+    State(#[from] copyset::ImageError),
+    #[error("{0}")]
+    Membership(#[from] MembershipError),
+    #[error("its log has a gap before index {0}")]
+    Gap(LogIndex),
+}
+
+impl Chunkserver {
+    /// Starts all replicas that are fit to serve. `own` names this reactor.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] where a shard contradicts itself or memory is short.
+    pub fn start(
+        options: ChunkserverOptions,
+        pool: Pool,
+        own: (Uuid, u32),
+        endpoints: Vec<Endpoint>,
+        plans: Vec<ShardPlan>,
+        now_ns: u64,
+    ) -> Result<Chunkserver, StartError> {
+        let reads = Reads::new(options.reads_max, &pool).ok_or(StartError::Pool)?;
+        let mut server = Chunkserver {
+            peers: Peers::new(own, endpoints, options.peers),
+            next_tick_ns: now_ns + options.group.tick_ns,
+            options,
+            pool,
+            shards: Vec::new(),
+            copysets: Vec::new(),
+            by_id: Vec::new(),
+            out_of_service: Vec::new(),
+            held: Vec::new(),
+            reads,
+            replies: Replies::default(),
+            dirty: VecDeque::new(),
+            outbox: Outbox::default(),
+            shard_events: Vec::new(),
+            counters: Counters::default(),
+            now_ns,
+            next_expiry_ns: now_ns,
+            drivers: serde_json::Value::Null,
+        };
+        for plan in plans {
+            server.start_shard(plan)?;
+        }
+        server.by_id.sort_unstable();
+        Ok(server)
+    }
+
+    fn start_shard(&mut self, plan: ShardPlan) -> Result<(), StartError> {
+        let position = self.shards.len();
+        let Recovered { mut shard, mut groups, .. } = plan.recovered;
+        let mut live = Vec::new();
+        for replica in plan.replicas {
+            let found = groups.iter().position(|group| group.copyset == replica.copyset);
+            let found = found.map(|at| groups.swap_remove(at));
+            match restore(&mut shard, found, &replica, plan.create) {
+                Ok((log, state)) => {
+                    live.extend(live_payload(&log, &state));
+                    self.start_replica(position, &shard, &replica, log, state);
+                }
+                Err((unfit, found)) => {
+                    self.leave_out(position, replica.copyset, &unfit);
+                    live.extend(found.map(|found| self.hold(position, &mut shard, &found)).into_iter().flatten());
+                }
+            }
+        }
+        for group in groups {
+            self.leave_out(position, group.copyset, &Unfit::Unlisted);
+            live.extend(self.hold(position, &mut shard, &group));
+        }
+        let payloads =
+            live.iter().map(|(key, index, extents)| LivePayload { key: *key, index: *index, extents });
+        shard
+            .finish_recovery(payloads)
+            .map_err(|source| StartError::Space { shard: position, source })?;
+        self.shards.push(RunningShard::new(shard));
+        Ok(())
+    }
+
+    /// Keeps what was found of a replica that does not serve, as far as it hangs together, and
+    /// returns the payload of its entries that are not applied.
+    fn hold(&mut self, position: usize, shard: &mut Shard, found: &RecoveredGroup) -> Vec<Live> {
+        let id = found.copyset;
+        let stored = found.image.as_deref().and_then(|bytes| CopysetState::parse(bytes).ok());
+        let mut state = stored.unwrap_or_else(|| CopysetState::new(id, 0));
+        let members = found.conf_state.as_deref().and_then(|bytes| parse_conf_state(bytes).ok());
+        let base = found.log_start.unwrap_or(first_base());
+        let mut log = Log::new(HardState::default(), members.unwrap_or_default(), base);
+        // What lies behind a gap is of no use without what is missing.
+        let _gap = fill(&mut log, found);
+        settle_hard_state(&mut log, found, &state);
+        let _behind_the_log = apply(&log, &mut state, found.applied_note.min(log.last()), shard);
+        drop_covered(&mut log, &state, shard);
+        let live = live_payload(&log, &state);
+        self.held.push(Held { id, shard: position, log, state });
+        live
+    }
+
+    fn start_replica(
+        &mut self,
+        shard_position: usize,
+        shard: &Shard,
+        plan: &ReplicaPlan,
+        log: Log,
+        state: CopysetState,
+    ) {
+        let id = plan.copyset;
+        let applied = state.applied();
+        let restarts = u64::from(shard.incarnation());
+        let group = Group::new(
+            id,
+            plan.identity.id,
+            log,
+            applied,
+            restarts,
+            self.options.group,
+            self.now_ns,
+        );
+        let others = plan.places.iter();
+        let feeds = others.filter_map(|place| Some(Feed::new(place.replica, place.peer?))).collect();
+        self.by_id.push((id, self.copysets.len() as u32));
+        self.copysets.push(Copyset {
+            id,
+            shard: shard_position,
+            group,
+            state,
+            places: plan.places.clone(),
+            waiting: VecDeque::new(),
+            feeds,
+            round_reads: VecDeque::new(),
+            ready_reads: VecDeque::new(),
+            round: None,
+            dirty: false,
+        });
+    }
+
+    fn leave_out(&mut self, shard: usize, copyset: CopysetId, unfit: &Unfit) {
+        tracing::warn!(%copyset, reason = %unfit, "replica is out of service");
+        self.out_of_service.push(OutOfService { copyset, shard, reason: unfit.to_string() });
+    }
+}
+
+type Live = (ChunkKey, LogIndex, Extents);
+
+/// Entries whose chunk is already past them, because a catch-up installed it, have lost their
+/// payload to it.
+fn drop_covered(log: &mut Log, state: &CopysetState, shard: &Shard) {
+    for index in state.applied().0 + 1..=log.last().0 {
+        let entry = log.get(LogIndex(index)).expect("an index within the log");
+        let key = ChunkKey { copyset: entry.record.copyset(), chunk: entry.record.chunk() };
+        if entry.record.payload_blocks() > 0 && shard.store().covers(key, LogIndex(index)) {
+            log.drop_extents(LogIndex(index));
+        }
+    }
+}
+
+/// Payload of entries that are not applied yet.
+fn live_payload(log: &Log, state: &CopysetState) -> Vec<Live> {
+    let first = state.applied().0 + 1;
+    let entries = (first..=log.last().0).filter_map(|index| log.get(LogIndex(index)));
+    entries
+        .filter(|entry| !entry.extents.is_empty())
+        .map(|entry| {
+            let record = entry.record;
+            let key = ChunkKey { copyset: record.copyset(), chunk: record.chunk() };
+            (key, record.index(), entry.extents)
+        })
+        .collect()
+}
+
+/// Log and state of one replica, applied as far as the device knows that it is committed; or why
+/// it does not serve, and what was found of it.
+fn restore(
+    shard: &mut Shard,
+    found: Option<RecoveredGroup>,
+    plan: &ReplicaPlan,
+    create: bool,
+) -> Result<(Log, CopysetState), (Unfit, Option<RecoveredGroup>)> {
+    let Some(found) = found else {
+        if !create {
+            return Err((Unfit::Absent, None));
+        }
+        shard.append_item(&Item::ReplicaCreated(plan.copyset, plan.identity, &[]));
+        let state = CopysetState::new(plan.copyset, plan.quota_blocks);
+        return Ok((Log::new(HardState::default(), first_members(plan), first_base()), state));
+    };
+    match revive(shard, &found, plan) {
+        Ok(revived) => Ok(revived),
+        Err(unfit) => Err((unfit, Some(found))),
+    }
+}
+
+fn revive(
+    shard: &mut Shard,
+    found: &RecoveredGroup,
+    plan: &ReplicaPlan,
+) -> Result<(Log, CopysetState), Unfit> {
+    if let Some(damage) = found.damaged {
+        return Err(Unfit::Damaged(damage.first_bad));
+    }
+    let identity = found.identity.ok_or(Unfit::Absent)?;
+    if identity != plan.identity {
+        return Err(Unfit::Foreign(identity.uuid));
+    }
+    let mut state = match &found.image {
+        Some(bytes) => CopysetState::parse(bytes)?,
+        None => CopysetState::new(plan.copyset, plan.quota_blocks),
+    };
+    let members = match &found.conf_state {
+        Some(bytes) => parse_conf_state(bytes)?,
+        None => first_members(plan),
+    };
+    let base = found.log_start.unwrap_or(first_base());
+    let mut log = Log::new(HardState::default(), members, base);
+    fill(&mut log, found)?;
+    settle_hard_state(&mut log, found, &state);
+    if state.applied() < base.0 {
+        return Err(Unfit::Gap(state.applied().next()));
+    }
+    apply(&log, &mut state, found.applied_note.min(log.last()), shard)?;
+    drop_covered(&mut log, &state, shard);
+    Ok((log, state))
+}
+
+/// Puts the entries kept behind the log's base.
+fn fill(log: &mut Log, found: &RecoveredGroup) -> Result<(), Unfit> {
+    let base = log.base().0;
+    for entry in found.entries.iter().skip_while(|entry| entry.record.index() <= base) {
+        let index = entry.record.index();
+        if index != log.last().next() {
+            return Err(Unfit::Gap(index));
+        }
+        log.append(&entry.record, &entry.extents, entry.superseded_by, None);
+    }
+    Ok(())
+}
+
+/// Every replica of a new copyset votes.
+fn first_members(plan: &ReplicaPlan) -> ConfState {
+    let voters = plan.places.iter().map(|place| place.replica.0).collect();
+    ConfState { voters, ..ConfState::default() }
+}
+
+/// Where the log of a new copyset begins.
+fn first_base() -> (LogIndex, Term) {
+    (LogIndex(0), Term(0))
+}
+
+/// Takes the stored hard state, and clamps the commit index to what is held: the library panics
+/// on one beyond its log.
+fn settle_hard_state(log: &mut Log, found: &RecoveredGroup, state: &CopysetState) {
+    let stored = &found.hard_state;
+    let mut hard_state = HardState {
+        term: stored.term.0,
+        vote: stored.vote.0,
+        ..HardState::default()
+    };
+    let commit = stored.commit.max(found.applied_note).max(state.applied());
+    hard_state.commit = commit.min(log.last()).0;
+    let last_term = log.term_at(log.last()).map_or(0, |term| term.0);
+    if hard_state.term < last_term {
+        // The hard state of that term was torn away; a vote in it was never sent.
+        hard_state.term = last_term;
+        hard_state.vote = 0;
+    }
+    log.set_hard_state(hard_state);
+}
+
+fn apply(
+    log: &Log,
+    state: &mut CopysetState,
+    through: LogIndex,
+    shard: &mut Shard,
+) -> Result<(), Unfit> {
+    let mut index = state.applied().next();
+    while index <= through {
+        let entry = log.get(index).ok_or(Unfit::Gap(index))?;
+        state.apply(entry.record, &entry.extents, shard.store_mut());
+        index = index.next();
+    }
+    Ok(())
+}

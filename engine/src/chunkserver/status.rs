@@ -1,0 +1,245 @@
+//! What `culvert status` shows of one reactor. Built on request, off the data path.
+
+use serde::Serialize;
+
+use super::Chunkserver;
+use crate::counters::Counters;
+use crate::ids::CopysetId;
+use crate::raft_group::Role;
+use crate::shard::{Shard, ShardCounters};
+
+/// A replica that serves nothing, and why.
+#[derive(Clone, Debug)]
+pub struct OutOfService {
+    /// The copyset.
+    pub copyset: CopysetId,
+    /// Position of its shard.
+    pub shard: usize,
+    /// Why.
+    pub reason: String,
+}
+
+/// A shard.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShardStatus {
+    /// Number of the shard on its device.
+    pub shard: u32,
+    /// Times that it was opened.
+    pub incarnation: u32,
+    /// Why it is out of service; empty otherwise.
+    pub failure: String,
+    /// Blocks of the journal's ring in use.
+    pub ring_blocks_used: u64,
+    /// Blocks of the ring.
+    pub ring_blocks: u64,
+    /// Whether a checkpoint is being written.
+    pub checkpointing: bool,
+    /// Blocks of the data space.
+    pub data_blocks: u64,
+    /// Blocks that are free.
+    pub free_blocks: u64,
+    /// Blocks released and not free yet.
+    pub waiting_blocks: u64,
+    /// Logical blocks mapped.
+    pub mapped_blocks: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Memory of maps, allocator and queues.
+    pub memory_bytes: u64,
+    /// What it counted.
+    pub counters: ShardCounters,
+}
+
+impl ShardStatus {
+    fn of(shard: &Shard) -> ShardStatus {
+        let (ring_blocks_used, ring_blocks) = shard.ring_use();
+        let store = shard.store().statistics();
+        ShardStatus {
+            shard: shard.layout().shard,
+            incarnation: shard.incarnation(),
+            failure: shard.failure().map_or(String::new(), |failure| failure.to_string()),
+            ring_blocks_used,
+            ring_blocks,
+            checkpointing: shard.is_checkpointing(),
+            data_blocks: store.data_blocks,
+            free_blocks: store.free_blocks,
+            waiting_blocks: store.waiting_blocks,
+            mapped_blocks: store.mapped_blocks,
+            chunks: store.chunks,
+            memory_bytes: store.memory_bytes,
+            counters: *shard.counters(),
+        }
+    }
+}
+
+/// A follower as its leader sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct PeerStatus {
+    /// Raft id of the replica.
+    pub replica: u64,
+    /// The last index it is known to have.
+    pub matched: u64,
+    /// State of the library's progress.
+    pub state: String,
+}
+
+/// A replica.
+#[derive(Clone, Debug, Serialize)]
+pub struct CopysetStatus {
+    /// The copyset.
+    pub id: u32,
+    /// Raft id of this replica.
+    pub replica: u64,
+    /// `leader`, `follower`, `candidate` or `out of service`.
+    pub role: &'static str,
+    /// Why it is out of service; empty otherwise.
+    pub reason: String,
+    /// Raft id of the leader, 0 if none is known.
+    pub leader: u64,
+    /// Current term.
+    pub term: u64,
+    /// Commit index.
+    pub commit: u64,
+    /// Applied index.
+    pub applied: u64,
+    /// Newest index of the log.
+    pub last: u64,
+    /// Whether this leader may serve reads without asking.
+    pub lease: bool,
+    /// Fencing epoch.
+    pub epoch: u64,
+    /// Blocks mapped.
+    pub mapped_blocks: u64,
+    /// Blocks it may map.
+    pub quota_blocks: u64,
+    /// The other replicas, where this one leads.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// A connection to another node.
+#[derive(Clone, Debug, Serialize)]
+pub struct PeerConnection {
+    /// The node.
+    pub node: String,
+    /// The reactor within it.
+    pub reactor: u32,
+    /// Whether there is a connection.
+    pub connected: bool,
+}
+
+/// One reactor.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChunkserverStatus {
+    /// Shards it runs.
+    pub shards: Vec<ShardStatus>,
+    /// Replicas.
+    pub copysets: Vec<CopysetStatus>,
+    /// Connections to other nodes.
+    pub peers: Vec<PeerConnection>,
+    /// Connected clients.
+    pub clients: usize,
+    /// Pages of the pool that are free.
+    pub pool_pages_free: u32,
+    /// Pages of the pool.
+    pub pool_pages: u32,
+    /// What it counted.
+    pub counters: Counters,
+    /// What its drivers counted; filled in by the reactor's owner.
+    pub drivers: serde_json::Value,
+}
+
+impl Chunkserver {
+    /// The status of this reactor.
+    #[must_use]
+    pub fn status(&self) -> ChunkserverStatus {
+        let out_of_service = self.out_of_service.iter().map(|replica| CopysetStatus {
+            reason: replica.reason.clone(),
+            ..CopysetStatus::absent(replica.copyset)
+        });
+        let served = self.copysets.iter().enumerate();
+        let served = served.filter(|(at, _)| self.in_service(*at as u32));
+        let copysets = served.map(|(at, _)| self.copyset_status(at)).chain(out_of_service);
+        ChunkserverStatus {
+            shards: self.shards.iter().map(|running| ShardStatus::of(&running.shard)).collect(),
+            copysets: copysets.collect(),
+            peers: self
+                .peers
+                .iter()
+                .map(|(endpoint, connection)| PeerConnection {
+                    node: endpoint.node.to_string(),
+                    reactor: endpoint.reactor,
+                    connected: connection.is_some(),
+                })
+                .collect(),
+            clients: self.replies.clients().count(),
+            pool_pages_free: self.pool.free_pages(),
+            pool_pages: self.pool.total_pages(),
+            counters: self.counters,
+            drivers: self.drivers.clone(),
+        }
+    }
+
+    pub(super) fn status_text(&self) -> String {
+        serde_json::to_string(&self.status()).expect("plain data has a JSON form")
+    }
+
+    fn copyset_status(&self, position: usize) -> CopysetStatus {
+        let copyset = &self.copysets[position];
+        let group = &copyset.group;
+        let store = self.shards[copyset.shard].shard.store();
+        let peers = if group.is_leader() {
+            group
+                .progress()
+                .filter(|(replica, ..)| *replica != group.replica())
+                .map(|(replica, matched, state)| PeerStatus {
+                    replica: replica.0,
+                    matched: matched.0,
+                    state,
+                })
+                .collect()
+        } else {
+            Vec::new()
+        };
+        CopysetStatus {
+            id: copyset.id.0,
+            replica: group.replica().0,
+            role: match group.role() {
+                Role::Leader => "leader",
+                Role::Follower => "follower",
+                Role::Candidate => "candidate",
+            },
+            reason: String::new(),
+            leader: group.leader().map_or(0, |leader| leader.0),
+            term: group.term().0,
+            commit: group.commit().0,
+            applied: group.applied().0,
+            last: group.log().last().0,
+            lease: group.holds_lease(self.now_ns),
+            epoch: copyset.state.epoch().0,
+            mapped_blocks: store.mapped_blocks(copyset.id),
+            quota_blocks: copyset.state.quota(),
+            peers,
+        }
+    }
+}
+
+impl CopysetStatus {
+    fn absent(id: CopysetId) -> CopysetStatus {
+        CopysetStatus {
+            id: id.0,
+            replica: 0,
+            role: "out of service",
+            reason: String::new(),
+            leader: 0,
+            term: 0,
+            commit: 0,
+            applied: 0,
+            last: 0,
+            lease: false,
+            epoch: 0,
+            mapped_blocks: 0,
+            quota_blocks: 0,
+            peers: Vec::new(),
+        }
+    }
+}

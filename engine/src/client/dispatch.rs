@@ -1,0 +1,413 @@
+//! Sending what waits: per endpoint and lane, route by route, until there is no more room.
+
+use culvert_memory::Buffer;
+
+use super::config::LANDING_PATIENCE_NS;
+use super::connection::violation;
+use super::core::Core;
+use super::endpoint::{EndpointId, Link};
+use super::error::{ClientError, Obstacle};
+use super::piece::{PieceIndex, PieceKind, PieceState};
+use super::route::{LANES, Lane, RouteIndex, Session};
+use crate::ids::{BlockRange, ChunkId, RequestNumber, SessionId};
+use crate::network::{Class, ConnectionId, Network, SendError};
+use crate::wire::{Request, RequestKind};
+
+/// What became of the first piece of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// It is sent or over: go on with the next.
+    Next,
+    /// The lane waits for something else than room, and is listed again when that is there.
+    Unlist,
+    /// There is no room on the connection.
+    Blocked,
+}
+
+impl Core {
+    /// Sends what can be sent; returns whether anything was.
+    pub(super) fn dispatch<N: Network>(&mut self, network: &mut N) -> bool {
+        let before = self.statistics.requests;
+        for index in 0..self.endpoints.len() as u32 {
+            let id = EndpointId(index);
+            if !self.endpoint(id).has_work() {
+                continue;
+            }
+            let link = self.endpoint(id).link;
+            match link {
+                Link::Up { connection } => self.dispatch_endpoint(network, id, connection),
+                Link::Down { until_ns } if until_ns <= self.now_ns => self.connect(network, id),
+                Link::Down { until_ns } => self.timer.note(until_ns),
+                Link::Connecting { .. } | Link::Closing { .. } => {}
+            }
+        }
+        self.statistics.requests != before
+    }
+
+    fn dispatch_endpoint<N: Network>(
+        &mut self,
+        network: &mut N,
+        id: EndpointId,
+        connection: ConnectionId,
+    ) {
+        if std::mem::take(&mut self.endpoint(id).landing_short) {
+            self.endpoint(id).blocked[Lane::Reads as usize] = false;
+        }
+        self.dispatch_status(network, id, connection);
+        for lane in LANES {
+            while !self.endpoint(id).blocked[lane as usize] {
+                let Some(route) = self.endpoint(id).ready[lane as usize].pop_front() else { break };
+                let step = match lane {
+                    Lane::Reads => self.step_read(network, connection, route),
+                    Lane::Changes => self.step_change(network, connection, route),
+                };
+                self.settle_step(id, lane, route, step);
+            }
+        }
+    }
+
+    /// Puts a route back in the list, behind the others if one of its pieces has gone.
+    fn settle_step(&mut self, id: EndpointId, lane: Lane, route: RouteIndex, step: Step) {
+        let waiting = !self.route(route).queues[lane as usize].is_empty();
+        let listed = waiting && step != Step::Unlist;
+        self.route(route).listed[lane as usize] = listed;
+        let endpoint = self.endpoint(id);
+        if step == Step::Blocked {
+            endpoint.blocked[lane as usize] = true;
+        }
+        if listed && step == Step::Blocked {
+            endpoint.ready[lane as usize].push_front(route);
+        } else if listed {
+            endpoint.ready[lane as usize].push_back(route);
+        }
+    }
+
+    fn step_read<N: Network>(
+        &mut self,
+        network: &mut N,
+        connection: ConnectionId,
+        route: RouteIndex,
+    ) -> Step {
+        let Some(index) = self.route(route).queues[Lane::Reads as usize].first() else {
+            return Step::Unlist;
+        };
+        let endpoint = self.route(route).endpoint();
+        let Some(landing) = self.landing_pages(network, endpoint, connection, index) else {
+            self.endpoint(endpoint).landing_short = true;
+            return Step::Blocked;
+        };
+        let Some(page) = network.named_page(connection, &landing) else {
+            return Step::Blocked;
+        };
+        self.pieces[index].sent = landing.pages();
+        self.prepare(index, connection);
+        let request = self.request(index, RequestKind::Read, page);
+        let sent = network.send(connection, Class::Data, request.emit(&mut self.frame[..]), &[]);
+        match sent {
+            Ok(()) => {
+                self.pieces[index].landing = Some(landing);
+                self.endpoint(endpoint).reads_in_flight += 1;
+                self.depart(index);
+                Step::Next
+            }
+            Err(error) => self.refused(connection, error),
+        }
+    }
+
+    /// Pages for the next request of a read: all that it lacks, or less where the window is too
+    /// small or too scattered and nothing is under way that would change it.
+    fn landing_pages<N: Network>(
+        &mut self,
+        network: &mut N,
+        endpoint: EndpointId,
+        connection: ConnectionId,
+        index: PieceIndex,
+    ) -> Option<Buffer> {
+        let left = self.pieces[index].blocks_left();
+        let landing = network.acquire_named(connection, left);
+        if landing.is_some() || self.endpoint(endpoint).reads_in_flight > 0 {
+            return landing;
+        }
+        let now_ns = self.now_ns;
+        let since_ns = *self.endpoint(endpoint).landing_short_ns.get_or_insert(now_ns);
+        let patient_ns = since_ns + LANDING_PATIENCE_NS;
+        if now_ns < patient_ns {
+            self.timer.note(patient_ns);
+            return None;
+        }
+        let landing = self.makeshift_pages(network, connection, index);
+        if landing.is_none() && self.quarantine.holds(connection) {
+            // What the server owes may never come, and the pages only come back without it.
+            self.close(connection, violation::QUARANTINE);
+        }
+        landing
+    }
+
+    /// Pages for a read that cannot have all at once: after others were moved out of the way, or
+    /// some of them, in which case what it reads is gathered in the pool.
+    fn makeshift_pages<N: Network>(
+        &mut self,
+        network: &mut N,
+        connection: ConnectionId,
+        index: PieceIndex,
+    ) -> Option<Buffer> {
+        let left = self.pieces[index].blocks_left();
+        if self.relieve(connection)
+            && let Some(landing) = network.acquire_named(connection, left)
+        {
+            return Some(landing);
+        }
+        if left > 1 && self.pieces[index].gathered.is_none() {
+            let whole = self.pool.acquire(self.pieces[index].range.blocks)?;
+            self.pieces[index].gathered = Some(whole);
+        }
+        let halves = std::iter::successors(Some(left / 2), |pages| Some(pages / 2));
+        halves.take_while(|pages| *pages > 0).find_map(|n| network.acquire_named(connection, n))
+    }
+
+    /// Moves what has landed for operations that are not complete from a connection's window to
+    /// the pool; returns whether that has freed pages.
+    ///
+    /// Only done when no read is under way on the connection: two operations could otherwise hold
+    /// the pages that the other one waits for.
+    fn relieve(&mut self, connection: ConnectionId) -> bool {
+        let mut relieved = false;
+        for index in self.pieces.indices() {
+            let piece = &mut self.pieces[index];
+            let landed = piece.state == PieceState::Done && piece.connection == connection;
+            if !landed || piece.gathered.is_some() {
+                continue;
+            }
+            let Some(landing) = piece.landing.take() else { continue };
+            let Some(mut gathered) = self.pool.acquire(landing.pages()) else {
+                piece.landing = Some(landing);
+                break;
+            };
+            self.statistics.copied_bytes += landing.len() as u64;
+            gathered.copy_from(0, &landing.freeze());
+            piece.gathered = Some(gathered);
+            relieved = true;
+        }
+        relieved
+    }
+
+    fn step_change<N: Network>(
+        &mut self,
+        network: &mut N,
+        connection: ConnectionId,
+        route: RouteIndex,
+    ) -> Step {
+        let Some(index) = self.route(route).queues[Lane::Changes as usize].first() else {
+            return Step::Unlist;
+        };
+        let session = match self.route(route).session {
+            Session::Open(session) => session,
+            Session::Opening => return Step::Unlist,
+            Session::None => return self.step_session(network, connection, route),
+        };
+        let piece = &mut self.pieces[index];
+        if piece.number != RequestNumber(0) && piece.session != session {
+            if piece.maybe_executed {
+                self.unqueue(index);
+                self.fail(index, ClientError::OutcomeUnknown);
+                return Step::Next;
+            }
+            piece.number = RequestNumber(0);
+        }
+        if piece.number == RequestNumber(0) && self.route(route).numbers.is_exhausted() {
+            return Step::Unlist;
+        }
+        if self.pieces[index].kind == PieceKind::Write {
+            self.step_write(network, connection, index, session)
+        } else {
+            self.pieces[index].sent = self.pieces[index].blocks_left();
+            self.take_number(index, session);
+            self.prepare(index, connection);
+            let request = self.request(index, RequestKind::Discard, 0);
+            let sent =
+                network.send(connection, Class::Data, request.emit(&mut self.frame[..]), &[]);
+            self.departed(index, connection, sent)
+        }
+    }
+
+    fn step_write<N: Network>(
+        &mut self,
+        network: &mut N,
+        connection: ConnectionId,
+        index: PieceIndex,
+        session: SessionId,
+    ) -> Step {
+        let blocks = self.write_blocks(network, connection, index);
+        let Some(placement) = network.reserve(connection, blocks) else {
+            return Step::Blocked;
+        };
+        self.pieces[index].sent = blocks;
+        self.take_number(index, session);
+        self.prepare(index, connection);
+        let piece = &self.pieces[index];
+        let pages = piece.pages.as_ref().expect("a write has pages until it is over");
+        let payload = [(placement, pages.slice(piece.done, blocks))];
+        let first = piece.done as usize;
+        let crcs = piece.crcs[first..first + blocks as usize].as_flattened();
+        let request = Request { crcs, ..self.request(index, RequestKind::Write, 0) };
+        let frame = request.emit(&mut self.frame[..]);
+        let sent = network.send(connection, Class::Data, frame, &payload);
+        if sent.is_err() {
+            network.cancel(connection, placement);
+        }
+        self.departed(index, connection, sent)
+    }
+
+    /// Blocks of the next request of a write: at most half of the window, so that one request
+    /// can be on its way while another is executed.
+    ///
+    /// A request that may have been executed is repeated as it was.
+    fn write_blocks<N: Network>(
+        &mut self,
+        network: &mut N,
+        connection: ConnectionId,
+        index: PieceIndex,
+    ) -> u32 {
+        let piece = &self.pieces[index];
+        if piece.maybe_executed {
+            return piece.sent;
+        }
+        let left = piece.blocks_left();
+        let half = (network.window_pages_granted(connection) / 2).max(1);
+        if left > half {
+            // More than the window has: refused for certain, and thereby a wish for a larger one.
+            if let Some(placement) = network.reserve(connection, 2 * left) {
+                network.cancel(connection, placement);
+            }
+        }
+        left.min(half)
+    }
+
+    /// Opens the session that the route's changes wait for.
+    fn step_session<N: Network>(
+        &mut self,
+        network: &mut N,
+        connection: ConnectionId,
+        route: RouteIndex,
+    ) -> Step {
+        let index = self.pieces.of_route(route);
+        let piece = &mut self.pieces[index];
+        debug_assert_eq!(piece.state, PieceState::Free);
+        piece.kind = PieceKind::OpenSession;
+        piece.route = route;
+        self.prepare(index, connection);
+        let request = self.request(index, RequestKind::OpenSession, 0);
+        let sent = network.send(connection, Class::Data, request.emit(&mut self.frame[..]), &[]);
+        match sent {
+            Ok(()) => {
+                self.route(route).session = Session::Opening;
+                self.note_attempt(index);
+                Step::Unlist
+            }
+            Err(error) => self.refused(connection, error),
+        }
+    }
+
+    fn take_number(&mut self, index: PieceIndex, session: SessionId) {
+        if self.pieces[index].number == RequestNumber(0) {
+            let route = self.pieces[index].route;
+            let number = self.route(route).numbers.take().expect("looked at before");
+            let piece = &mut self.pieces[index];
+            piece.number = number;
+            piece.session = session;
+        }
+    }
+
+    /// Notes where the next attempt goes, before its frame is written.
+    fn prepare(&mut self, index: PieceIndex, connection: ConnectionId) {
+        let nonce = self.next_nonce();
+        let route = self.pieces[index].route;
+        let replica = self.route(route).current();
+        let piece = &mut self.pieces[index];
+        piece.nonce = nonce;
+        piece.connection = connection;
+        piece.replica = replica;
+    }
+
+    fn request(&self, index: PieceIndex, kind: RequestKind, landing_page: u32) -> Request<'static> {
+        let piece = &self.pieces[index];
+        let session_only = piece.kind == PieceKind::OpenSession;
+        let range = BlockRange { first: piece.range.first + piece.done, blocks: piece.sent };
+        Request {
+            kind,
+            token: u64::from(piece.nonce) << 32 | u64::from(index.0),
+            copyset: self.routes[piece.route.0 as usize].copyset,
+            chunk: if session_only { ChunkId(0) } else { piece.chunk },
+            range: if session_only { BlockRange::default() } else { range },
+            landing_page,
+            epoch: self.settings.epoch,
+            session: if piece.is_change() { piece.session } else { SessionId(0) },
+            request: if piece.is_change() { piece.number } else { RequestNumber(0) },
+            sequence: 0,
+            crcs: &[],
+        }
+    }
+
+    fn departed(
+        &mut self,
+        index: PieceIndex,
+        connection: ConnectionId,
+        sent: Result<(), SendError>,
+    ) -> Step {
+        match sent {
+            Ok(()) => {
+                self.depart(index);
+                Step::Next
+            }
+            Err(error) => self.refused(connection, error),
+        }
+    }
+
+    /// The first piece of a queue is on its way.
+    fn depart(&mut self, index: PieceIndex) {
+        self.unqueue(index);
+        self.note_attempt(index);
+    }
+
+    fn note_attempt(&mut self, index: PieceIndex) {
+        let timer_ns = self.now_ns + self.settings.attempt_timeout_ns;
+        let piece = &mut self.pieces[index];
+        piece.state = PieceState::InFlight;
+        piece.attempts = piece.attempts.saturating_add(1);
+        piece.obstacle = Obstacle::Answer;
+        piece.timer_ns = timer_ns;
+        self.statistics.requests += 1;
+        self.statistics.retries += u64::from(piece.attempts > 1);
+        self.timer.note(timer_ns);
+    }
+
+    fn refused(&mut self, connection: ConnectionId, error: SendError) -> Step {
+        match error {
+            // What follows is told by an event.
+            SendError::Full | SendError::Closed => {}
+            SendError::TooLarge | SendError::OutsideWindow => {
+                self.close(connection, violation::FRAME_LIMIT);
+            }
+        }
+        Step::Blocked
+    }
+
+    /// What a piece in a queue waits for.
+    pub(super) fn obstacle_of(&mut self, index: PieceIndex) -> Obstacle {
+        let route = self.pieces[index].route;
+        let change = self.pieces[index].is_change();
+        let endpoint = self.route(route).endpoint();
+        if !matches!(self.endpoint(endpoint).link, Link::Up { .. }) {
+            Obstacle::Connection
+        } else if !change {
+            let short = self.endpoint(endpoint).landing_short;
+            if short { Obstacle::LandingPages } else { Obstacle::Room }
+        } else if !matches!(self.route(route).session, Session::Open(_)) {
+            Obstacle::Session
+        } else if self.route(route).numbers.is_exhausted() {
+            Obstacle::Numbers
+        } else {
+            Obstacle::Room
+        }
+    }
+}

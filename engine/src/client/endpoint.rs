@@ -1,0 +1,145 @@
+//! A node's reactor and the connection to it.
+
+use std::collections::VecDeque;
+
+use uuid::Uuid;
+
+use super::options::Transports;
+use super::route::RouteIndex;
+use crate::cluster::{Cluster, EndpointIndex};
+use crate::network::{Address, ConnectionId, Identity, PeerKind};
+
+/// Index of an endpoint: nodes in the order of the file, and their reactors in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EndpointId(pub(super) u32);
+
+impl EndpointId {
+    /// The number of a reactor of the cluster.
+    pub(super) fn of(cluster: &Cluster, index: EndpointIndex) -> EndpointId {
+        let before = cluster.nodes()[..index.node].iter().map(|node| node.reactors.len());
+        EndpointId((before.sum::<usize>() + index.reactor) as u32)
+    }
+}
+
+/// The state of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    /// There is none, and none is to be made before that time.
+    Down { until_ns: u64 },
+    /// Being made.
+    Connecting { connection: ConnectionId },
+    /// Established.
+    Up { connection: ConnectionId },
+    /// Told to close; the network has not said yet that it did.
+    Closing { connection: ConnectionId },
+}
+
+/// One endpoint.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    node: Uuid,
+    reactor: u32,
+    /// Those that may be used, in order of preference.
+    pub(super) addresses: Box<[Address]>,
+    pub(super) link: Link,
+    /// The address to try next.
+    pub(super) next_address: usize,
+    /// Failures to connect, or to get any answer, one after another.
+    pub(super) failures: u32,
+    /// Whether the connection was established, also while it is closing.
+    pub(super) established: bool,
+    /// When a frame last came in, or the connection was established.
+    pub(super) heard_ns: u64,
+    /// Whether a frame came in over this connection.
+    pub(super) heard: bool,
+    /// Routes with something to send here, per lane.
+    pub(super) ready: [VecDeque<RouteIndex>; 2],
+    /// Lanes that wait for room on the connection.
+    pub(super) blocked: [bool; 2],
+    /// Whether the reads wait for landing pages only, of which the network says nothing.
+    pub(super) landing_short: bool,
+    /// Since when the window, with no read under way in it, has been too small or too scattered.
+    /// Growing takes it a moment; when that has passed, reads make do with what there is.
+    pub(super) landing_short_ns: Option<u64>,
+    /// Reads on their way over this connection.
+    pub(super) reads_in_flight: u32,
+    /// Whether the connection is wanted although nothing is to be sent to a replica.
+    pub(super) wanted: bool,
+}
+
+impl Endpoint {
+    /// All endpoints of a cluster.
+    pub(super) fn all(cluster: &Cluster, transports: Transports) -> Box<[Endpoint]> {
+        let nodes = cluster.nodes().iter();
+        let reactors = nodes.flat_map(|node| node.reactors.iter().zip(0..).map(|r| (node.uuid, r)));
+        let endpoint = |(node, (reactor, number)): (Uuid, (&crate::cluster::Reactor, u32))| {
+            let allowed = reactor.addresses.iter().filter(|address| transports.allow(address));
+            Endpoint::new(node, number, allowed.cloned().collect())
+        };
+        reactors.map(endpoint).collect()
+    }
+
+    fn new(node: Uuid, reactor: u32, addresses: Box<[Address]>) -> Endpoint {
+        Endpoint {
+            node,
+            reactor,
+            addresses,
+            link: Link::Down { until_ns: 0 },
+            next_address: 0,
+            failures: 0,
+            established: false,
+            heard_ns: 0,
+            heard: false,
+            ready: [VecDeque::new(), VecDeque::new()],
+            blocked: [false; 2],
+            landing_short: false,
+            landing_short_ns: None,
+            reads_in_flight: 0,
+            wanted: false,
+        }
+    }
+
+    /// Whether the peer is who the cluster file says.
+    pub(super) fn is(&self, peer: &Identity) -> bool {
+        let node = peer.kind == PeerKind::Node && peer.node == self.node;
+        node && peer.endpoint == self.reactor
+    }
+
+    /// Whether something waits for the connection.
+    pub(super) fn has_work(&self) -> bool {
+        self.wanted || self.ready.iter().any(|ready| !ready.is_empty())
+    }
+
+    /// Whether a request could go at once or as soon as a connection is made, without a pause.
+    pub(super) fn is_usable(&self, now_ns: u64) -> bool {
+        match self.link {
+            Link::Down { until_ns } => until_ns <= now_ns && !self.addresses.is_empty(),
+            Link::Closing { .. } => false,
+            Link::Connecting { .. } | Link::Up { .. } => true,
+        }
+    }
+
+    /// Notes that the connection is established.
+    pub(super) fn establish(&mut self, connection: ConnectionId, now_ns: u64) {
+        self.link = Link::Up { connection };
+        self.established = true;
+        self.heard_ns = now_ns;
+        self.heard = false;
+        self.unblock();
+        debug_assert_eq!(self.reads_in_flight, 0, "reads end with their connection");
+    }
+
+    /// Notes that there may be room, or a larger window.
+    pub(super) fn unblock(&mut self) {
+        self.blocked = [false; 2];
+        self.landing_short = false;
+        self.landing_short_ns = None;
+    }
+
+    /// Notes that a frame came in.
+    pub(super) fn note_heard(&mut self, now_ns: u64) {
+        self.heard_ns = now_ns;
+        self.heard = true;
+        self.failures = 0;
+    }
+}

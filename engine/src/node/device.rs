@@ -1,0 +1,187 @@
+//! Devices at start: open, identify, recover the shards that this reactor runs.
+
+use culvert_memory::Pool;
+use culvert_nvme::{AnyQueuePair, DeviceUri, OpenOptions, QueuePair, open};
+
+use super::NodeError;
+use crate::chunkserver::{ReplicaPlan, ShardPlan};
+use crate::cluster::Cluster;
+use crate::config::{DeviceConfig, NodeConfig};
+use crate::device::{self, DeviceHeader};
+use crate::journal::ReplicaIdentity;
+use crate::reactor::Device;
+use crate::shard::{OpenError, Opened, Opening, OpeningMode, Recovered, ShardConfig};
+
+/// Completions taken at a time while a shard opens.
+const OPEN_BUDGET: usize = 64;
+
+/// Opens all devices, and of each the shards that reactor `number` runs.
+pub(super) fn open_all(
+    config: &NodeConfig,
+    cluster: &Cluster,
+    number: usize,
+    pool: &Pool,
+    create: bool,
+) -> Result<(Vec<Device<AnyQueuePair>>, Vec<ShardPlan>), NodeError> {
+    let mut devices = Vec::new();
+    let mut plans = Vec::new();
+    for device in &config.devices {
+        let mut queue_pair = open_queue_pair(device, config, pool)?;
+        let header = device::read_header(&mut queue_pair, pool)
+            .map_err(|source| NodeError::Header { uri: device.uri.clone(), source })?;
+        check_listed(device, config, cluster, &header)?;
+        let first = plans.len();
+        for shard in &header.layout.shards {
+            if shard.shard as usize % config.reactors.len() != number {
+                continue;
+            }
+            let position = plans.len();
+            let shard_config = shard_config(config, device, position);
+            let recovered =
+                open_shard(&mut queue_pair, &header, shard.shard, shard_config, pool).map_err(
+                    |source| NodeError::Shard {
+                        uri: device.uri.clone(),
+                        shard: shard.shard,
+                        source,
+                    },
+                )?;
+            let replicas = replicas_on(cluster, &header, shard.shard);
+            check_quota(config, device, cluster, &header, &recovered, shard.shard)?;
+            plans.push(ShardPlan { recovered, replicas, create });
+        }
+        devices.push(Device { queue_pair, shards: first..plans.len() });
+    }
+    Ok((devices, plans))
+}
+
+fn open_queue_pair(
+    device: &DeviceConfig,
+    config: &NodeConfig,
+    pool: &Pool,
+) -> Result<AnyQueuePair, NodeError> {
+    let uri: DeviceUri = device
+        .uri
+        .parse()
+        .map_err(|source| NodeError::Uri { uri: device.uri.clone(), source })?;
+    let regions_max = config.transport.connections_max.saturating_mul(4).clamp(64, 4096);
+    let options = OpenOptions { depth: device.depth_max, regions_max };
+    let mut queue_pair = open(&uri, &options)
+        .map_err(|source| NodeError::Open { uri: device.uri.clone(), source: source.into() })?;
+    for region in pool.regions() {
+        queue_pair
+            .register(region)
+            .map_err(|source| NodeError::Register { uri: device.uri.clone(), source })?;
+    }
+    Ok(queue_pair)
+}
+
+/// A device serves only under the name by which the cluster file lists it, for this node.
+fn check_listed(
+    device: &DeviceConfig,
+    config: &NodeConfig,
+    cluster: &Cluster,
+    header: &DeviceHeader,
+) -> Result<(), NodeError> {
+    match cluster.device(header.uuid) {
+        Some(listed) if listed.node == config.node => {}
+        _ => {
+            return Err(NodeError::NotListed { uri: device.uri.clone(), uuid: header.uuid });
+        }
+    }
+    if header.layout.chunk_blocks != cluster.chunk_blocks() {
+        return Err(NodeError::ChunkSize {
+            uri: device.uri.clone(),
+            device_blocks: header.layout.chunk_blocks,
+            cluster_blocks: cluster.chunk_blocks(),
+        });
+    }
+    Ok(())
+}
+
+fn check_quota(
+    config: &NodeConfig,
+    device: &DeviceConfig,
+    cluster: &Cluster,
+    header: &DeviceHeader,
+    recovered: &Recovered,
+    shard: u32,
+) -> Result<(), NodeError> {
+    let quota_blocks = cluster.shard_quota_blocks(header.uuid, shard);
+    let reserve_blocks = u64::from(config.store.reserve_blocks);
+    let data_blocks = u64::from(recovered.shard.layout().data_blocks());
+    if quota_blocks + reserve_blocks > data_blocks {
+        return Err(NodeError::Quota {
+            uri: device.uri.clone(),
+            shard,
+            quota_blocks,
+            reserve_blocks,
+            data_blocks,
+        });
+    }
+    Ok(())
+}
+
+fn shard_config(config: &NodeConfig, device: &DeviceConfig, position: usize) -> ShardConfig {
+    let store = &config.store;
+    ShardConfig {
+        tag_prefix: u16::try_from(position).expect("a reactor runs few shards"),
+        commands_max: store.commands_max.max(4 * device.depth_max),
+        batch_bytes: store.batch_bytes.bytes() as usize,
+        batch_buffers: store.batch_buffers,
+        idle_ns: u64::from(store.mark_delay_ms) * super::NS_PER_MS,
+        deallocate: store.deallocates,
+        checkpoint_pages_per_turn: store.checkpoint_pages_per_turn,
+        checkpoint_buffer_pages: store.checkpoint_command_pages,
+        checkpoint_bytes_factor: store.checkpoint_factor,
+        checkpoint_bytes_min: store.checkpoint_min_bytes.bytes(),
+        open_depth: store.recovery_depth,
+        open_read_bytes: store.recovery_read_bytes.bytes() as usize,
+    }
+}
+
+/// The replicas that the cluster file puts on a shard.
+fn replicas_on(cluster: &Cluster, header: &DeviceHeader, shard: u32) -> Vec<ReplicaPlan> {
+    cluster
+        .replicas_on(header.uuid)
+        .filter(|(_, replica)| replica.shard == shard)
+        .map(|(copyset, replica)| ReplicaPlan {
+            copyset: copyset.id,
+            quota_blocks: copyset.quota_blocks,
+            identity: ReplicaIdentity { id: replica.id, uuid: replica.uuid },
+            places: Vec::new(),
+        })
+        .collect()
+}
+
+/// Runs an opening to its end.
+pub fn open_shard<Q: QueuePair>(
+    queue_pair: &mut Q,
+    header: &DeviceHeader,
+    shard: u32,
+    config: ShardConfig,
+    pool: &Pool,
+) -> Result<Recovered, OpenError> {
+    let namespace = queue_pair.namespace().clone();
+    let mut opening =
+        Opening::new(config, &namespace, header, shard, OpeningMode::Run, pool)?;
+    loop {
+        let mut submitted = false;
+        while let Some(submission) = opening.poll_submission() {
+            if let Err(refused) = queue_pair.submit(submission) {
+                opening.give_back(refused);
+                break;
+            }
+            submitted = true;
+        }
+        if submitted {
+            queue_pair.ring();
+        }
+        match opening.poll() {
+            None => {}
+            Some(Ok(Opened::Running(recovered))) => return Ok(*recovered),
+            Some(Ok(Opened::Inspected(_))) => unreachable!("it was asked to run"),
+            Some(Err(error)) => return Err(error),
+        }
+        queue_pair.poll(OPEN_BUDGET, &mut |completion| opening.complete(completion));
+    }
+}

@@ -1,0 +1,147 @@
+//! Why a node does not start.
+
+use culvert_memory::MappingError;
+use culvert_nvme::{OpenError, RegisterError, UriError};
+use culvert_transport::{Address, AddressError, ListenError, OptionsError};
+use uuid::Uuid;
+
+use crate::chunkserver::StartError;
+use crate::config::ConfigError;
+use crate::device::OpenDeviceError;
+use crate::shard::OpenError as OpenShardError;
+
+/// See the module's documentation. Each message names the thing at fault and, where it is not
+/// plain, what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The cluster file does not know this node.
+    #[error("node {node} is not in the cluster file")]
+    NotInCluster {
+        /// The node of the configuration.
+        node: Uuid,
+    },
+    /// No memory for a reactor's pool.
+    #[error("reactor {reactor}: no memory for its pool: {source}")]
+    Pool {
+        /// Which reactor.
+        reactor: usize,
+        /// Why.
+        source: MappingError,
+    },
+    /// A device URI is none.
+    #[error("device {uri}: {source}")]
+    Uri {
+        /// As configured.
+        uri: String,
+        /// Why.
+        source: UriError,
+    },
+    /// A device cannot be opened.
+    #[error("device {uri}: {source}")]
+    Open {
+        /// Which.
+        uri: String,
+        /// Why.
+        source: Box<OpenError>,
+    },
+    /// A device cannot use the pool's memory.
+    #[error("device {uri}: pool not registered: {source}")]
+    Register {
+        /// Which.
+        uri: String,
+        /// Why.
+        source: RegisterError,
+    },
+    /// A device carries no valid header.
+    #[error("device {uri}: {source}")]
+    Header {
+        /// Which.
+        uri: String,
+        /// Why.
+        source: OpenDeviceError,
+    },
+    /// The cluster file does not list the device for this node.
+    #[error(
+        "device {uri}: the cluster file lists no device {uuid} for this node; a device serves only \
+         under the name that `culvert format` gave it"
+    )]
+    NotListed {
+        /// Which.
+        uri: String,
+        /// Its name.
+        uuid: Uuid,
+    },
+    /// The device was formatted for chunks of another size.
+    #[error(
+        "device {uri}: formatted for chunks of {device_blocks} blocks, the cluster has \
+         {cluster_blocks}; format it with the cluster's chunk size"
+    )]
+    ChunkSize {
+        /// Which.
+        uri: String,
+        /// Blocks of a chunk on the device.
+        device_blocks: u32,
+        /// Blocks of a chunk in the cluster.
+        cluster_blocks: u32,
+    },
+    /// A shard cannot be opened.
+    #[error("device {uri} shard {shard}: {source}")]
+    Shard {
+        /// Which device.
+        uri: String,
+        /// Which shard of it.
+        shard: u32,
+        /// Why.
+        source: OpenShardError,
+    },
+    /// The quotas promise more than the shard holds.
+    #[error(
+        "device {uri} shard {shard}: the quotas of its copysets are {quota_blocks} blocks and a \
+         reserve of {reserve_blocks}, its data space has {data_blocks}; lower the quotas"
+    )]
+    Quota {
+        /// Which device.
+        uri: String,
+        /// Which shard of it.
+        shard: u32,
+        /// Sum of quotas.
+        quota_blocks: u64,
+        /// Reserve.
+        reserve_blocks: u64,
+        /// Blocks there are.
+        data_blocks: u64,
+    },
+    /// The replicas contradict the devices.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Transport options.
+    #[error("transport: {0}")]
+    Transport(#[from] OptionsError),
+    /// An address is none.
+    #[error("listen address {text}: {source}")]
+    Address {
+        /// As configured.
+        text: String,
+        /// Why.
+        source: AddressError,
+    },
+    /// An address is taken.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: Address,
+        /// Why.
+        source: ListenError,
+    },
+    /// A reactor's thread could not be made or pinned.
+    #[error("reactor {reactor}: its thread could not be started: {source}")]
+    Thread {
+        /// Which reactor.
+        reactor: usize,
+        /// Why.
+        source: std::io::Error,
+    },
+}

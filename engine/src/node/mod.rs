@@ -1,0 +1,236 @@
+//! The composition root: from a configuration and a cluster file to running reactors.
+//!
+//! Here, and nowhere else in the engine, a transport and queue pairs are made. Each reactor is
+//! opened on the thread that runs it, because its memory belongs to that thread; opening reads
+//! devices and blocks. A node has no global state: a program may hold several.
+
+mod clock;
+mod device;
+mod error;
+mod local;
+mod serve;
+
+use culvert_memory::{Backing, Pool, PoolOptions};
+use culvert_nvme::AnyQueuePair;
+use culvert_transport::{Identity, PeerKind, Transport, TransportOptions};
+
+pub use clock::SystemClock;
+pub use error::NodeError;
+pub use local::{LocalCluster, LocalError, LocalOptions};
+pub use serve::{Stop, serve};
+
+use crate::chunkserver::{
+    Chunkserver, ChunkserverOptions, Endpoint, PeerOptions, ReplicaPlace, ReplicaPlan,
+};
+use crate::cluster::{Cluster, EndpointIndex};
+use crate::config::NodeConfig;
+use crate::network::Address;
+use crate::raft_group::GroupOptions;
+use crate::reactor::{Clock, Idle, IdleOptions, Reactor, TurnBudget};
+
+const NS_PER_MS: u64 = 1_000_000;
+const NS_PER_US: u64 = 1_000;
+
+/// One reactor over the production drivers.
+pub struct NodeReactor {
+    reactor: Reactor<AnyQueuePair, Transport>,
+    idle: Idle,
+    listening: Vec<Address>,
+    clock: SystemClock,
+}
+
+impl NodeReactor {
+    /// Opens the devices' shards that this reactor runs, starts their replicas and listens.
+    /// `create_replicas`: whether listed replicas that a device does not hold are to be created.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError`] says which device, address or capacity is at fault and how to mend it.
+    pub fn open(
+        config: &NodeConfig,
+        cluster: &Cluster,
+        number: usize,
+        create_replicas: bool,
+    ) -> Result<NodeReactor, NodeError> {
+        let mut clock = SystemClock;
+        let now_ns = clock.now_ns();
+        let node = cluster
+            .nodes()
+            .iter()
+            .position(|node| node.uuid == config.node)
+            .ok_or(NodeError::NotInCluster { node: config.node })?;
+        let own = EndpointIndex { node, reactor: number };
+        let pool = open_pool(config, number)?;
+        let endpoints = peers_of(cluster, own);
+        let (devices, mut plans) =
+            device::open_all(config, cluster, number, &pool, create_replicas)?;
+        for plan in &mut plans {
+            place_replicas(&mut plan.replicas, cluster, own, &endpoints);
+        }
+        let chunkserver = Chunkserver::start(
+            chunkserver_options(config, cluster),
+            pool.clone(),
+            (config.node, number as u32),
+            endpoints,
+            plans,
+            now_ns,
+        )?;
+        let (transport, listening) = open_transport(config, cluster, own, pool)?;
+        let budget =
+            TurnBudget { events: config.turn.events_max, completions: config.turn.completions_max };
+        let idle = IdleOptions {
+            poll_ns: u64::from(config.idle.polling_us) * NS_PER_US,
+            yields: config.idle.yields,
+        };
+        let reactor = Reactor::new(chunkserver, transport, devices, budget);
+        Ok(NodeReactor { reactor, idle: Idle::new(idle), listening, clock })
+    }
+
+    /// Where it listens, TCP ports of 0 resolved.
+    #[must_use]
+    pub fn listening(&self) -> &[Address] {
+        &self.listening
+    }
+
+    /// One turn, without idling: for programs that run several reactors on a thread. Returns
+    /// whether anything happened.
+    pub fn turn(&mut self) -> bool {
+        self.reactor.turn(&mut self.clock)
+    }
+
+    /// One turn, and a yield or a sleep where there is nothing to do.
+    pub fn turn_or_idle(&mut self) {
+        let busy = self.reactor.turn(&mut self.clock);
+        self.idle.after_turn(busy, &mut self.reactor, &mut self.clock);
+    }
+
+    /// What is inside.
+    pub fn reactor(&mut self) -> &mut Reactor<AnyQueuePair, Transport> {
+        &mut self.reactor
+    }
+}
+
+fn open_pool(config: &NodeConfig, number: usize) -> Result<Pool, NodeError> {
+    let reactor = &config.reactors[number];
+    Pool::new(&PoolOptions {
+        name: "culvert-pool".to_owned(),
+        bytes: reactor.pool_bytes.0 as usize,
+        backing: Backing::HugeOrOrdinary,
+        numa_node: culvert_memory::numa_node_of(reactor.core),
+        lock: true,
+    })
+    .map_err(|source| NodeError::Pool { reactor: number, source })
+}
+
+/// The reactors of other nodes that hold a replica of a copyset of this reactor's.
+fn peers_of(cluster: &Cluster, own: EndpointIndex) -> Vec<Endpoint> {
+    let mut found: Vec<EndpointIndex> = Vec::new();
+    for copyset in cluster.copysets() {
+        let places: Vec<_> = copyset.replicas.iter().map(|r| cluster.endpoint_of(r)).collect();
+        if places.contains(&own) {
+            found.extend(places.into_iter().filter(|place| *place != own));
+        }
+    }
+    found.sort_unstable_by_key(|place| (place.node, place.reactor));
+    found.dedup();
+    found
+        .into_iter()
+        .map(|place| Endpoint {
+            node: cluster.nodes()[place.node].uuid,
+            reactor: place.reactor as u32,
+            addresses: cluster.addresses(place).to_vec(),
+        })
+        .collect()
+}
+
+/// Says for each replica of each copyset behind which peer it is.
+fn place_replicas(
+    plans: &mut [ReplicaPlan],
+    cluster: &Cluster,
+    own: EndpointIndex,
+    endpoints: &[Endpoint],
+) {
+    for plan in plans {
+        let copyset = cluster.copyset(plan.copyset).expect("a plan of this cluster's");
+        plan.places = copyset
+            .replicas
+            .iter()
+            .map(|replica| {
+                let place = cluster.endpoint_of(replica);
+                let node = cluster.nodes()[place.node].uuid;
+                let peer = (place != own).then(|| {
+                    endpoints
+                        .iter()
+                        .position(|at| at.node == node && at.reactor == place.reactor as u32)
+                        .expect("peers_of lists every endpoint of this reactor's copysets")
+                });
+                ReplicaPlace { replica: replica.id, peer }
+            })
+            .collect();
+    }
+}
+
+fn chunkserver_options(config: &NodeConfig, cluster: &Cluster) -> ChunkserverOptions {
+    let raft = &config.raft;
+    ChunkserverOptions {
+        group: GroupOptions {
+            tick_ns: u64::from(raft.tick_ms) * NS_PER_MS,
+            election_ticks: raft.election_ticks,
+            heartbeat_ticks: raft.heartbeat_ticks,
+            lease_margin_ns: u64::from(raft.lease_drift_margin_ms) * NS_PER_MS,
+            inflight_messages_max: raft.append_frames_in_flight_max as usize,
+            message_entries_max: raft.append_entries_max,
+        },
+        reads_max: config.turn.operations_max as u32,
+        log_entries_retained: u64::from(config.store.retained_entries),
+        session_idle_ns: u64::from(config.raft.session_idle_s) * 1000 * NS_PER_MS,
+        reserve_blocks: config.store.reserve_blocks,
+        chunk_blocks: cluster.chunk_blocks(),
+        peers: PeerOptions { redial_ns: u64::from(config.transport.reconnect_ms) * NS_PER_MS },
+    }
+}
+
+fn open_transport(
+    config: &NodeConfig,
+    cluster: &Cluster,
+    own: EndpointIndex,
+    pool: Pool,
+) -> Result<(Transport, Vec<Address>), NodeError> {
+    let identity =
+        Identity { node: config.node, kind: PeerKind::Node, endpoint: own.reactor as u32 };
+    let limits = &config.transport;
+    let options = TransportOptions {
+        pre_shared_key: config.pre_shared_key()?,
+        window_pages_initial: limits.window_initial_pages,
+        window_pages_max: limits.window_max_pages,
+        window_budget_pages: limits.window_budget_pages,
+        connections_max: limits.connections_max,
+        frame_bytes_max: crate::wire::FRAME_BYTES_MAX,
+        data_queue_bytes: limits.data_queue_bytes,
+        control_queue_bytes: limits.control_queue_bytes,
+        unsent_pages_max: limits.unsent_max_pages,
+        handshake_timeout: std::time::Duration::from_millis(limits.handshake_timeout_ms.into()),
+        report_regions: true,
+        ..TransportOptions::new(identity, pool)
+    };
+    let mut transport = Transport::new(options)?;
+    let mut listening = Vec::new();
+    let configured = &config.reactors[own.reactor].listen;
+    let addresses: Vec<Address> = if configured.is_empty() {
+        cluster.addresses(own).to_vec()
+    } else {
+        configured
+            .iter()
+            .map(|text| {
+                text.parse().map_err(|source| NodeError::Address { text: text.clone(), source })
+            })
+            .collect::<Result<_, _>>()?
+    };
+    for address in addresses {
+        let bound = transport
+            .listen(&address)
+            .map_err(|source| NodeError::Listen { address: address.clone(), source })?;
+        listening.push(bound);
+    }
+    Ok((transport, listening))
+}
