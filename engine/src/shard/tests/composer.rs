@@ -13,7 +13,7 @@ use crate::ids::{
 use crate::journal::{HardState, Item, ReplicaIdentity, Space};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 use crate::shard::{Recovered, RecoveredGroup, Shard};
-use crate::store::{ChunkKey, LivePayload};
+use crate::store::{ChunkKey, LivePayload, Store};
 
 /// One entry of a group's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -266,6 +266,20 @@ impl Composer {
         composer
     }
 
+    /// Some block of the data space that a map names.
+    pub(super) fn a_mapped_block(&self) -> u32 {
+        for (&copyset, group) in &self.groups {
+            if let Some(&(chunk, block)) = group.blocks.keys().next() {
+                let mut states = crate::store::BlockStates::new();
+                let range = BlockRange { first: block, blocks: 1 };
+                self.shard.store().lookup(ChunkKey { copyset, chunk }, range, &mut states);
+                let crate::store::Place::At(start) = states[0].place else { panic!("mapped") };
+                return start;
+            }
+        }
+        panic!("nothing is mapped")
+    }
+
     /// Reads every mapped block and every payload that is not applied, and checks them.
     pub(super) fn check_payload(&self, rig: &mut Rig) {
         let data = self.shard.layout().data();
@@ -425,10 +439,18 @@ fn live(copyset: CopysetId, group: &ModelGroup) -> Vec<(ChunkKey, LogIndex, Vec<
 fn apply_entry(shard: &mut Shard, copyset: CopysetId, entry: &LogEntry) {
     let view = entry.view();
     let key = ChunkKey { copyset, chunk: view.chunk() };
-    let store = shard.store_mut();
+    apply_record(shard.store_mut(), key, view, &entry.extents);
+}
+
+pub(super) fn apply_record(
+    store: &mut Store,
+    key: ChunkKey,
+    view: RecordView<'_>,
+    extents: &[Extent],
+) {
     match view.operation() {
         Operation::Write => {
-            store.write(key, view.index(), view.range(), &entry.extents, view.crcs());
+            store.write(key, view.index(), view.range(), extents, view.crcs());
         }
         Operation::Discard => {
             store.discard(key, view.index(), view.range());
