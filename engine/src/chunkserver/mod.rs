@@ -338,6 +338,9 @@ impl Chunkserver {
             copyset.compact(self.retained);
             copyset.settle_reads(applied);
         }
+        if !copyset.group.is_leader() {
+            copyset.refuse_round_reads(&mut self.replies);
+        }
         if let Some(batch) = copyset.group.waits_for() {
             if running.waiting.back() != Some(&(batch, position)) {
                 running.waiting.push_back((batch, position));
