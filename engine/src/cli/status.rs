@@ -249,7 +249,7 @@ fn copyset_line(
 }
 
 fn share(part: u64, whole: u64) -> String {
-    if whole == 0 { "-".into() } else { format!("{}% used", part * 100 / whole) }
+    (part * 100).checked_div(whole).map_or("-".into(), |percent| format!("{percent}% used"))
 }
 
 #[cfg(test)]

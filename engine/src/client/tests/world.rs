@@ -494,6 +494,10 @@ impl Network for ModelNetwork {
         true
     }
 
+    fn next_deadline_ns(&self) -> Option<u64> {
+        None
+    }
+
     fn finish_sleep(&mut self) {}
 
     fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
