@@ -45,12 +45,6 @@ impl Paint {
     pub fn strong(self, text: &str) -> String {
         self.wrap(text, "1")
     }
-
-    /// What matters less.
-    #[must_use]
-    pub fn faint(self, text: &str) -> String {
-        self.wrap(text, "2")
-    }
 }
 
 /// A progress bar on standard error that shows itself only when the work takes a while and a
