@@ -181,7 +181,8 @@ fn complaints(cluster: &Cluster, status: &ClusterStatus) -> Vec<String> {
     complaints
 }
 
-fn render(cluster: &Cluster, status: &ClusterStatus, paint: Paint) -> String {
+/// The status as text.
+pub fn render(cluster: &Cluster, status: &ClusterStatus, paint: Paint) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{}", paint.strong(&format!("cluster {}", cluster.uuid())));
     for (node, reactors) in cluster.nodes().iter().zip(&status.nodes) {
