@@ -12,8 +12,8 @@ mod copyset;
 mod host;
 mod peers;
 mod reading;
-mod replies;
 mod replication;
+mod replies;
 mod start;
 mod status;
 mod timers;
@@ -45,7 +45,7 @@ pub struct ChunkserverOptions {
     pub group: GroupOptions,
     /// Reads in flight.
     pub reads_max: u32,
-    /// Applied entries that a log keeps for followers that lag.
+    /// Applied entries that all logs together keep for followers that lag.
     pub log_entries_retained: u64,
     /// A session that was silent for so long expires.
     pub session_idle_ns: u64,
@@ -115,6 +115,8 @@ pub struct Chunkserver {
     shard_events: Vec<shard::Event>,
     counters: Counters,
     now_ns: u64,
+    /// Applied entries that each log keeps.
+    retained: u64,
     next_tick_ns: u64,
     next_expiry_ns: u64,
     /// What the drivers counted, for `status`.
@@ -333,7 +335,7 @@ impl Chunkserver {
         let applied = copyset.group.applied();
         if applied > applied_before {
             running.shard.note_applied(copyset.id, applied);
-            copyset.compact(self.options.log_entries_retained);
+            copyset.compact(self.retained);
             copyset.settle_reads(applied);
         }
         if let Some(batch) = copyset.group.waits_for() {
@@ -403,6 +405,7 @@ impl Chunkserver {
     /// When [`Self::run`] must be called next at the latest.
     #[must_use]
     pub fn deadline_ns(&self) -> u64 {
-        self.next_tick_ns.min(self.peers.deadline_ns())
+        let shards = self.shards.iter().filter_map(|running| running.shard.deadline());
+        shards.fold(self.next_tick_ns.min(self.peers.deadline_ns()), u64::min)
     }
 }

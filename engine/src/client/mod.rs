@@ -39,6 +39,7 @@ mod dispatch;
 mod endpoint;
 mod error;
 mod expiry;
+mod landing;
 mod numbers;
 mod operation;
 mod options;

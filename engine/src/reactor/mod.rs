@@ -64,7 +64,14 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
         devices: Vec<Device<D>>,
         budget: TurnBudget,
     ) -> Reactor<D, N> {
-        Reactor { chunkserver, network, devices, budget, windows: Vec::new(), offenders: Vec::new() }
+        Reactor {
+            chunkserver,
+            network,
+            devices,
+            budget,
+            windows: Vec::new(),
+            offenders: Vec::new(),
+        }
     }
 
     /// The chunkserver.

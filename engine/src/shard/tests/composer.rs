@@ -13,7 +13,7 @@ use crate::ids::{
 use crate::journal::{HardState, Item, ReplicaIdentity, Space};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 use crate::shard::{Recovered, RecoveredGroup, Shard};
-use crate::store::{ChunkKey, LivePayload};
+use crate::store::{ChunkKey, LivePayload, Store};
 
 /// One entry of a group's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,7 +253,8 @@ impl Composer {
             }
             groups.insert(*copyset, next);
         }
-        let live: Vec<_> = groups.iter().flat_map(|(&copyset, group)| live(copyset, group)).collect();
+        let live: Vec<_> =
+            groups.iter().flat_map(|(&copyset, group)| live(copyset, group)).collect();
         let live = live.iter().map(|(key, index, extents)| LivePayload {
             key: *key,
             index: *index,
@@ -263,6 +264,20 @@ impl Composer {
         let composer = Composer { shard, groups, ..self };
         composer.check_payload(rig);
         composer
+    }
+
+    /// Some block of the data space that a map names.
+    pub(super) fn a_mapped_block(&self) -> u32 {
+        for (&copyset, group) in &self.groups {
+            if let Some(&(chunk, block)) = group.blocks.keys().next() {
+                let mut states = crate::store::BlockStates::new();
+                let range = BlockRange { first: block, blocks: 1 };
+                self.shard.store().lookup(ChunkKey { copyset, chunk }, range, &mut states);
+                let crate::store::Place::At(start) = states[0].place else { panic!("mapped") };
+                return start;
+            }
+        }
+        panic!("nothing is mapped")
     }
 
     /// Reads every mapped block and every payload that is not applied, and checks them.
@@ -279,7 +294,9 @@ impl Composer {
                 let range = BlockRange { first: block, blocks: 1 };
                 assert!(self.shard.store().lookup(key, range, &mut states), "{key:?} is there");
                 assert_eq!(states[0].crc, crc, "{copyset} {chunk} {block}");
-                let crate::store::Place::At(start) = states[0].place else { panic!("it is mapped") };
+                let crate::store::Place::At(start) = states[0].place else {
+                    panic!("it is mapped")
+                };
                 check(start, crc, "a mapped block");
             }
             let loose = group.log.iter().filter(|entry| entry.index() > group.applied);
@@ -325,19 +342,12 @@ impl ModelGroup {
 
     /// Finds the state that was recovered among those that the group went through, not before the
     /// last durable one, and returns it whole.
-    fn check(
-        &self,
-        found: &RecoveredGroup,
-        durable: BatchNumber,
-    ) -> (Vec<LogEntry>, HardState) {
+    fn check(&self, found: &RecoveredGroup, durable: BatchNumber) -> (Vec<LogEntry>, HardState) {
         let (base, _) = found.log_start.unwrap_or_default();
         let kept: Vec<LogEntry> = found
             .entries
             .iter()
-            .map(|entry| LogEntry {
-                record: entry.record.bytes().to_vec(),
-                extents: entry.extents,
-            })
+            .map(|entry| LogEntry { record: entry.record.bytes().to_vec(), extents: entry.extents })
             .collect();
         for (at, entry) in kept.iter().enumerate() {
             let index = entry.index();
@@ -414,10 +424,7 @@ fn restore(
 }
 
 /// The payload of entries that are not applied.
-fn live(
-    copyset: CopysetId,
-    group: &ModelGroup,
-) -> Vec<(ChunkKey, LogIndex, Vec<Extent>)> {
+fn live(copyset: CopysetId, group: &ModelGroup) -> Vec<(ChunkKey, LogIndex, Vec<Extent>)> {
     let loose = group.log.iter().filter(|entry| entry.index() > group.applied);
     loose
         .filter(|entry| !entry.extents.is_empty())
@@ -432,10 +439,18 @@ fn live(
 fn apply_entry(shard: &mut Shard, copyset: CopysetId, entry: &LogEntry) {
     let view = entry.view();
     let key = ChunkKey { copyset, chunk: view.chunk() };
-    let store = shard.store_mut();
+    apply_record(shard.store_mut(), key, view, &entry.extents);
+}
+
+pub(super) fn apply_record(
+    store: &mut Store,
+    key: ChunkKey,
+    view: RecordView<'_>,
+    extents: &[Extent],
+) {
     match view.operation() {
         Operation::Write => {
-            store.write(key, view.index(), view.range(), &entry.extents, view.crcs());
+            store.write(key, view.index(), view.range(), extents, view.crcs());
         }
         Operation::Discard => {
             store.discard(key, view.index(), view.range());
