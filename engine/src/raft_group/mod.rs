@@ -13,7 +13,7 @@
 //!   batch before it, is durable, payloads included ([`Group::durable`]). A follower's answers
 //!   leave only then; a leader's messages leave at once.
 //! * Hard state and entries of one ready are in one batch, hard state first.
-//! * The library's panics are out of a peer's reach: [`guard`] clamps or refuses what would
+//! * The library's panics are out of a peer's reach: `guard` clamps or refuses what would
 //!   trip them.
 //! * The election timeout is a hash of replica, term and restart count, never random.
 
