@@ -253,7 +253,8 @@ impl Composer {
             }
             groups.insert(*copyset, next);
         }
-        let live: Vec<_> = groups.iter().flat_map(|(&copyset, group)| live(copyset, group)).collect();
+        let live: Vec<_> =
+            groups.iter().flat_map(|(&copyset, group)| live(copyset, group)).collect();
         let live = live.iter().map(|(key, index, extents)| LivePayload {
             key: *key,
             index: *index,
@@ -293,7 +294,9 @@ impl Composer {
                 let range = BlockRange { first: block, blocks: 1 };
                 assert!(self.shard.store().lookup(key, range, &mut states), "{key:?} is there");
                 assert_eq!(states[0].crc, crc, "{copyset} {chunk} {block}");
-                let crate::store::Place::At(start) = states[0].place else { panic!("it is mapped") };
+                let crate::store::Place::At(start) = states[0].place else {
+                    panic!("it is mapped")
+                };
                 check(start, crc, "a mapped block");
             }
             let loose = group.log.iter().filter(|entry| entry.index() > group.applied);
@@ -339,7 +342,7 @@ impl ModelGroup {
 
     /// Finds the state that was recovered among those that the group went through, not before the
     /// last durable one, and returns it whole.
-    fn check(
+    pub(super) fn check(
         &self,
         found: &RecoveredGroup,
         durable: BatchNumber,
@@ -348,10 +351,7 @@ impl ModelGroup {
         let kept: Vec<LogEntry> = found
             .entries
             .iter()
-            .map(|entry| LogEntry {
-                record: entry.record.bytes().to_vec(),
-                extents: entry.extents,
-            })
+            .map(|entry| LogEntry { record: entry.record.bytes().to_vec(), extents: entry.extents })
             .collect();
         for (at, entry) in kept.iter().enumerate() {
             let index = entry.index();
@@ -428,10 +428,7 @@ fn restore(
 }
 
 /// The payload of entries that are not applied.
-fn live(
-    copyset: CopysetId,
-    group: &ModelGroup,
-) -> Vec<(ChunkKey, LogIndex, Vec<Extent>)> {
+fn live(copyset: CopysetId, group: &ModelGroup) -> Vec<(ChunkKey, LogIndex, Vec<Extent>)> {
     let loose = group.log.iter().filter(|entry| entry.index() > group.applied);
     loose
         .filter(|entry| !entry.extents.is_empty())

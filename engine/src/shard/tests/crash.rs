@@ -10,10 +10,8 @@ fn lives(seed: u64, lives: u32, turns: u64) -> (u64, u64) {
     let mut random = Random::new(seed);
     // A small data space, so that extents are soon written again.
     let small = random.chance(2);
-    let layout = LayoutOptions {
-        chunk_blocks: if small { 16 } else { 64 },
-        ..LayoutOptions::default()
-    };
+    let layout =
+        LayoutOptions { chunk_blocks: if small { 16 } else { 64 }, ..LayoutOptions::default() };
     let options = RigOptions {
         bytes: if small { (4 << 20) + (300 << 12) } else { 16 << 20 },
         block_size: if random.chance(2) { 512 } else { 4096 },
@@ -66,7 +64,7 @@ fn turn(rig: &mut Rig, composer: &mut Composer, random: &mut Random) {
     rig.now += 100_000;
 }
 
-fn seeds(default: u64) -> u64 {
+pub(super) fn seeds(default: u64) -> u64 {
     std::env::var("CULVERT_CRASH_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 

@@ -87,15 +87,15 @@ impl Rig {
             seed: options.seed,
             ..EmulatedOptions::new(options.bytes)
         };
-        assert!(matches!(DeviceUri::new(Device::Emulated(device.clone())).device(), Device::Emulated(_)));
+        assert!(matches!(
+            DeviceUri::new(Device::Emulated(device.clone())).device(),
+            Device::Emulated(_)
+        ));
         let open = OpenOptions { depth: 64, ..OpenOptions::default() };
         let mut pair = Emulated::open(&device, &open).expect("memory");
-        let pool = Pool::new(&PoolOptions {
-            bytes: 4 << 20,
-            lock: false,
-            ..PoolOptions::default()
-        })
-        .expect("memory");
+        let pool =
+            Pool::new(&PoolOptions { bytes: 4 << 20, lock: false, ..PoolOptions::default() })
+                .expect("memory");
         for region in pool.regions() {
             pair.register(region).expect("a place for a region");
         }
@@ -128,9 +128,17 @@ impl Rig {
     }
 
     pub(super) fn try_open(&mut self, mode: OpeningMode) -> Result<Opened, OpenError> {
+        self.open_shard(0, mode)
+    }
+
+    pub(super) fn open_shard(
+        &mut self,
+        shard: u32,
+        mode: OpeningMode,
+    ) -> Result<Opened, OpenError> {
         let namespace = self.pair.namespace().clone();
         let mut opening =
-            Opening::new(self.config, &namespace, &self.header, 0, mode, &self.pool)?;
+            Opening::new(self.config, &namespace, &self.header, shard, mode, &self.pool)?;
         for _ in 0..1_000_000 {
             if let Some(result) = opening.poll() {
                 return result;
