@@ -167,9 +167,10 @@ impl Checkpointing {
 }
 
 impl Shard {
-    /// Starts a checkpoint, unless one is being written.
+    /// Starts a checkpoint, unless one is being written or the shard still recovers.
     pub fn start_checkpoint(&mut self) {
-        if self.checkpointing.phase != Phase::Idle || self.failure.is_some() {
+        let idle = self.checkpointing.phase == Phase::Idle;
+        if !idle || self.recovering || self.failure.is_some() {
             return;
         }
         let place = self.superblock.checkpoint;
@@ -243,7 +244,7 @@ impl Shard {
                 self.plan_checkpoint();
             }
             let bytes = self.bytes_since_checkpoint >= self.checkpoint_at_bytes;
-            let early = self.appender.ring().head() < self.checkpoint_not_before;
+            let early = self.recovering || self.appender.ring().head() < self.checkpoint_not_before;
             if early || (!bytes && used <= blocks / 2) {
                 return;
             }

@@ -138,6 +138,8 @@ pub struct Shard {
     counters: ShardCounters,
     failure: Option<Failure>,
     failure_told: bool,
+    /// Until [`Shard::finish_recovery`].
+    recovering: bool,
     /// The mark in the last block submitted.
     last_mark: u64,
     /// Position behind the last block that has to be covered by a mark soon.
@@ -166,12 +168,14 @@ pub struct Shard {
 impl Shard {
     /// A shard out of what an opening found; `None` if the pool has too few pages.
     fn new(parts: Parts, pool: &Pool) -> Option<Shard> {
-        let Parts { config, device, layout, salt, superblock, ring, .. } = parts;
+        let Parts { mut config, device, layout, salt, superblock, ring, .. } = parts;
+        let transfer_bytes_max = device.transfer_pages_max as usize * BLOCK_SIZE;
+        config.batch_bytes = config.batch_bytes.min(JOURNAL_COMMANDS_MAX / 2 * transfer_bytes_max);
         let end = ring.head();
         let options = AppenderOptions {
             salt,
             block_size: device.block_size as usize,
-            transfer_bytes_max: device.transfer_pages_max as usize * BLOCK_SIZE,
+            transfer_bytes_max,
             ring_lba: device.lba(layout.ring()).0,
             incarnation: parts.incarnation,
             start: parts.start,
@@ -194,6 +198,7 @@ impl Shard {
             counters: ShardCounters::default(),
             failure: None,
             failure_told: false,
+            recovering: true,
             last_mark: parts.mark,
             weighty_end: end,
             touched: false,
@@ -229,6 +234,7 @@ impl Shard {
         live: impl IntoIterator<Item = LivePayload<'a>>,
     ) -> Result<(), SpaceError> {
         self.store.finish_recovery(live)?;
+        self.recovering = false;
         self.plan_checkpoint();
         Ok(())
     }
@@ -261,7 +267,7 @@ impl Shard {
     /// How full the journal's ring is.
     #[must_use]
     pub fn space(&self) -> Space {
-        self.appender.ring().space(self.appender.batch_blocks())
+        self.appender.space()
     }
 
     /// Blocks of the ring in use, and all there are.

@@ -21,7 +21,7 @@ use crate::checkpoint::{CheckpointError, Section, StreamReader};
 use crate::device::{
     CheckpointPlace, DeviceHeader, STRUCTURE_BYTES, Salt, ShardLayout, Superblock, SuperblockError,
 };
-use crate::ids::BLOCK_SIZE;
+use crate::ids::{BLOCK_SIZE, LogIndex};
 use crate::journal::{
     BatchWriter, Item, ItemError, MalformedItem, Ring, Scan, Scanned, Stamp, Verdict,
 };
@@ -525,7 +525,7 @@ impl Opening {
         let groups = &self.groups;
         let kept = |copyset| {
             let group = groups.iter().find(|group| group.copyset == copyset);
-            group.and_then(|group| group.entries.last()).unwrap_or_default()
+            group.map_or(LogIndex(0), RecoveredGroup::last_index)
         };
         let mut list = Vec::new();
         Verdict::encode(&self.voids.to_write(kept), &mut list);

@@ -163,7 +163,7 @@ impl<Q: QueuePair + ?Sized> ShardCheck<'_, Q> {
                     let bytes: &[u8; STRUCTURE_BYTES] =
                         buffer.as_slice().try_into().expect("a page is as long");
                     if let Err(error) = Superblock::parse(bytes, self.layout, salt) {
-                        report.note(subject, &error);
+                        report.note(subject, error);
                     }
                 }
                 Err(error @ DeviceIoError::Device { .. }) => report.damage(subject, &error),

@@ -13,7 +13,7 @@ fn lives(seed: u64, lives: u32, turns: u64) -> (u64, u64) {
     let layout =
         LayoutOptions { chunk_blocks: if small { 16 } else { 64 }, ..LayoutOptions::default() };
     let options = RigOptions {
-        bytes: if small { (4 << 20) + (300 << 12) } else { 16 << 20 },
+        bytes: if small { (6 << 20) + (300 << 12) } else { 16 << 20 },
         block_size: if random.chance(2) { 512 } else { 4096 },
         volatile: !random.chance(5),
         seed,
