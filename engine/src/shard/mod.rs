@@ -16,7 +16,7 @@
 //! | `batches` | which batches are durable |
 //! | `appender` | open, waiting and in-flight journal writes |
 //! | `groups` | applied notes and names of the groups |
-//! | `checkpointing` | writing a checkpoint while work goes on |
+//! | `checkpointing`, `checkpoint_stream` | writing a checkpoint while work goes on |
 //! | `opening`, `replay`, `verify` | recovery |
 //! | [`check`] | offline verification |
 //!
@@ -26,6 +26,7 @@
 mod appender;
 mod batches;
 pub mod check;
+mod checkpoint_stream;
 mod checkpointing;
 mod commands;
 mod completing;
@@ -63,7 +64,7 @@ use crate::journal::{ReplicaIdentity, Ring, Space};
 use crate::store::{LivePayload, SpaceError, Store};
 use appender::{Appender, AppenderOptions};
 use batches::Batches;
-use checkpointing::Checkpointing;
+use checkpoint_stream::Checkpointing;
 use commands::Commands;
 use groups::Groups;
 
@@ -220,7 +221,7 @@ impl Shard {
     #[must_use]
     pub fn pool_pages(config: &ShardConfig) -> u32 {
         let journal = config.batch_buffers as u32 * appender::buffer_pages(config);
-        journal + checkpointing::RUNS as u32 * config.checkpoint_buffer_pages
+        journal + checkpoint_stream::RUNS as u32 * config.checkpoint_buffer_pages
     }
 
     /// Ends recovery: free is what neither a map nor `live` names. `live`: the payload of all
