@@ -43,10 +43,10 @@ impl CopysetHost<'_> {
             let run = run.min(blocks - block);
             if live {
                 for extent in self.shard.store_mut().allocate(run)? {
-                    extents.try_push(extent).ok()?;
+                    extents.push(extent);
                 }
             } else {
-                extents.try_push(Extent { start: MISSING, blocks: run }).ok()?;
+                extents.push(Extent { start: MISSING, blocks: run });
             }
             block += run;
         }

@@ -30,10 +30,10 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use arrayvec::ArrayVec;
 use culvert_memory::Pages;
 use raft::eraftpb::{ConfChangeV2, ConfState, Entry, Message, MessageType};
 use raft::{Config, RawNode, StateRole};
+use smallvec::SmallVec;
 
 pub use guard::Refusal;
 pub use lease::Lease;
@@ -41,9 +41,7 @@ pub use log::{Log, LogEntry};
 pub use membership::{Change, MembershipError, encode_conf_state, parse_conf_state};
 pub use proposals::NotLeader;
 
-use crate::ids::{
-    BatchNumber, CopysetId, Extents, LogIndex, OPERATION_EXTENTS_MAX, ReplicaId, Term,
-};
+use crate::ids::{BatchNumber, CopysetId, Extents, LogIndex, ReplicaId, Term};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 use crate::wire::{AppendHeader, PeerMessage, PeerMessageKind};
 use proposals::Stash;
@@ -105,8 +103,9 @@ pub trait Host {
 }
 
 /// Payload of one entry: runs of pages that hold its live blocks, in order. A client's payload is
-/// one run; what a leader sends from its device comes in as many as it had extents.
-pub type Payload = ArrayVec<Pages, OPERATION_EXTENTS_MAX>;
+/// one run and needs no allocation; what a leader sends from its device comes in as many as it had
+/// extents.
+pub type Payload = SmallVec<[Pages; 1]>;
 
 /// An entry on its way to the journal.
 pub struct StoredEntry<'a> {
