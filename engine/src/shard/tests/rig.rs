@@ -219,12 +219,17 @@ impl Rig {
 
     /// The power fails: commands in flight are gone, the cache is lost as the seed says.
     pub(super) fn crash(&mut self) {
+        self.restart();
+        self.pair.lose_power();
+    }
+
+    /// The process dies: commands in flight are gone, the cache stays.
+    pub(super) fn restart(&mut self) {
         self.held = None;
         self.pair.reset().expect("the controller comes back");
         while self.pair.in_flight() > 0 {
             self.pair.poll(64, &mut |_| {});
         }
-        self.pair.lose_power();
         self.events.clear();
     }
 
