@@ -41,6 +41,7 @@ fn lives(seed: u64, lives: u32, turns: u64) -> (u64, u64) {
             rig.open_and_crash(random.below(60));
         }
         let recovered = rig.open();
+        assert!(!recovered.report.fell_back, "a checkpoint counts only when it is durable");
         laps = recovered.report.end / composer.shard.ring_use().1;
         composer = composer.resume(&mut rig, recovered);
     }

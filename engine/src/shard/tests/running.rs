@@ -195,6 +195,7 @@ fn a_checkpoint_counts_only_when_it_is_durable() {
     rig.crash_losing_from(0);
     let recovered = rig.open();
     assert!(recovered.report.checkpoint_pages > 0);
+    assert!(!recovered.report.fell_back);
     drop(composer.resume(&mut rig, recovered));
 }
 
