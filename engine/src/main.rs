@@ -1,6 +1,7 @@
 //! The `culvert` binary: see `culvert --help`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cli;
 
 use std::process::ExitCode;

@@ -69,6 +69,9 @@ pub trait Network {
         payloads: &[(Placement, Pages)],
     ) -> Result<(), SendError>;
 
+    /// Payload pages that sends on this connection still hold: accepted, and not yet on the wire.
+    fn unsent_pages(&self, connection: ConnectionId) -> u32;
+
     /// Sends what was queued in this turn.
     fn post(&mut self, now_ns: u64);
 
@@ -98,6 +101,9 @@ pub trait Network {
     /// Announces that this thread is about to sleep on [`Network::wake_fd`]. `false`: something
     /// came in meanwhile, poll again instead.
     fn prepare_sleep(&mut self) -> bool;
+
+    /// When [`Network::poll`] has something to do by the clock; `None`: never. A sleep ends then.
+    fn next_deadline_ns(&self) -> Option<u64>;
 
     /// The counterpart of [`Network::prepare_sleep`], after a sleep or instead of one.
     fn finish_sleep(&mut self);
@@ -142,6 +148,10 @@ impl Network for Transport {
         Transport::send(self, connection, class, frame, payloads)
     }
 
+    fn unsent_pages(&self, connection: ConnectionId) -> u32 {
+        Transport::unsent_pages(self, connection)
+    }
+
     fn post(&mut self, now_ns: u64) {
         Transport::post(self, now_ns);
     }
@@ -172,6 +182,10 @@ impl Network for Transport {
 
     fn prepare_sleep(&mut self) -> bool {
         Transport::prepare_sleep(self)
+    }
+
+    fn next_deadline_ns(&self) -> Option<u64> {
+        Transport::next_deadline(self)
     }
 
     fn finish_sleep(&mut self) {

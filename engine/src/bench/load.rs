@@ -9,9 +9,9 @@ use super::case::Row;
 use super::places::Places;
 use super::result::LatencyUs;
 use super::turns::Turns;
-use crate::client::{Client, Clock, Operation, VolumeHandle};
-use crate::ids::BLOCK_SIZE;
-use crate::network::Network;
+use culvert::client::{Client, Clock, Operation, VolumeHandle};
+use culvert::ids::BLOCK_SIZE;
+use culvert::network::Network;
 
 /// Latencies up to this are told apart.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
@@ -29,7 +29,7 @@ pub enum LoadError {
     },
     /// The volume is smaller than a request, or the client refuses it for good.
     #[error("the client refuses the requests: {0}")]
-    Refused(crate::client::Refusal),
+    Refused(culvert::client::Refusal),
 }
 
 /// What a load has measured.
@@ -57,6 +57,21 @@ impl Measured {
         let at = |quantile| self.latencies.value_at_quantile(quantile) as f64 / 1e3;
         LatencyUs { p50: at(0.50), p99: at(0.99), p999: at(0.999) }
     }
+}
+
+/// When a load ends.
+#[derive(Clone, Copy, Debug)]
+pub enum End {
+    /// After so much time.
+    At {
+        /// How much.
+        duration: Duration,
+    },
+    /// After so many operations.
+    After {
+        /// How many.
+        operations: u64,
+    },
 }
 
 /// A load on one volume.
@@ -109,7 +124,7 @@ impl Load {
         })
     }
 
-    /// Runs for `duration`, then lets what is in flight end.
+    /// Runs until `end`, then lets what is in flight come to its own.
     ///
     /// # Errors
     ///
@@ -118,17 +133,21 @@ impl Load {
         &mut self,
         client: &mut Client<N>,
         clock: &Clock,
-        duration: Duration,
+        end: End,
         turns: &mut dyn Turns<N>,
     ) -> Result<Measured, LoadError> {
         let latencies = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("valid bounds");
         let mut measured =
             Measured { operations: 0, errors: 0, elapsed: Duration::ZERO, latencies };
         let started_ns = clock.now_ns();
-        let end_ns = started_ns + duration.as_nanos() as u64;
+        let (end_ns, mut left) = match end {
+            End::At { duration } => (started_ns + duration.as_nanos() as u64, u64::MAX),
+            End::After { operations } => (u64::MAX, operations),
+        };
         let mut now_ns = started_ns;
-        for slot in 0..self.submitted_ns.len() {
+        for slot in 0..self.submitted_ns.len().min(left as usize) {
             self.submit(client, slot, now_ns)?;
+            left -= 1;
         }
         while client.in_flight() > 0 {
             let over = &mut self.over;
@@ -145,8 +164,9 @@ impl Load {
                     measured.operations += 1;
                     measured.latencies.saturating_record(now_ns - submitted_ns);
                 }
-                if now_ns < end_ns {
+                if now_ns < end_ns && left > 0 {
                     self.submit(client, slot, now_ns)?;
+                    left -= 1;
                 }
             }
             self.over.clear();

@@ -6,6 +6,9 @@ use std::fmt::Write;
 use super::case::{Row, TransportKind};
 use super::result::{CaseResult, Nodes};
 
+/// A replica further behind than this is worth a footnote.
+const ENTRIES_BEHIND_NOTED: u64 = 4096;
+
 /// Renders cases as text, in the order in which rows and transports first occur.
 #[must_use]
 pub fn render(cases: &[CaseResult]) -> String {
@@ -79,6 +82,10 @@ fn footnotes(cases: &[CaseResult]) -> String {
     if errors > 0 {
         let _ = writeln!(out, "{errors} operations FAILED");
     }
+    let behind = cases.iter().map(|case| case.entries_behind_max).max().unwrap_or(0);
+    if behind > ENTRIES_BEHIND_NOTED {
+        let _ = writeln!(out, "a replica was up to {behind} entries behind its leader");
+    }
     let steal = cases.iter().map(|case| case.steal_percent).fold(0.0, f64::max);
     let _ = writeln!(
         out,
@@ -107,12 +114,12 @@ pub fn render_costs(cases: &[CaseResult]) -> String {
             .collect();
         let _ = writeln!(
             out,
-            "{:<5} {:<10} {:>6} {:>6} |{:>8.2} {:>8} {:>7} {:>7.3} {:>7.3}  {}",
+            "{:<5} {:<10} {:>6} {:>6} |{:>8} {:>8} {:>7} {:>7.3} {:>7.3}  {}",
             case.transport,
             row.pattern,
             row.block_size.to_string(),
             row.depth,
-            case.cpu_us_per_operation,
+            optional(case.cpu_us_per_operation),
             optional(case.device_bytes_per_user_byte),
             optional(case.batch_mean),
             case.allocations_per_operation,
@@ -122,7 +129,8 @@ pub fn render_costs(cases: &[CaseResult]) -> String {
     }
     out.push_str(
         "per operation: CPU of all processes; device bytes of one replica per user byte; records \
-         per journal write;\nallocations, system calls and payload copies of all servers\n",
+         per journal write;\nallocations and system calls of all servers; payload copies of all \
+         processes\n",
     );
     out
 }

@@ -12,8 +12,8 @@ mod copyset;
 mod host;
 mod peers;
 mod reading;
-mod replies;
 mod replication;
+mod replies;
 mod start;
 mod status;
 mod timers;
@@ -28,7 +28,7 @@ pub use peers::{Endpoint, PeerOptions};
 pub use start::{ReplicaPlan, ShardPlan, StartError};
 pub use status::{ChunkserverStatus, CopysetStatus, OutOfService};
 
-use crate::counters::Counters;
+use crate::counters::{Counters, DriverCounters};
 use crate::ids::{BatchNumber, CopysetId};
 use crate::network::{Class, ConnectionId, Event, Network, Payloads, PeerKind};
 use crate::raft_group::{GroupOptions, Outbox};
@@ -45,7 +45,7 @@ pub struct ChunkserverOptions {
     pub group: GroupOptions,
     /// Reads in flight.
     pub reads_max: u32,
-    /// Applied entries that a log keeps for followers that lag.
+    /// Applied entries that all logs together keep for followers that lag.
     pub log_entries_retained: u64,
     /// A session that was silent for so long expires.
     pub session_idle_ns: u64,
@@ -83,7 +83,7 @@ impl RunningShard {
     /// needs beside its record: its item, hard state, and what the library adds by itself.
     fn stage(&mut self, record_bytes: usize, blocks: u32) -> bool {
         let bytes = self.staged.bytes + record_bytes + ENTRY_OVERHEAD_BYTES;
-        let commands = self.staged.commands + blocks.div_ceil(8) + 1;
+        let commands = self.staged.commands + blocks + 1;
         if bytes > self.shard.room() || commands > self.shard.commands_free() {
             return false;
         }
@@ -93,7 +93,7 @@ impl RunningShard {
 }
 
 /// Item head, extents, and the entry's part of hard states and empty entries.
-const ENTRY_OVERHEAD_BYTES: usize = 256;
+const ENTRY_OVERHEAD_BYTES: usize = 512;
 
 /// See the module's documentation.
 pub struct Chunkserver {
@@ -115,10 +115,12 @@ pub struct Chunkserver {
     shard_events: Vec<shard::Event>,
     counters: Counters,
     now_ns: u64,
+    /// Applied entries that each log keeps.
+    retained: u64,
     next_tick_ns: u64,
     next_expiry_ns: u64,
     /// What the drivers counted, for `status`.
-    drivers: serde_json::Value,
+    drivers: DriverCounters,
 }
 
 /// A frame that its sender should not have sent: the connection is to be closed.
@@ -174,7 +176,7 @@ impl Chunkserver {
     }
 
     /// What the drivers counted, to be shown in the status.
-    pub fn set_drivers(&mut self, drivers: serde_json::Value) {
+    pub fn set_drivers(&mut self, drivers: DriverCounters) {
         self.drivers = drivers;
     }
 
@@ -333,13 +335,16 @@ impl Chunkserver {
         let applied = copyset.group.applied();
         if applied > applied_before {
             running.shard.note_applied(copyset.id, applied);
-            copyset.compact(self.options.log_entries_retained);
+            copyset.compact(self.retained);
             copyset.settle_reads(applied);
         }
-        if let Some(batch) = copyset.group.waits_for() {
-            if running.waiting.back() != Some(&(batch, position)) {
-                running.waiting.push_back((batch, position));
-            }
+        if !copyset.group.is_leader() {
+            copyset.refuse_round_reads(&mut self.replies);
+        }
+        if let Some(batch) = copyset.group.waits_for()
+            && running.waiting.back() != Some(&(batch, position))
+        {
+            running.waiting.push_back((batch, position));
         }
         if copyset.group.has_ready() {
             Self::mark(&mut self.dirty, copyset, position);
@@ -403,6 +408,7 @@ impl Chunkserver {
     /// When [`Self::run`] must be called next at the latest.
     #[must_use]
     pub fn deadline_ns(&self) -> u64 {
-        self.next_tick_ns.min(self.peers.deadline_ns())
+        let shards = self.shards.iter().filter_map(|running| running.shard.deadline());
+        shards.fold(self.next_tick_ns.min(self.peers.deadline_ns()), u64::min)
     }
 }

@@ -19,7 +19,7 @@ use super::replies::Replies;
 use super::status::OutOfService;
 use super::{Chunkserver, ChunkserverOptions, Copyset, Endpoint, ReplicaPlace, RunningShard};
 use crate::copyset::{self, CopysetState};
-use crate::counters::Counters;
+use crate::counters::{Counters, DriverCounters};
 use crate::ids::{CopysetId, Extents, LogIndex, Term};
 use crate::journal::{Item, ReplicaIdentity};
 use crate::raft_group::{Group, Log, MembershipError, Outbox, parse_conf_state};
@@ -84,6 +84,9 @@ enum Unfit {
     Gap(LogIndex),
 }
 
+/// Applied entries that a log keeps, however many copysets share the reactor.
+const RETAINED_MIN: u64 = 256;
+
 impl Chunkserver {
     /// Starts all replicas that are fit to serve. `own` names this reactor.
     ///
@@ -116,13 +119,16 @@ impl Chunkserver {
             shard_events: Vec::new(),
             counters: Counters::default(),
             now_ns,
+            retained: 0,
             next_expiry_ns: now_ns,
-            drivers: serde_json::Value::Null,
+            drivers: DriverCounters::default(),
         };
         for plan in plans {
             server.start_shard(plan)?;
         }
         server.by_id.sort_unstable();
+        let copysets = server.copysets.len().max(1) as u64;
+        server.retained = (server.options.log_entries_retained / copysets).max(RETAINED_MIN);
         Ok(server)
     }
 
@@ -140,7 +146,12 @@ impl Chunkserver {
                 }
                 Err((unfit, found)) => {
                     self.leave_out(position, replica.copyset, &unfit);
-                    live.extend(found.map(|found| self.hold(position, &mut shard, &found)).into_iter().flatten());
+                    live.extend(
+                        found
+                            .map(|found| self.hold(position, &mut shard, &found))
+                            .into_iter()
+                            .flatten(),
+                    );
                 }
             }
         }
@@ -148,8 +159,11 @@ impl Chunkserver {
             self.leave_out(position, group.copyset, &Unfit::Unlisted);
             live.extend(self.hold(position, &mut shard, &group));
         }
-        let payloads =
-            live.iter().map(|(key, index, extents)| LivePayload { key: *key, index: *index, extents });
+        let payloads = live.iter().map(|(key, index, extents)| LivePayload {
+            key: *key,
+            index: *index,
+            extents,
+        });
         shard
             .finish_recovery(payloads)
             .map_err(|source| StartError::Space { shard: position, source })?;
@@ -197,7 +211,8 @@ impl Chunkserver {
             self.now_ns,
         );
         let others = plan.places.iter();
-        let feeds = others.filter_map(|place| Some(Feed::new(place.replica, place.peer?))).collect();
+        let feeds =
+            others.filter_map(|place| Some(Feed::new(place.replica, place.peer?))).collect();
         self.by_id.push((id, self.copysets.len() as u32));
         self.copysets.push(Copyset {
             id,
@@ -219,6 +234,9 @@ impl Chunkserver {
         self.out_of_service.push(OutOfService { copyset, shard, reason: unfit.to_string() });
     }
 }
+
+/// Why a replica does not serve, and what was found of it.
+type LeftOut = (Unfit, Option<Box<RecoveredGroup>>);
 
 type Live = (ChunkKey, LogIndex, Extents);
 
@@ -255,7 +273,7 @@ fn restore(
     found: Option<RecoveredGroup>,
     plan: &ReplicaPlan,
     create: bool,
-) -> Result<(Log, CopysetState), (Unfit, Option<RecoveredGroup>)> {
+) -> Result<(Log, CopysetState), LeftOut> {
     let Some(found) = found else {
         if !create {
             return Err((Unfit::Absent, None));
@@ -266,7 +284,7 @@ fn restore(
     };
     match revive(shard, &found, plan) {
         Ok(revived) => Ok(revived),
-        Err(unfit) => Err((unfit, Some(found))),
+        Err(unfit) => Err((unfit, Some(Box::new(found)))),
     }
 }
 
@@ -330,11 +348,8 @@ fn first_base() -> (LogIndex, Term) {
 /// on one beyond its log.
 fn settle_hard_state(log: &mut Log, found: &RecoveredGroup, state: &CopysetState) {
     let stored = &found.hard_state;
-    let mut hard_state = HardState {
-        term: stored.term.0,
-        vote: stored.vote.0,
-        ..HardState::default()
-    };
+    let mut hard_state =
+        HardState { term: stored.term.0, vote: stored.vote.0, ..HardState::default() };
     let commit = stored.commit.max(found.applied_note).max(state.applied());
     hard_state.commit = commit.min(log.last()).0;
     let last_term = log.term_at(log.last()).map_or(0, |term| term.0);

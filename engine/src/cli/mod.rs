@@ -3,14 +3,17 @@
 //! Commands print what a person wants to know, or JSON with `--json`; errors and progress go to
 //! standard error. How a command ends is in [`exit`].
 
-mod cluster;
-mod connect;
+mod bench;
+pub mod cluster;
+pub mod connect;
 mod device;
-mod exit;
-mod format;
+pub mod exit;
+pub mod format;
+mod quickstart;
 mod serve;
-mod status;
-mod terminal;
+pub mod status;
+pub mod terminal;
+mod transfer;
 mod volume;
 
 use std::process::ExitCode;
@@ -34,6 +37,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Quickstart(quickstart::QuickstartArgs),
     Format(format::FormatArgs),
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -41,6 +45,7 @@ enum Command {
     #[command(subcommand)]
     Volume(volume::VolumeCommand),
     Status(status::StatusArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Reads the command line, does what it says, and reports failures.
@@ -57,10 +62,12 @@ pub fn run() -> ExitCode {
 
 fn dispatch(command: Command) -> Outcome {
     match command {
+        Command::Quickstart(arguments) => quickstart::run(&arguments),
         Command::Format(arguments) => format::run(&arguments),
         Command::Cluster(command) => cluster::run(command),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Volume(command) => volume::run(command),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
     }
 }

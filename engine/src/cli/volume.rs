@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::connect::ClusterArgs;
 use super::exit::{Outcome, Refuse, refuse};
 use super::terminal::Paint;
+use super::transfer::{ExportArgs, ImportArgs, run_export, run_import};
 
 const CREATE_EXAMPLES: &str = "\
 Examples:
@@ -33,6 +34,8 @@ pub enum VolumeCommand {
     /// Lists the volumes of the cluster file
     #[command(after_help = LIST_EXAMPLES)]
     List(ListArgs),
+    Import(ImportArgs),
+    Export(ExportArgs),
 }
 
 /// Arguments of `volume create`.
@@ -71,6 +74,8 @@ pub fn run(command: VolumeCommand) -> Outcome {
     match command {
         VolumeCommand::Create(arguments) => create(&arguments),
         VolumeCommand::List(arguments) => list(&arguments),
+        VolumeCommand::Import(arguments) => run_import(&arguments),
+        VolumeCommand::Export(arguments) => run_export(&arguments),
     }
 }
 

@@ -56,8 +56,8 @@ pub struct StoreConfig {
     pub recovery_depth: usize,
     /// Bytes of one read while a shard is opened.
     pub recovery_read_bytes: ByteSize,
-    /// Applied entries that each copyset keeps in its log, so that a follower that was away for a
-    /// moment needs no more than them.
+    /// Applied entries that the copysets of a reactor keep in their logs, all together, so that a
+    /// follower that was away for a moment needs no more than them.
     pub retained_entries: u32,
     /// Bytes of blocks sent in a second, over all copysets of a reactor, to replicas that lack more
     /// than the log holds.
@@ -73,13 +73,13 @@ impl Default for StoreConfig {
             mark_delay_ms: 10,
             deallocates: true,
             reserve_blocks: 4096,
-            checkpoint_factor: 16,
+            checkpoint_factor: 64,
             checkpoint_min_bytes: ByteSize::mib(16),
             checkpoint_pages_per_turn: 16,
             checkpoint_command_pages: 16,
             recovery_depth: 8,
             recovery_read_bytes: ByteSize::kib(256),
-            retained_entries: 4096,
+            retained_entries: 65_536,
             catch_up_bytes_per_second: ByteSize::mib(256),
         }
     }

@@ -76,7 +76,10 @@ pub(super) fn parse_entry<'a>(
         if extent.blocks == 0 || !ends {
             return Err(ItemError::Body);
         }
-        extents.try_push(extent).map_err(|_| ItemError::Body)?;
+        if extents.len() == OPERATION_EXTENTS_MAX {
+            return Err(ItemError::Body);
+        }
+        extents.push(extent);
     }
     let blocks: u64 = extents.iter().map(|extent| u64::from(extent.blocks)).sum();
     let nothing = superseded && extents.is_empty();

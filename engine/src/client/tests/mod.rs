@@ -2,8 +2,10 @@
 
 mod link;
 mod random;
+mod real;
 mod rules;
 mod server;
+mod waits;
 mod world;
 
 use std::rc::Rc;
@@ -25,6 +27,8 @@ struct Bench {
     network: ModelNetwork,
     volume: VolumeHandle,
     now_ns: u64,
+    /// The time of the last turn.
+    turned_ns: u64,
 }
 
 /// What a completion said.
@@ -71,12 +75,12 @@ fn cluster(stripe_blocks: u32) -> Cluster {
 impl Bench {
     fn new(seed: u64, stripe_blocks: u32, options: ClientOptions) -> Bench {
         let cluster = cluster(stripe_blocks);
-        let network = World::new(cluster.clone(), seed);
+        let network = ModelNetwork::new(cluster.clone(), seed);
         let client = Client::new(cluster, network.clone(), pool(8 << 20), options);
         let mut client = client.expect("good options");
         let volume = client.open_volume("disk").expect("it exists");
         // Any clock will do, one that begins late too.
-        Bench { client, network, volume, now_ns: seed * 1_000_000_000 }
+        Bench { client, network, volume, now_ns: seed * 1_000_000_000, turned_ns: 0 }
     }
 
     fn plain() -> Bench {
@@ -111,6 +115,7 @@ impl Bench {
 
     /// One turn, and then on to the next time at which something happens.
     fn turn(&mut self, reports: &mut Vec<Report>) {
+        self.world().now_ns = self.now_ns;
         self.client.poll(self.now_ns, &mut |completion| {
             let mut tags = Vec::new();
             let mut expected = completion.data.parts().first().map(|part| part.block);
@@ -127,6 +132,7 @@ impl Bench {
             }
             reports.push(Report { token: completion.token, result: completion.result, tags });
         });
+        self.turned_ns = self.now_ns;
         let happening = self.world().next_happening_ns().unwrap_or(u64::MAX);
         let timer = self.client.next_timer_ns().unwrap_or(u64::MAX);
         let next_ns = happening.min(timer).min(self.now_ns + 100_000_000);

@@ -88,6 +88,8 @@ pub struct Servers {
     pub verdict: Option<(ReplyStatus, u64)>,
     /// Answers to status requests.
     pub status: String,
+    /// Epochs of all changes and session requests.
+    pub epochs: Vec<u64>,
     /// Ranges of the changes in the order of their arrival.
     pub arrivals: Vec<(RequestKind, u32)>,
 }
@@ -115,6 +117,7 @@ impl Servers {
             executions: HashMap::new(),
             verdict: None,
             status: String::from("{}"),
+            epochs: Vec::new(),
             arrivals: Vec::new(),
         }
     }
@@ -209,12 +212,15 @@ impl Servers {
             }
             return (vec![self.read(index, connection, request)], None);
         }
+        self.epochs.push(request.epoch.0);
         if let Some((status, value)) = self.verdict {
             return say(status, value);
         }
         match self.change(index, request, payload, random.chance(faults.damage_write)) {
             Ok(change) => {
-                self.arrivals.push((request.kind, request.range.blocks));
+                if request.kind != RequestKind::OpenSession {
+                    self.arrivals.push((request.kind, request.range.blocks));
+                }
                 self.next_proposal += 1;
                 let proposal = Proposal {
                     copyset: index,

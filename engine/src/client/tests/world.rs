@@ -108,6 +108,8 @@ pub struct World {
     /// Connections asked for, by address.
     pub asked: Vec<Address>,
     pub requests_seen: u64,
+    /// Whoever answers says that it is somebody else.
+    pub impostor: bool,
     /// Copyset, session and number of all changes, and of all else something unique.
     numbers: HashSet<(u32, u64, u64)>,
 }
@@ -125,7 +127,7 @@ fn number_of(frame: &[u8]) -> (u32, u64, u64) {
 #[derive(Clone)]
 pub struct ModelNetwork(pub Rc<RefCell<World>>);
 
-impl World {
+impl ModelNetwork {
     pub fn new(cluster: Cluster, seed: u64) -> ModelNetwork {
         let servers = Servers::new(&cluster);
         ModelNetwork(Rc::new(RefCell::new(World {
@@ -144,10 +146,13 @@ impl World {
             sequence: 0,
             asked: Vec::new(),
             requests_seen: 0,
+            impostor: false,
             numbers: HashSet::new(),
         })))
     }
+}
 
+impl World {
     pub fn next_happening_ns(&self) -> Option<u64> {
         if self.events.is_empty() {
             self.happenings.first_key_value().map(|((at_ns, _), _)| *at_ns)
@@ -158,6 +163,11 @@ impl World {
 
     pub fn is_quiet(&self) -> bool {
         self.events.is_empty() && self.happenings.is_empty()
+    }
+
+    /// Something arrives at the client that no server sends.
+    pub fn inject(&mut self, event: OwnedEvent) {
+        self.events.push_back(event);
     }
 
     fn link(&mut self, connection: ConnectionId) -> Option<&mut Link> {
@@ -244,7 +254,10 @@ impl World {
             self.drop_connection(connection, CloseReason::HandshakeTimeout);
             return;
         }
-        let node = self.cluster.nodes()[endpoint.node].uuid;
+        let mut node = self.cluster.nodes()[endpoint.node].uuid;
+        if self.impostor {
+            node = self.cluster.uuid();
+        }
         let identity = Identity { node, kind: PeerKind::Node, endpoint: endpoint.reactor as u32 };
         self.events.push_back(OwnedEvent::Connected(connection, identity));
     }
@@ -479,6 +492,14 @@ impl Network for ModelNetwork {
 
     fn prepare_sleep(&mut self) -> bool {
         true
+    }
+
+    fn unsent_pages(&self, _: ConnectionId) -> u32 {
+        0
+    }
+
+    fn next_deadline_ns(&self) -> Option<u64> {
+        None
     }
 
     fn finish_sleep(&mut self) {}
