@@ -60,7 +60,7 @@ impl Shard {
         let crcs = [self.index as u32; 32];
         let crcs = crcs[..range.blocks as usize].iter().copied();
         self.store.write(key, LogIndex(self.index), range, &extents, crcs);
-        if self.index % 32 == 0 {
+        if self.index.is_multiple_of(32) {
             self.store.seal(BatchNumber(self.index));
             self.store.durable(BatchNumber(self.index));
         }
@@ -124,7 +124,7 @@ fn allocator(c: &mut Criterion) {
                 let mut space = Allocator::new(DATA_BLOCKS);
                 let mut random = 1;
                 for start in 0..DATA_BLOCKS {
-                    if scatter(&mut random) % every != 0 {
+                    if !scatter(&mut random).is_multiple_of(every) {
                         let extent = culvert::ids::Extent { start, blocks: 1 };
                         space.mark_used(extent).expect("free");
                     }
@@ -176,7 +176,7 @@ fn copyset(c: &mut Criterion) {
                 let extents = store.allocate(1).expect("room");
                 let record = RecordView::trusted(proposal.emit(id, Term(1), index, &mut out));
                 black_box(state.apply(record, &extents, &mut store));
-                if index.0 % 32 == 0 {
+                if index.0.is_multiple_of(32) {
                     store.seal(BatchNumber(index.0));
                     store.durable(BatchNumber(index.0));
                 }

@@ -29,8 +29,6 @@ pub struct Counters {
     pub entries_sent: u64,
     /// Entries whose payload was read back from the device for a follower that lags.
     pub entries_fed_from_device: u64,
-    /// Frames with messages of raft groups.
-    pub message_frames_sent: u64,
     /// User bytes written: payload of entries applied here as leader or follower.
     pub user_bytes_written: u64,
     /// User bytes read.

@@ -20,7 +20,8 @@ use crate::cli::cluster::{PlannedNode, Wishes, plan};
 use crate::cli::connect::{CliClient, mint_uuid};
 use crate::cli::exit::{Outcome, Refuse};
 use crate::cli::format::format_device;
-use crate::cli::status::{ClusterStatus, ReplicaView, fetch};
+use crate::cli::status::{ClusterStatus, ReplicaView, fetch, render};
+use crate::cli::terminal::Paint;
 
 /// Name of the one volume.
 pub const VOLUME: &str = "bench";
@@ -197,7 +198,8 @@ impl LocalCluster {
             match waits_for {
                 None => return Ok(()),
                 Some(what) if started.elapsed() > limit => {
-                    bail!("after {limit:?} the cluster still waits for {what}")
+                    let status = render(&self.cluster, &status, Paint::plain());
+                    bail!("after {limit:?} the cluster still waits for {what}\n{status}")
                 }
                 Some(_) => std::thread::sleep(Duration::from_millis(10)),
             }

@@ -73,6 +73,8 @@ pub fn run(
                 rounds.entry((line, column)).or_default().push(result);
                 progress();
             }
+            // Followers may lag; nobody should start the next case by catching up.
+            servers.wait_ready(&mut client)?;
             drop(client);
             servers.stop()?;
         }

@@ -18,7 +18,7 @@ use crate::cli::connect::CliClient;
 use crate::cli::status::fetch;
 
 /// How long servers may take to elect leaders, or to recover.
-const READY_PATIENCE: Duration = Duration::from_secs(30);
+const READY_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The servers of one matrix.
 pub enum Servers {

@@ -151,7 +151,7 @@ impl Host for CopysetHost<'_> {
         // under its session gets the truth.
         for waiting in self.waiting.drain(..) {
             let mut reply =
-                QueuedReply::new(waiting.connection, waiting.token, ReplyStatus::NotLeader);
+                QueuedReply::new(waiting.connection, waiting.token, ReplyStatus::Deposed);
             reply.value = leader.map_or(0, |leader| leader.0);
             self.replies.push(reply);
         }

@@ -338,10 +338,13 @@ impl Chunkserver {
             copyset.compact(self.retained);
             copyset.settle_reads(applied);
         }
-        if let Some(batch) = copyset.group.waits_for() {
-            if running.waiting.back() != Some(&(batch, position)) {
-                running.waiting.push_back((batch, position));
-            }
+        if !copyset.group.is_leader() {
+            copyset.refuse_round_reads(&mut self.replies);
+        }
+        if let Some(batch) = copyset.group.waits_for()
+            && running.waiting.back() != Some(&(batch, position))
+        {
+            running.waiting.push_back((batch, position));
         }
         if copyset.group.has_ready() {
             Self::mark(&mut self.dirty, copyset, position);

@@ -27,6 +27,10 @@ const FETCHES_MAX: usize = 16;
 /// Ranges that wait in one feed; the library's own bound on messages in flight is below it.
 const RANGES_MAX: usize = 512;
 
+/// Pages that sends to one follower may hold, accepted and not on the wire. A stopped follower
+/// holds so many pages of clients' windows and no more; the rest it gets from this device later.
+const UNSENT_PAGES_MAX: u32 = 256;
+
 /// Payload runs in one frame.
 const FRAME_PAYLOADS_MAX: usize = 32;
 
@@ -366,6 +370,9 @@ impl Pump<'_> {
         while let Some(range) = copyset.feeds[self.at].ranges.front().copied() {
             if !copyset.group.is_leader() || copyset.group.term() != range.term {
                 return Err(Stop::Lost);
+            }
+            if network.unsent_pages(self.connection) > UNSENT_PAGES_MAX {
+                return Ok(());
             }
             self.send_range(copyset, range, network)?;
         }

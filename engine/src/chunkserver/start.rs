@@ -235,6 +235,9 @@ impl Chunkserver {
     }
 }
 
+/// Why a replica does not serve, and what was found of it.
+type LeftOut = (Unfit, Option<Box<RecoveredGroup>>);
+
 type Live = (ChunkKey, LogIndex, Extents);
 
 /// Entries whose chunk is already past them, because a catch-up installed it, have lost their
@@ -270,7 +273,7 @@ fn restore(
     found: Option<RecoveredGroup>,
     plan: &ReplicaPlan,
     create: bool,
-) -> Result<(Log, CopysetState), (Unfit, Option<RecoveredGroup>)> {
+) -> Result<(Log, CopysetState), LeftOut> {
     let Some(found) = found else {
         if !create {
             return Err((Unfit::Absent, None));
@@ -281,7 +284,7 @@ fn restore(
     };
     match revive(shard, &found, plan) {
         Ok(revived) => Ok(revived),
-        Err(unfit) => Err((unfit, Some(found))),
+        Err(unfit) => Err((unfit, Some(Box::new(found)))),
     }
 }
 

@@ -13,7 +13,7 @@
 //!   batch before it, is durable, payloads included ([`Group::durable`]). A follower's answers
 //!   leave only then; a leader's messages leave at once.
 //! * Hard state and entries of one ready are in one batch, hard state first.
-//! * The library's panics are out of a peer's reach: [`guard`] clamps or refuses what would
+//! * The library's panics are out of a peer's reach: `guard` clamps or refuses what would
 //!   trip them.
 //! * The election timeout is a hash of replica, term and restart count, never random.
 
@@ -380,7 +380,7 @@ impl Group {
     /// Asks the library to hand leadership to `to`. The lease ends here.
     pub fn transfer(&mut self, to: ReplicaId) {
         self.flush_proposals();
-        self.lease.revoke();
+        self.lease.bar();
         self.raw.transfer_leader(to.0);
     }
 
@@ -626,7 +626,7 @@ impl Group {
         // on every replica alike.
         let Some(change) = change else { return };
         if let Ok(conf_state) = self.raw.apply_conf_change(&change) {
-            self.lease.revoke();
+            self.lease.forget_answers();
             host.store_conf_state(self.copyset, &conf_state);
             self.raw.mut_store().set_conf_state(conf_state);
         }

@@ -74,6 +74,15 @@ pub struct RecoveredGroup {
     pub(super) partial_state: Vec<u8>,
 }
 
+impl RecoveredGroup {
+    /// The last index of the log.
+    #[must_use]
+    pub fn last_index(&self) -> LogIndex {
+        let start = self.log_start.map_or(LogIndex(0), |(index, _)| index);
+        self.entries.last().unwrap_or(start)
+    }
+}
+
 /// An entry that was kept.
 #[derive(Clone)]
 pub struct RecoveredEntry<'a> {

@@ -158,10 +158,7 @@ impl Node {
     }
 
     /// Everything that must be equal on two replicas at the same index, and where it lies.
-    pub(super) fn digest(
-        &self,
-        with_places: bool,
-    ) -> (Vec<u8>, Vec<(ChunkId, LogIndex, LogIndex)>, Vec<BlockState>) {
+    pub(super) fn digest(&self, with_places: bool) -> Everything {
         let mut image = Vec::new();
         self.state.encode(&mut image);
         let (mut chunks, mut blocks) = (Vec::new(), Vec::new());
@@ -191,3 +188,6 @@ pub(super) fn live(log: &[Logged]) -> Vec<LivePayload<'_>> {
         .map(|((key, index), extents)| LivePayload { key, index, extents })
         .collect()
 }
+
+/// State, chunks with birth and applied index, and blocks of a copyset.
+type Everything = (Vec<u8>, Vec<(ChunkId, LogIndex, LogIndex)>, Vec<BlockState>);
