@@ -7,3 +7,6 @@ pub mod load;
 pub mod nodes;
 pub mod plan;
 pub mod random;
+pub mod raw;
+pub mod relay;
+pub mod said;

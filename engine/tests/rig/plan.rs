@@ -126,6 +126,13 @@ fn address(wishes: &Wishes, node: usize, reactor: u32) -> Address {
     Address::Tcp(listener.local_addr().expect("it is bound"))
 }
 
+/// Three emulated devices in files of a folder, so that they outlive their nodes. `options` are
+/// those of the URI, each with a `&` before it.
+pub fn emulated(folder: &Path, size: &str, options: &str) -> Vec<String> {
+    let uri = |n| format!("emulated:{size}?file={}/device-{n}{options}", folder.display());
+    (0..3).map(uri).collect()
+}
+
 /// Formats a device.
 pub fn format_device(
     uri: &str,
