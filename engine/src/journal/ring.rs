@@ -84,6 +84,15 @@ impl Ring {
         (self.blocks / 64).max(VERDICT_BLOCKS_MIN)
     }
 
+    /// Blocks of one batch at most: 1/8 of the ring. So proposals are refused only when more than
+    /// half of the ring is in use, and by then a checkpoint has begun that moves the tail. With 512
+    /// blocks, 32 of them for verdicts, 64 in reserve and 64 for a batch, the first refusal comes
+    /// at 353 in use. With batches of 256 it came at 161, before any checkpoint was due.
+    #[must_use]
+    pub fn batch_blocks_max(&self) -> u64 {
+        self.blocks / 8
+    }
+
     /// Blocks that may be written, verdicts aside.
     #[must_use]
     pub fn free(&self) -> u64 {

@@ -148,6 +148,14 @@ fn block_bytes_are_pinned() {
 }
 
 #[test]
+fn a_ring_that_is_half_full_refuses_nobody() {
+    for blocks in (512..=1 << 20).step_by(509) {
+        let ring = Ring::new(blocks, 0, blocks / 2);
+        assert_eq!(ring.space(ring.batch_blocks_max()), Space::Normal, "{blocks} blocks");
+    }
+}
+
+#[test]
 fn room_is_exact() {
     for block_size in [512, 4096] {
         let mut memory = vec![0; 8192];

@@ -16,17 +16,18 @@ use crate::shard::{OpenError, Opened, Opening, OpeningMode, Recovered, ShardConf
 const OPEN_BUDGET: usize = 64;
 
 /// Opens all devices, and of each the shards that reactor `number` runs.
-pub(super) fn open_all(
+pub(super) fn open_all<D: QueuePair>(
     config: &NodeConfig,
     cluster: &Cluster,
     number: usize,
     pool: &Pool,
     create: bool,
-) -> Result<(Vec<Device<AnyQueuePair>>, Vec<ShardPlan>), NodeError> {
+    mut wrap: impl FnMut(&DeviceConfig, AnyQueuePair) -> D,
+) -> Result<(Vec<Device<D>>, Vec<ShardPlan>), NodeError> {
     let mut devices = Vec::new();
     let mut plans = Vec::new();
     for device in &config.devices {
-        let mut queue_pair = open_queue_pair(device, config, pool)?;
+        let mut queue_pair = wrap(device, open_queue_pair(device, config, pool)?);
         let header = device::read_header(&mut queue_pair, pool)
             .map_err(|source| NodeError::Header { uri: device.uri.clone(), source })?;
         check_listed(device, config, cluster, &header)?;

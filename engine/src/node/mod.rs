@@ -11,7 +11,7 @@ mod local;
 mod serve;
 
 use culvert_memory::{Backing, Pool, PoolOptions};
-use culvert_nvme::AnyQueuePair;
+use culvert_nvme::{AnyQueuePair, QueuePair};
 use culvert_transport::{Identity, PeerKind, Transport, TransportOptions};
 
 pub use clock::SystemClock;
@@ -23,7 +23,7 @@ use crate::chunkserver::{
     Chunkserver, ChunkserverOptions, Endpoint, PeerOptions, ReplicaPlace, ReplicaPlan,
 };
 use crate::cluster::{Cluster, EndpointIndex};
-use crate::config::NodeConfig;
+use crate::config::{DeviceConfig, NodeConfig};
 use crate::network::Address;
 use crate::raft_group::GroupOptions;
 use crate::reactor::{Clock, Idle, IdleOptions, Reactor, TurnBudget};
@@ -31,9 +31,9 @@ use crate::reactor::{Clock, Idle, IdleOptions, Reactor, TurnBudget};
 const NS_PER_MS: u64 = 1_000_000;
 const NS_PER_US: u64 = 1_000;
 
-/// One reactor over the production drivers.
-pub struct NodeReactor {
-    reactor: Reactor<AnyQueuePair, Transport>,
+/// One reactor over the production drivers, or over queue pairs that its owner puts around them.
+pub struct NodeReactor<D = AnyQueuePair> {
+    reactor: Reactor<D, Transport>,
     idle: Idle,
     listening: Vec<Address>,
     clock: SystemClock,
@@ -52,6 +52,24 @@ impl NodeReactor {
         number: usize,
         create_replicas: bool,
     ) -> Result<NodeReactor, NodeError> {
+        Self::open_with(config, cluster, number, create_replicas, |_, queue_pair| queue_pair)
+    }
+}
+
+impl<D: QueuePair> NodeReactor<D> {
+    /// As [`NodeReactor::open`], over what `wrap` makes of each device's queue pair: a counting, a
+    /// tracing or a failing one.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError`], likewise.
+    pub fn open_with(
+        config: &NodeConfig,
+        cluster: &Cluster,
+        number: usize,
+        create_replicas: bool,
+        wrap: impl FnMut(&DeviceConfig, AnyQueuePair) -> D,
+    ) -> Result<NodeReactor<D>, NodeError> {
         let mut clock = SystemClock;
         let now_ns = clock.now_ns();
         let node = cluster
@@ -63,7 +81,7 @@ impl NodeReactor {
         let pool = open_pool(config, number)?;
         let endpoints = peers_of(cluster, own);
         let (devices, mut plans) =
-            device::open_all(config, cluster, number, &pool, create_replicas)?;
+            device::open_all(config, cluster, number, &pool, create_replicas, wrap)?;
         for plan in &mut plans {
             place_replicas(&mut plan.replicas, cluster, own, &endpoints);
         }
@@ -105,7 +123,7 @@ impl NodeReactor {
     }
 
     /// What is inside.
-    pub fn reactor(&mut self) -> &mut Reactor<AnyQueuePair, Transport> {
+    pub fn reactor(&mut self) -> &mut Reactor<D, Transport> {
         &mut self.reactor
     }
 }

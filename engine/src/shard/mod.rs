@@ -173,6 +173,8 @@ impl Shard {
         let transfer_bytes_max = device.transfer_pages_max as usize * BLOCK_SIZE;
         config.batch_bytes = config.batch_bytes.min(JOURNAL_COMMANDS_MAX / 2 * transfer_bytes_max);
         let end = ring.head();
+        let batch_bytes_max = ring.batch_blocks_max() as usize * device.block_size as usize;
+        let batch_bytes_max = batch_bytes_max - batch_bytes_max % BLOCK_SIZE;
         let options = AppenderOptions {
             salt,
             block_size: device.block_size as usize,
@@ -180,7 +182,7 @@ impl Shard {
             ring_lba: device.lba(layout.ring()).0,
             incarnation: parts.incarnation,
             start: parts.start,
-            batch_bytes: config.batch_bytes,
+            batch_bytes: config.batch_bytes.min(batch_bytes_max),
         };
         let run_pages = config.checkpoint_buffer_pages.min(device.transfer_pages_max);
         let mut shard = Shard {

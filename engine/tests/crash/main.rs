@@ -1,0 +1,159 @@
+//! Server processes are killed under load, and their devices lose what they were free to lose.
+//!
+//! Three servers, each a process with a device on a file through io_uring, and a client in this
+//! process that never stops. SIGKILL alone cannot show a missing flush, because the kernel keeps
+//! what a dead process has written: so the servers log what they overwrite ([`undo_log`]), and
+//! after each kill every block that was not flushed is lost, torn or kept at random. Then the
+//! server comes back, and every block must hold its last acknowledged write or a later one, whole.
+//!
+//! `CULVERT_CRASH_KILLS` and `CULVERT_CRASH_SEED` set how long and how.
+
+#[path = "../rig/mod.rs"]
+mod rig;
+mod server;
+mod undo_log;
+
+use std::path::Path;
+use std::time::Duration;
+
+use culvert::client::ClientOptions;
+use culvert::cluster::EndpointIndex;
+use tempfile::TempDir;
+
+use rig::load::Load;
+use rig::plan::{Plan, VOLUME, Wishes, client};
+use rig::random::{Random, number_from};
+use server::Server;
+use undo_log::Taken;
+
+const KILLS: u64 = 50;
+const SEED: u64 = 0x0c01_fe17;
+const DEPTH: usize = 24;
+
+/// How long one operation may take, deaths and elections included.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Not a test: what the server processes run.
+#[test]
+fn serves_where_the_environment_says_so() {
+    server::serve_if_asked();
+}
+
+struct Crash {
+    servers: Vec<Server>,
+    load: Load,
+    random: Random,
+    taken: Taken,
+    kills: u64,
+}
+
+impl Crash {
+    fn start(files: &Path, folder: &Path, seed: u64) -> Crash {
+        let paths: Vec<_> = (0..3).map(|n| files.join(format!("device-{n}"))).collect();
+        let sized = paths.iter().map(|path| format!("uring:{}?size=96MiB", path.display()));
+        let wishes = Wishes {
+            adjust: |config| {
+                let (path, _) = config.devices[0].uri.split_once('?').expect("with its size");
+                config.devices[0].uri = path.to_owned();
+                // Small, so that many checkpoints fall into the time of the test.
+                config.store.checkpoint_factor = 4;
+                config.store.checkpoint_min_bytes = culvert::config::ByteSize::mib(2);
+            },
+            ..Wishes::new(folder, sized.collect())
+        };
+        let plan = Plan::new(&wishes);
+        let mut servers = Vec::new();
+        for (number, (config, path)) in plan.configs.iter().zip(&paths).enumerate() {
+            let file = folder.join(format!("node-{number}.toml"));
+            std::fs::write(&file, config.to_toml()).expect("a place for configurations");
+            let mut server = Server::new(&file, path);
+            server.start(true).expect("a process");
+            servers.push(server);
+        }
+        // Nothing is ever given up: whatever is in flight when servers die must come to an end.
+        let options = ClientOptions {
+            request_timeout: Duration::from_secs(100),
+            attempts_max: u32::MAX,
+            ..ClientOptions::default()
+        };
+        let load = Load::new(client(&plan.cluster, seed, options), VOLUME, DEPTH, seed);
+        let random = Random::new(seed);
+        Crash { servers, load, random, taken: Taken::default(), kills: 0 }
+    }
+
+    /// Lets the load run until so many more operations are acknowledged.
+    fn run(&mut self, operations: u64) {
+        let goal = self.load.operations() + operations;
+        while self.load.operations() < goal {
+            if !self.load.turn() {
+                std::thread::yield_now();
+            }
+            if self.load.longest_wait() > PATIENCE {
+                self.give_up();
+            }
+        }
+    }
+
+    /// Says all that is known of why an operation does not end.
+    fn give_up(&mut self) -> ! {
+        self.servers.iter_mut().for_each(Server::assert_runs);
+        let mut known: Vec<String> = self.servers.iter().map(Server::last_words).collect();
+        for node in 0..3 {
+            known.push(self.load.status(EndpointIndex { node, reactor: 0 }));
+        }
+        panic!("the load stands still:\n{}", known.join("\n"));
+    }
+
+    /// Kills servers, lets their devices lose what they may, and starts them again.
+    fn kill(&mut self, victims: &[usize]) {
+        for victim in victims {
+            self.servers[*victim].assert_runs();
+        }
+        for victim in victims {
+            self.servers[*victim].kill().expect("a child of ours");
+        }
+        for victim in victims {
+            let taken = self.servers[*victim].lose(&mut self.random).expect("files of ours");
+            self.taken.lost += taken.lost;
+            self.taken.torn += taken.torn;
+            self.taken.kept += taken.kept;
+        }
+        for victim in victims {
+            self.servers[*victim].start(false).expect("a process");
+        }
+        self.kills += victims.len() as u64;
+    }
+
+    /// Who dies next: one, all, or two one after another.
+    fn victims(&mut self) -> Vec<usize> {
+        let one = self.random.below(3) as usize;
+        match self.random.below(10) {
+            0..=4 => vec![one],
+            5..=6 => vec![one, (one + 1) % 3],
+            _ => vec![0, 1, 2],
+        }
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_kills_and_lost_writes() {
+    let kills = number_from("CULVERT_CRASH_KILLS", KILLS);
+    let seed = number_from("CULVERT_CRASH_SEED", SEED);
+    println!("CULVERT_CRASH_SEED={seed} CULVERT_CRASH_KILLS={kills}");
+    // Direct I/O needs a file system with a disk below it; sockets and logs do not.
+    let files = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
+    let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
+    let mut crash = Crash::start(files.path(), folder.path(), seed);
+    crash.run(200);
+    while crash.kills < kills {
+        let victims = crash.victims();
+        crash.kill(&victims);
+        let operations = 50 + crash.random.below(300);
+        crash.run(operations);
+        crash.load.read_all(|| false);
+    }
+    crash.servers.iter_mut().for_each(Server::assert_runs);
+    println!("{} kills, {:?}, unflushed: {:?}", crash.kills, crash.load.done, crash.taken);
+    assert!(crash.taken.lost > 0, "no kill found anything unflushed: the test shows nothing");
+    assert!(crash.taken.torn > 0, "nothing was torn: the test shows nothing");
+}
