@@ -68,8 +68,8 @@ impl Shard {
     }
 
     /// Bytes of items that can be appended before the next [`Shard::seal`]: one item of this size,
-    /// or several. A record takes [`RECORD_BYTES_MAX`](crate::record::RECORD_BYTES_MAX) and 80
-    /// more at most. None at all while the ring is [full](crate::journal::Space::Full).
+    /// or several. An entry takes [`ENTRY_BYTES_MAX`](crate::journal::ENTRY_BYTES_MAX) at most.
+    /// None at all while the ring is [full](crate::journal::Space::Full).
     #[must_use]
     pub fn room(&self) -> usize {
         if self.space() == Space::Full { 0 } else { self.batch_room() }
