@@ -46,3 +46,68 @@ pub struct Counters {
     /// Payload bytes copied by the CPU, other than what stands for wire or device. Stays zero.
     pub payload_bytes_copied: u64,
 }
+
+/// Monotonic counts of what one reactor runs over: its transport, its queue pairs, its thread.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct DriverCounters {
+    /// System calls of transport and devices.
+    pub system_calls: u64,
+    /// Heap allocations of the reactor's thread; zero where no counting allocator is installed.
+    pub allocations: u64,
+    /// Payload bytes that the CPU copied where a wire would carry them: shared memory.
+    pub wire_bytes_copied: u64,
+    /// Bytes that the CPU copied where a device's DMA would: emulated controllers.
+    pub device_bytes_copied: u64,
+    /// Payload bytes that the transport copied for any other reason. Stays zero.
+    pub payload_bytes_copied: u64,
+    /// Frames sent to nodes and clients.
+    pub frames_sent: u64,
+    /// Frames received from them.
+    pub frames_received: u64,
+    /// Payload bytes sent.
+    pub payload_bytes_sent: u64,
+    /// Payload bytes received.
+    pub payload_bytes_received: u64,
+    /// Wake-ups sent to sleeping peers.
+    pub wakeups: u64,
+    /// Doorbells of submission queues rung.
+    pub doorbells: u64,
+    /// Commands completed by devices.
+    pub commands: u64,
+    /// Bytes read from devices.
+    pub bytes_read: u64,
+    /// Bytes written to devices: payload, journal, checkpoints, superblocks.
+    pub bytes_written: u64,
+    /// Completions that say that a command failed.
+    pub device_errors: u64,
+}
+
+impl DriverCounters {
+    /// What a network counted; nothing of devices yet.
+    #[must_use]
+    pub fn of_network(network: &culvert_transport::Counters) -> DriverCounters {
+        DriverCounters {
+            system_calls: network.system_calls,
+            allocations: culvert_memory::allocations(),
+            wire_bytes_copied: network.wire_copy_bytes,
+            payload_bytes_copied: network.payload_copy_bytes,
+            frames_sent: network.frames_sent,
+            frames_received: network.frames_received,
+            payload_bytes_sent: network.payload_bytes_sent,
+            payload_bytes_received: network.payload_bytes_received,
+            wakeups: network.doorbells,
+            ..DriverCounters::default()
+        }
+    }
+
+    /// Adds what the queue pair on one device counted.
+    pub fn add_device(&mut self, device: &culvert_nvme::Counters) {
+        self.system_calls += device.system_calls;
+        self.device_bytes_copied += device.bytes_copied_for_dma;
+        self.doorbells += device.doorbells;
+        self.commands += device.commands();
+        self.bytes_read += device.bytes_read;
+        self.bytes_written += device.bytes_written;
+        self.device_errors += device.errors;
+    }
+}

@@ -3,7 +3,6 @@
 //! `docs/ARCHITECTURE.md` is the map of this crate.
 #![forbid(unsafe_code)]
 
-pub mod bench;
 pub mod checkpoint;
 pub mod chunkserver;
 pub mod client;

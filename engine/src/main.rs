@@ -1,4 +1,18 @@
 //! The `culvert` binary: see `culvert --help`.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod bench;
+mod cli;
+
+use std::process::ExitCode;
+
+use culvert_memory::CountingAllocator;
+
+/// Allocations are counted: `culvert status` and `culvert bench` show that a server in steady state
+/// makes none of its own.
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator::new();
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -99,6 +99,9 @@ pub trait Network {
     /// came in meanwhile, poll again instead.
     fn prepare_sleep(&mut self) -> bool;
 
+    /// When [`Network::poll`] has something to do by the clock; `None`: never. A sleep ends then.
+    fn next_deadline_ns(&self) -> Option<u64>;
+
     /// The counterpart of [`Network::prepare_sleep`], after a sleep or instead of one.
     fn finish_sleep(&mut self);
 
@@ -172,6 +175,10 @@ impl Network for Transport {
 
     fn prepare_sleep(&mut self) -> bool {
         Transport::prepare_sleep(self)
+    }
+
+    fn next_deadline_ns(&self) -> Option<u64> {
+        Transport::next_deadline(self)
     }
 
     fn finish_sleep(&mut self) {

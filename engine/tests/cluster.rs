@@ -38,11 +38,8 @@ impl Rig {
             adjust: |_| {},
         };
         let local = LocalCluster::start(&options).expect("a local cluster");
-        let transports = if tcp {
-            culvert::client::Transports::Tcp
-        } else {
-            culvert::client::Transports::Shm
-        };
+        let transports =
+            if tcp { culvert::client::Transports::Tcp } else { culvert::client::Transports::Shm };
         let client =
             local.client(16 << 20, ClientOptions { transports, ..ClientOptions::default() });
         Rig { local, client, paused: Vec::new(), _folder: folder }

@@ -1,8 +1,8 @@
 //! What a 4 KiB payload with its 64-byte frame costs between two transports.
 //!
-//! * `stream`: one side sends as credits allow, at most 128 in flight; the other drops the payload, and with it returns
-//!   the credit. In one thread the figure is the processor time of both sides together; with two threads it is the
-//!   inverse of the rate.
+//! * `stream`: one side sends as credits allow, at most 128 in flight; the other drops the payload,
+//!   and with it returns the credit. In one thread the figure is the processor time of both sides
+//!   together; with two threads it is the inverse of the rate.
 //! * `ping_pong`: one frame with payload to the other side and one without back.
 //!
 //! `cargo bench -p culvert-transport -- --test` runs each once.
@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use culvert_memory::{Backing, Pages, Pool, PoolOptions};
 use culvert_transport::{
-    Address, Class, ConnectionId, Event, Identity, PeerKind, Transport, TransportOptions, WindowMode,
+    Address, Class, ConnectionId, Event, Identity, PeerKind, Transport, TransportOptions,
+    WindowMode,
 };
 use uuid::Uuid;
 
@@ -53,7 +54,12 @@ fn now() -> u64 {
 }
 
 fn transport(number: u128) -> (Transport, Pool) {
-    let options = PoolOptions { bytes: 16 << 20, backing: Backing::HugeOrOrdinary, lock: false, ..PoolOptions::default() };
+    let options = PoolOptions {
+        bytes: 16 << 20,
+        backing: Backing::HugeOrOrdinary,
+        lock: false,
+        ..PoolOptions::default()
+    };
     let pool = Pool::new(&options).expect("memory");
     let identity = Identity { node: Uuid::from_u128(number), kind: PeerKind::Node, endpoint: 0 };
     let mut options = TransportOptions::new(identity, pool.clone());
@@ -77,7 +83,8 @@ impl Sender {
         let connection = transport.connect(address, WindowMode::Granted).expect("somebody listens");
         let mut open = false;
         while !open {
-            transport.poll(now(), 64, &mut |_, event| open |= matches!(event, Event::Connected { .. }));
+            transport
+                .poll(now(), 64, &mut |_, event| open |= matches!(event, Event::Connected { .. }));
             transport.post(now());
             turn();
         }
@@ -87,13 +94,14 @@ impl Sender {
 
     /// Sends at most `count` frames as far as credits and the depth allow; how many.
     fn send(&mut self, count: u32) -> u32 {
-        let credits = self.transport.connection_info(self.connection).expect("open").credits;
+        let credits = self.transport.credits(self.connection);
         let count = count.min((self.in_flight_max + credits).saturating_sub(512)).min(BATCH);
         for index in 0..count {
             let Some(place) = self.transport.reserve(self.connection, 1) else { return index };
             let content = self.content[self.next].clone();
             self.next = (self.next + 1) % self.content.len();
-            let sent = self.transport.send(self.connection, Class::Data, &FRAME, &[(place, content)]);
+            let sent =
+                self.transport.send(self.connection, Class::Data, &FRAME, &[(place, content)]);
             if sent.is_err() {
                 self.transport.cancel(self.connection, place);
                 return index;
@@ -106,12 +114,15 @@ impl Sender {
     fn turn(&mut self) -> u32 {
         let mut frames = 0;
         self.transport.post(now());
-        self.transport.poll(now(), 256, &mut |_, event| frames += u32::from(matches!(event, Event::Frame { .. })));
+        self.transport.poll(now(), 256, &mut |_, event| {
+            frames += u32::from(matches!(event, Event::Frame { .. }))
+        });
         frames
     }
 }
 
-/// One turn of the receiving side: payloads are dropped; every frame is answered if asked for. Frames taken.
+/// One turn of the receiving side: payloads are dropped; every frame is answered if asked for.
+/// Frames taken.
 fn receive(transport: &mut Transport, answer: bool) -> u32 {
     let mut frames = 0;
     transport.poll(now(), 256, &mut |transport, event| {
@@ -131,7 +142,9 @@ fn one_thread(scheme: Scheme, ping_pong: bool, frames: u64) -> Duration {
     let directory = tempfile::TempDir::new().expect("a directory");
     let (mut server, _pool) = transport(1);
     let address = server.listen(&scheme.address(&directory)).expect("a free address");
-    let mut sender = Sender::connect(&address, || drop(receive(&mut server, false)));
+    let mut sender = Sender::connect(&address, || {
+        receive(&mut server, false);
+    });
     let start = Instant::now();
     let (mut sent, mut done) = (0, 0);
     while done < frames {
@@ -148,7 +161,8 @@ fn one_thread(scheme: Scheme, ping_pong: bool, frames: u64) -> Duration {
     start.elapsed()
 }
 
-/// Each side in a thread of its own, both spinning and yielding the core after an empty turn, like reactors do.
+/// Each side in a thread of its own, both spinning and yielding the core after an empty turn, like
+/// reactors do.
 fn two_threads(scheme: Scheme, ping_pong: bool, frames: u64) -> Duration {
     let stop = Arc::new(AtomicBool::new(false));
     let (ready, address) = mpsc::channel();
@@ -156,7 +170,9 @@ fn two_threads(scheme: Scheme, ping_pong: bool, frames: u64) -> Duration {
     let server = std::thread::spawn(move || {
         let directory = tempfile::TempDir::new().expect("a directory");
         let (mut server, _pool) = transport(1);
-        ready.send(server.listen(&scheme.address(&directory)).expect("a free address")).expect("somebody waits");
+        ready
+            .send(server.listen(&scheme.address(&directory)).expect("a free address"))
+            .expect("somebody waits");
         while !stopped.load(Ordering::Relaxed) {
             if receive(&mut server, ping_pong) == 0 {
                 std::thread::yield_now();
@@ -174,7 +190,7 @@ fn two_threads(scheme: Scheme, ping_pong: bool, frames: u64) -> Duration {
         } else {
             sent += u64::from(sender.send(u32::try_from(frames - sent).unwrap_or(u32::MAX)));
             sender.turn();
-            let credits = sender.transport.connection_info(sender.connection).expect("open").credits;
+            let credits = sender.transport.credits(sender.connection);
             done = sent - u64::from(512 - credits);
         }
         if before == (sent, done) {

@@ -1,6 +1,7 @@
 //! Where a transport listens and connects: `shm:///run/culvert/a.sock`, `tcp://127.0.0.1:9000`.
 //!
-//! Host names are not resolved here: an address is what the kernel takes, so that reading one never blocks.
+//! Host names are not resolved here: an address is what the kernel takes, so that reading one never
+//! blocks.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,7 +14,8 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// An address of a transport, printed and parsed as a URI.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
-    /// Shared memory between processes of one machine; the path is that of the Unix socket of the handshake.
+    /// Shared memory between processes of one machine; the path is that of the Unix socket of the
+    /// handshake.
     Shm(PathBuf),
     /// TCP. Port 0 asks [`Transport::listen`](crate::Transport::listen) for any free port.
     Tcp(SocketAddr),

@@ -21,10 +21,11 @@ pub const SEGMENT_PAGES: u32 = 512;
 /// The smallest segment worth granting when memory or budget is short.
 pub const SEGMENT_PAGES_MIN: u32 = 8;
 
-/// The smallest and the largest queue of one class. A queue is a power of two, because over shared memory it is a ring.
+/// The smallest and the largest queue of one class. A queue is a power of two, because over shared
+/// memory it is a ring.
 pub const QUEUE_BYTES_MIN: usize = 4 << 10;
 /// See [`QUEUE_BYTES_MIN`].
-pub const QUEUE_BYTES_LIMIT: usize = 4 << 20;
+pub const QUEUE_BYTES_LIMIT: usize = 1 << 20;
 
 /// The connections of one transport, whatever the options say.
 pub const CONNECTIONS_LIMIT: u32 = 1 << 16;
@@ -41,8 +42,8 @@ pub(crate) const BATCH_FRAMES_BYTES_MAX: usize = 64 << 10;
 /// The placements of one TCP batch; with the head and the frames they fit one system call.
 pub(crate) const BATCH_PLACEMENTS_MAX: usize = 512;
 
-/// The pages after which a TCP batch takes no further frame (one frame may have more): 256 KiB. What a control frame
-/// may have to wait for.
+/// The pages after which a TCP batch takes no further frame (one frame may have more): 256 KiB.
+/// What a control frame may have to wait for.
 pub(crate) const BATCH_PAGES: u32 = 64;
 
 /// `TCP_NOTSENT_LOWAT`: what the kernel takes beyond what is on the wire.
@@ -52,7 +53,7 @@ pub(crate) const NOT_SENT_BYTES: u32 = 256 << 10;
 pub(crate) const VECTORS_MAX: usize = 1024;
 
 /// The system calls that one connection may make in one turn before the others have theirs.
-pub(crate) const CALLS_PER_TURN: usize = 16;
+pub(crate) const CALLS_PER_TURN: usize = 8;
 
 /// The frames that one connection may deliver in one turn before the others have theirs.
 pub(crate) const FRAMES_PER_TURN: usize = 128;
@@ -66,7 +67,8 @@ pub(crate) const ACCEPTS_PER_TURN: usize = 16;
 /// Messages read from one Unix socket in one turn.
 pub(crate) const NOTICES_PER_TURN: usize = 16;
 
-/// With no TCP socket and no handshake under way the readiness of sockets is asked for this seldom: 200 us.
+/// With no TCP socket and no handshake under way the readiness of sockets is asked for this seldom:
+/// 200 us.
 pub(crate) const READINESS_INTERVAL_NS: u64 = 200_000;
 
 /// How long credits over TCP may wait for a frame that takes them along: 20 us.

@@ -4,7 +4,8 @@ use std::fmt;
 
 /// A slot of the transport's connection table with the generation of its use.
 ///
-/// Once a connection has closed, its id is never given out again: every call with it is answered "closed".
+/// Once a connection has closed, its id is never given out again: every call with it is answered
+/// "closed".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
     slot: u32,

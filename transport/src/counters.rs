@@ -1,9 +1,11 @@
 //! What a transport has done, counted.
 
-/// Monotonic counts since the transport was made. Reading them costs nothing; the reactor takes differences.
+/// Monotonic counts since the transport was made. Reading them costs nothing; the reactor takes
+/// differences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// System calls made by [`poll`](crate::Transport::poll), [`post`](crate::Transport::post) and the sleep calls.
+    /// System calls made by [`poll`](crate::Transport::poll), [`post`](crate::Transport::post) and
+    /// the sleep calls.
     pub system_calls: u64,
     /// Wake-ups sent to a sleeping peer (shared memory only); each is one of the system calls.
     pub doorbells: u64,
@@ -19,7 +21,8 @@ pub struct Counters {
     pub payload_bytes_sent: u64,
     /// Payload bytes received.
     pub payload_bytes_received: u64,
-    /// Payload bytes copied by the processor where a wire would carry them: shared memory, once each.
+    /// Payload bytes copied by the processor where a wire would carry them: shared memory, once
+    /// each.
     pub wire_copy_bytes: u64,
     /// Payload bytes copied by the processor for any other reason. Stays 0.
     pub payload_copy_bytes: u64,

@@ -1,7 +1,8 @@
 //! The envelope of a frame: the same bytes on a stream, in a ring, and behind a one-sided write.
 //!
-//! A record is an 8-byte header, 8 bytes per placement, the frame's bytes, and zeros up to a multiple of 8. Byte map:
-//! `docs/format/transport.md`. Nothing here trusts a length: a record is parsed from bytes that are already private.
+//! A record is an 8-byte header, 8 bytes per placement, the frame's bytes, and zeros up to a
+//! multiple of 8. Byte map: `docs/format/transport.md`. Nothing here trusts a length: a record is
+//! parsed from bytes that are already private.
 
 use arrayvec::ArrayVec;
 use zerocopy::little_endian::{U16, U32};
@@ -64,7 +65,9 @@ impl From<Class> for Kind {
 }
 
 /// The first 8 bytes of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub(crate) struct Header {
     /// Bytes of the whole record without the padding behind it.
@@ -78,7 +81,9 @@ pub(crate) struct Header {
 const _: () = assert!(size_of::<Header>() == HEADER_BYTES);
 
 /// A run of pages on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub(crate) struct WireRun {
     page: U32,
@@ -88,8 +93,11 @@ pub(crate) struct WireRun {
 
 const _: () = assert!(size_of::<WireRun>() == PLACEMENT_BYTES);
 
-/// Pages on the wire: the body of `Grant`, `Taken` and `Want` records and of the notice that carries a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+/// Pages on the wire: the body of `Grant`, `Taken` and `Want` records and of the notice that
+/// carries a file.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub(crate) struct WireGrant {
     page: U32,
@@ -127,7 +135,12 @@ impl Header {
     pub(crate) fn new(kind: Kind, payloads: usize, body: usize) -> Self {
         debug_assert!(payloads <= PAYLOADS_MAX);
         let length = HEADER_BYTES + payloads * PLACEMENT_BYTES + body;
-        Self { length: U32::new(length as u32), kind: kind as u8, payloads: payloads as u8, reserved: U16::ZERO }
+        Self {
+            length: U32::new(length as u32),
+            kind: kind as u8,
+            payloads: payloads as u8,
+            reserved: U16::ZERO,
+        }
     }
 
     /// Reads a header whose record may have at most `bytes_max` bytes.
@@ -145,6 +158,11 @@ impl Header {
             return Err(Violation::FrameKind { kind: header.kind });
         }
         Ok(header)
+    }
+
+    /// Bytes of the record without its padding.
+    pub(crate) fn length(self) -> u32 {
+        self.length.get()
     }
 
     /// Bytes of the record with its padding.
@@ -188,9 +206,12 @@ impl<'a> Record<'a> {
         if bytes.len() < header.padded() {
             return Err(Violation::FrameLength { bytes: length });
         }
-        let (places, body) = bytes[HEADER_BYTES..length as usize].split_at(header.payloads() * PLACEMENT_BYTES);
-        let placements = <[WireRun]>::ref_from_bytes(places).map_err(|_| Violation::FrameMalformed)?;
-        let kind = Kind::from_wire(header.kind).ok_or(Violation::FrameKind { kind: header.kind })?;
+        let (places, body) =
+            bytes[HEADER_BYTES..length as usize].split_at(header.payloads() * PLACEMENT_BYTES);
+        let placements =
+            <[WireRun]>::ref_from_bytes(places).map_err(|_| Violation::FrameMalformed)?;
+        let kind =
+            Kind::from_wire(header.kind).ok_or(Violation::FrameKind { kind: header.kind })?;
         if !matches!(kind, Kind::Data | Kind::Control) && !placements.is_empty() {
             return Err(Violation::FrameMalformed);
         }
@@ -208,7 +229,9 @@ impl<'a> Record<'a> {
     }
 
     /// The runs of a credit record.
-    pub(crate) fn credits(&self) -> Result<impl Iterator<Item = Result<Placement, Violation>> + 'a, Violation> {
+    pub(crate) fn credits(
+        &self,
+    ) -> Result<impl Iterator<Item = Result<Placement, Violation>> + 'a, Violation> {
         let runs = <[WireRun]>::ref_from_bytes(self.body).map_err(|_| Violation::FrameMalformed)?;
         if runs.len() > CREDIT_RUNS_MAX {
             return Err(Violation::FrameMalformed);
@@ -239,7 +262,10 @@ mod tests {
         let bytes = record(Kind::Control, &[(0x0102_0304, 5)], b"frame");
         assert_eq!(
             bytes,
-            [21, 0, 0, 0, 2, 1, 0, 0, 4, 3, 2, 1, 5, 0, 0, 0, b'f', b'r', b'a', b'm', b'e', 0, 0, 0]
+            [
+                21, 0, 0, 0, 2, 1, 0, 0, 4, 3, 2, 1, 5, 0, 0, 0, b'f', b'r', b'a', b'm', b'e', 0,
+                0, 0
+            ]
         );
     }
 
@@ -251,7 +277,10 @@ mod tests {
         assert_eq!(parsed.body, b"hello");
         assert_eq!(parsed.padded, bytes.len());
         let places: Vec<_> = parsed.placements().map(|place| place.expect("in range")).collect();
-        assert_eq!(places, [Placement::named(7, 1).expect("1"), Placement::named(9, 256).expect("256")]);
+        assert_eq!(
+            places,
+            [Placement::named(7, 1).expect("1"), Placement::named(9, 256).expect("256")]
+        );
     }
 
     #[test]
@@ -267,7 +296,16 @@ mod tests {
         assert!(Record::parse(&good[..3], 4096).is_err(), "cut off in the header");
         for empty in [(7, 0), (7, 257)] {
             let mut bytes = good.clone();
-            bytes[8..16].copy_from_slice(&[empty.0, 0, 0, 0, empty.1 as u8, (empty.1 >> 8) as u8, 0, 0]);
+            bytes[8..16].copy_from_slice(&[
+                empty.0,
+                0,
+                0,
+                0,
+                empty.1 as u8,
+                (empty.1 >> 8) as u8,
+                0,
+                0,
+            ]);
             let parsed = Record::parse(&bytes, 4096).expect("the envelope is fine");
             assert!(parsed.placements().next().expect("one").is_err());
         }

@@ -79,18 +79,20 @@ pub enum ConnectError {
     },
 }
 
-/// Why [`Transport::send`](crate::Transport::send) took nothing. The caller keeps frame, pages and placements.
+/// Why [`Transport::send`](crate::Transport::send) took nothing. The caller keeps frame, pages and
+/// placements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SendError {
     /// No room in the queue of this class: [`Event::Writable`](crate::Event::Writable) follows.
     #[error("the queue is full")]
     Full,
-    /// The connection is closed, or not yet established, or was just reset because more pages were unsent than
-    /// `unsent_pages_max`.
+    /// The connection is closed, or not yet established, or was just reset because more pages were
+    /// unsent than `unsent_pages_max`.
     #[error("the connection is closed")]
     Closed,
-    /// Caller: a frame longer than [`Transport::frame_bytes_max`](crate::Transport::frame_bytes_max) of its class,
-    /// or more than [`PAYLOADS_MAX`](crate::PAYLOADS_MAX) payloads.
+    /// Caller: a frame longer than
+    /// [`Transport::frame_bytes_max`](crate::Transport::frame_bytes_max) of its class, or more than
+    /// [`PAYLOADS_MAX`](crate::PAYLOADS_MAX) payloads.
     #[error("the frame is too large")]
     TooLarge,
     /// Peer: it named a place that is not in its window.
@@ -126,7 +128,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The reason of a number from the wire; 0 is "not refused" and unknown ones are [`Refusal::Malformed`].
+    /// The reason of a number from the wire; 0 is "not refused" and unknown ones are
+    /// [`Refusal::Malformed`].
     pub(crate) fn from_wire(status: u16) -> Option<Self> {
         match status {
             0 => None,
@@ -212,6 +215,10 @@ pub enum Violation {
     /// A grant that was not asked for, or a wish of a peer that allocates nothing in our window.
     #[error("a notice out of place")]
     NoticeOutOfPlace,
+    /// So many notices unread that its socket is full; a peer that keeps the rules never has more
+    /// than a few.
+    #[error("notices left unread until the socket was full")]
+    NoticesUnread,
     /// A ring index that is further ahead than the ring is long, or that went back.
     #[error("a ring index moved from {held} to {index}, at most {allowed} further")]
     RingIndex {
@@ -254,7 +261,8 @@ pub enum CloseReason {
     /// The peer broke the protocol.
     #[error("protocol violation: {0}")]
     Violation(#[source] Violation),
-    /// More pages were unsent than `unsent_pages_max`: the peer is too slow, and must not hold our pages.
+    /// More pages were unsent than `unsent_pages_max`: the peer is too slow, and must not hold our
+    /// pages.
     #[error("more pages unsent than allowed")]
     UnsentBound,
     /// Memory for a window or a ring could not be had.
@@ -267,9 +275,11 @@ impl CloseReason {
     pub const fn fault(self) -> Fault {
         match self {
             Self::Caller(_) | Self::NoMemory => Fault::Local,
-            Self::PeerClosed | Self::PeerVanished | Self::Io(_) | Self::HandshakeTimeout | Self::UnsentBound => {
-                Fault::Network
-            }
+            Self::PeerClosed
+            | Self::PeerVanished
+            | Self::Io(_)
+            | Self::HandshakeTimeout
+            | Self::UnsentBound => Fault::Network,
             Self::RefusedByPeer(_) | Self::RefusedHere(_) | Self::Violation(_) => Fault::Peer,
         }
     }
@@ -281,7 +291,8 @@ impl From<Violation> for CloseReason {
     }
 }
 
-/// A claim that the memory refused, in the words of the protocol. `page` and `pages` are the window's.
+/// A claim that the memory refused, in the words of the protocol. `page` and `pages` are the
+/// window's.
 pub(crate) fn claim_violation(error: ClaimError, page: u32, pages: u32) -> Violation {
     match error {
         ClaimError::AlreadyClaimed { .. } => Violation::PageReused { page },
@@ -298,9 +309,9 @@ impl From<CursorError> for Violation {
 /// A mapping of a peer's file that failed: his fault, or want of memory here.
 pub(crate) fn mapping_reason(error: &MappingError) -> CloseReason {
     match error {
-        MappingError::Unsealed | MappingError::SizeMismatch { .. } | MappingError::InvalidSize { .. } => {
-            CloseReason::Violation(Violation::SharedMemory)
-        }
+        MappingError::Unsealed
+        | MappingError::SizeMismatch { .. }
+        | MappingError::InvalidSize { .. } => CloseReason::Violation(Violation::SharedMemory),
         _ => CloseReason::NoMemory,
     }
 }

@@ -21,8 +21,9 @@ pub enum Class {
 
 /// One thing that happened, given to the handler of [`Transport::poll`](crate::Transport::poll).
 ///
-/// Per connection: `Connected` first, `Closed` last and exactly once (also after a [`connect`](crate::Transport::connect)
-/// that came to nothing, and after [`close`](crate::Transport::close)); frames of one class in the order sent.
+/// Per connection: `Connected` first, `Closed` last and exactly once (also after a
+/// [`connect`](crate::Transport::connect) that came to nothing, and after
+/// [`close`](crate::Transport::close)); frames of one class in the order sent.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// The handshake is done; frames may be sent.
@@ -42,11 +43,13 @@ pub enum Event<'a> {
         class: Class,
         /// The frame: a private copy that the peer cannot change any more.
         bytes: &'a [u8],
-        /// The landing pages of the payloads, claimed: the handler takes what it wants to keep. Dropping a buffer
-        /// gives its credit back to the peer. Empty where this side named the pages itself: it has them already.
+        /// The landing pages of the payloads, claimed: the handler takes what it wants to keep.
+        /// Dropping a buffer gives its credit back to the peer. Empty where this side named the
+        /// pages itself: it has them already.
         payloads: &'a mut Payloads,
     },
-    /// Something that [`reserve`](crate::Transport::reserve) or [`send`](crate::Transport::send) refused may go now.
+    /// Something that [`reserve`](crate::Transport::reserve) or [`send`](crate::Transport::send)
+    /// refused may go now.
     Writable {
         /// The connection.
         connection: ConnectionId,

@@ -15,8 +15,8 @@ pub enum PeerKind {
 
 /// One end of a connection, as it says itself in the handshake.
 ///
-/// Without a pre-shared key this is a claim; with one it is covered by the proof of possession of the key, so it is
-/// what somebody who holds the key says about himself.
+/// Without a pre-shared key this is a claim; with one it is covered by the proof of possession of
+/// the key, so it is what somebody who holds the key says about himself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// The node's or the client's UUID.

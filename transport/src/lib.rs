@@ -1,8 +1,9 @@
 //! Connections with one-sided writes.
 //!
-//! The contract is the useful part of verbs: a peer writes payload into pages that were granted to it, and posts a
-//! small frame behind it; frames arrive in order and find their payload whole; credits bound everything; completions
-//! are polled. Two backends fulfil it: shared memory between processes of one machine (`shm://`) and TCP (`tcp://`).
+//! The contract is the useful part of verbs: a peer writes payload into pages that were granted to
+//! it, and posts a small frame behind it; frames arrive in order and find their payload whole;
+//! credits bound everything; completions are polled. Two backends fulfil it: shared memory between
+//! processes of one machine (`shm://`) and TCP (`tcp://`).
 //!
 //! | to read first | |
 //! | --- | --- |
@@ -11,10 +12,11 @@
 //! | [`Event`], [`CloseReason`] | what comes out of it |
 //! | [`Placement`], [`WindowMode`] | where payload lands |
 //!
-//! What it is not: it does not reconnect, does not retry, does not encrypt, and does not look into frames.
+//! What it is not: it does not reconnect, does not retry, does not encrypt, and does not look into
+//! frames.
 //!
-//! **Fault model.** A peer may send anything, stop at any byte, and write its mapped memory at any time. Whatever it
-//! does costs it its own connection, one log line, and never another's.
+//! **Fault model.** A peer may send anything, stop at any byte, and write its mapped memory at any
+//! time. Whatever it does costs it its own connection, one log line, and never another's.
 #![deny(unsafe_code)]
 
 mod address;

@@ -14,10 +14,11 @@ use crate::{Identity, OptionsError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum WindowMode {
-    /// The peer: it holds credits for the pages, writes where it likes among them, and gets each credit back when the
-    /// page is free again. The accepting side's window is always of this kind.
+    /// The peer: it holds credits for the pages, writes where it likes among them, and gets each
+    /// credit back when the page is free again. The accepting side's window is always of this kind.
     Granted = 1,
-    /// The owner: it acquires pages itself, names them in its request, and the peer writes there. For clients' reads.
+    /// The owner: it acquires pages itself, names them in its request, and the peer writes there.
+    /// For clients' reads.
     Named = 2,
 }
 
@@ -42,7 +43,8 @@ pub struct TransportOptions {
     pub data_queue_bytes: usize,
     /// See `data_queue_bytes`.
     pub control_queue_bytes: usize,
-    /// Payload pages accepted by `send` and not yet written, per connection; past it the connection is reset.
+    /// Payload pages accepted by `send` and not yet written, per connection; past it the connection
+    /// is reset.
     pub unsent_pages_max: u32,
     /// How long a handshake may take, connecting included.
     pub handshake_timeout: Duration,
@@ -50,8 +52,9 @@ pub struct TransportOptions {
     pub pool: Pool,
     /// Lock the windows that are not carved from the pool into memory.
     pub lock_memory: bool,
-    /// Whether somebody registers regions with devices. Then the peer is told of a window only after
-    /// [`Transport::regions`](crate::Transport::regions) has reported its region, and that must be called every turn.
+    /// Whether somebody registers regions with devices. Then the peer is told of a window only
+    /// after [`Transport::regions`](crate::Transport::regions) has reported its region, and that
+    /// must be called every turn.
     pub report_regions: bool,
 }
 

@@ -4,7 +4,8 @@ use crate::config::PLACEMENT_PAGES_MAX;
 
 /// A run of pages in the *receiver's* landing window, counted from the window's first page.
 ///
-/// A window grows by segments; page numbers run on over them, and a placement never crosses from one into the next.
+/// A window grows by segments; page numbers run on over them, and a placement never crosses from
+/// one into the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Placement {
     page: u32,
@@ -12,8 +13,9 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// A place that the receiver has named itself ([`WindowMode::Named`](crate::WindowMode::Named)), usually out of
-    /// its request frame. Whether it lies in the window is checked by [`send`](crate::Transport::send).
+    /// A place that the receiver has named itself
+    /// ([`WindowMode::Named`](crate::WindowMode::Named)), usually out of its request frame. Whether
+    /// it lies in the window is checked by [`send`](crate::Transport::send).
     ///
     /// `None` when `pages` is 0 or above [`PLACEMENT_PAGES_MAX`].
     pub const fn named(page: u32, pages: u32) -> Option<Self> {

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::config::ByteSize;
-use crate::ids::BLOCK_SIZE;
+use culvert::config::ByteSize;
+use culvert::ids::BLOCK_SIZE;
 
 /// Largest request: 1 MiB, as for any client.
 pub const BLOCK_SIZE_MAX: u64 = 1 << 20;

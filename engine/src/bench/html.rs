@@ -56,7 +56,7 @@ const CHARTS: [Chart; 5] = [
     Chart {
         title: "Processor time for an operation",
         note: "all processes, client included; shorter is better",
-        value: |case| Some(case.cpu_us_per_operation),
+        value: |case| case.cpu_us_per_operation,
         text: duration,
     },
     Chart {
@@ -173,7 +173,7 @@ fn figures(cases: &[CaseResult]) -> String {
     for case in cases {
         let _ = writeln!(
             out,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.2}</td>\
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
              <td>{}</td><td>{}</td><td>{:.3}</td><td>{:.3}</td></tr>",
             label(case.row()),
             case.transport,
@@ -181,7 +181,7 @@ fn figures(cases: &[CaseResult]) -> String {
             duration(case.latency_us.p50),
             duration(case.latency_us.p99),
             duration(case.latency_us.p999),
-            case.cpu_us_per_operation,
+            optional(case.cpu_us_per_operation),
             optional(case.device_bytes_per_user_byte),
             optional(case.batch_mean),
             case.allocations_per_operation,

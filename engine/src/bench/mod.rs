@@ -1,24 +1,19 @@
 //! The harness: a matrix of loads on servers of its own, measured from a client's side.
 //!
-//! `culvert bench` is a thin front of this. What is measured, and under which names it is
-//! reported, is [`CaseResult`]; how machines disturb it is [`machine`].
+//! `culvert bench` is a thin front of this. What is measured, and under which names it is reported,
+//! is [`result::CaseResult`]; how machines disturb it is [`machine`].
 
-mod case;
-mod cleanup;
-mod html;
-mod machine;
+pub mod case;
+pub mod cleanup;
+pub mod html;
+pub mod load;
+pub mod local_cluster;
+pub mod machine;
+pub mod matrix;
 mod places;
-mod result;
-mod server_process;
-mod table;
+pub mod result;
+pub mod server_process;
+pub mod servers;
+pub mod table;
 mod totals;
-
-pub use case::{CaseError, Pattern, Row, TransportKind, rows};
-pub use cleanup::{Scratch, on_signals};
-pub use html::render as render_html;
-pub use machine::{CoreTimes, memcpy_gb_s, process_time_ns};
-pub use places::Places;
-pub use result::{CaseResult, LatencyUs, Nodes, STEAL_PERCENT_MAX};
-pub use server_process::ServerProcess;
-pub use table::{render as render_table, render_costs};
-pub use totals::Totals;
+mod turns;

@@ -53,12 +53,13 @@ pub struct CaseResult {
     pub iops: f64,
     /// From submission to completion, as the client sees it.
     pub latency_us: LatencyUs,
-    /// Processor time of all processes, client included.
-    pub cpu_us_per_operation: f64,
+    /// Processor time of all processes, client included. Absent where the servers' processes are
+    /// not ours.
+    pub cpu_us_per_operation: Option<f64>,
     /// Bytes that one replica wrote to its device for each byte of the user, journal, checkpoints
     /// and superblocks included; mean over replicas. Absent for reads.
     pub device_bytes_per_user_byte: Option<f64>,
-    /// Times that a processor copied the payload, over all servers, by kind of copy.
+    /// Times that a processor copied the payload, over all processes, by kind of copy.
     pub payload_copies_per_operation: BTreeMap<String, f64>,
     /// Heap allocations of all servers.
     pub allocations_per_operation: f64,
@@ -84,7 +85,7 @@ impl CaseResult {
     /// The row of the table that it stands in.
     #[must_use]
     pub fn row(&self) -> Row {
-        let block_size = crate::config::ByteSize(self.block_size);
+        let block_size = culvert::config::ByteSize(self.block_size);
         Row { pattern: self.pattern, block_size, depth: self.depth }
     }
 
@@ -120,7 +121,7 @@ impl CaseResult {
                 p99: of(&|round| round.latency_us.p99),
                 p999: of(&|round| round.latency_us.p999),
             },
-            cpu_us_per_operation: of(&|round| round.cpu_us_per_operation),
+            cpu_us_per_operation: of_some(&|round| round.cpu_us_per_operation),
             device_bytes_per_user_byte: of_some(&|round| round.device_bytes_per_user_byte),
             payload_copies_per_operation: copies.collect(),
             allocations_per_operation: of(&|round| round.allocations_per_operation),
@@ -163,7 +164,7 @@ pub(super) mod tests {
             copysets: 4,
             iops,
             latency_us: LatencyUs { p50: 1e6 / iops, p99: 3e6 / iops, p999: 9e6 / iops },
-            cpu_us_per_operation: 10.0,
+            cpu_us_per_operation: Some(10.0),
             device_bytes_per_user_byte: pattern.is_write().then_some(1.05),
             payload_copies_per_operation: [("wire".to_owned(), 3.0)].into(),
             allocations_per_operation: 0.0,

@@ -107,12 +107,12 @@ pub fn render_costs(cases: &[CaseResult]) -> String {
             .collect();
         let _ = writeln!(
             out,
-            "{:<5} {:<10} {:>6} {:>6} |{:>8.2} {:>8} {:>7} {:>7.3} {:>7.3}  {}",
+            "{:<5} {:<10} {:>6} {:>6} |{:>8} {:>8} {:>7} {:>7.3} {:>7.3}  {}",
             case.transport,
             row.pattern,
             row.block_size.to_string(),
             row.depth,
-            case.cpu_us_per_operation,
+            optional(case.cpu_us_per_operation),
             optional(case.device_bytes_per_user_byte),
             optional(case.batch_mean),
             case.allocations_per_operation,
@@ -122,7 +122,8 @@ pub fn render_costs(cases: &[CaseResult]) -> String {
     }
     out.push_str(
         "per operation: CPU of all processes; device bytes of one replica per user byte; records \
-         per journal write;\nallocations, system calls and payload copies of all servers\n",
+         per journal write;\nallocations and system calls of all servers; payload copies of all \
+         processes\n",
     );
     out
 }

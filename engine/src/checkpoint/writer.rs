@@ -89,11 +89,6 @@ impl StreamWriter {
     /// Where the finished stream lies and how to know it.
     #[must_use]
     pub fn place(&self, area: u32) -> CheckpointPlace {
-        CheckpointPlace {
-            area,
-            number: self.number,
-            pages: self.taken,
-            pages_crc: self.pages_crc,
-        }
+        CheckpointPlace { area, number: self.number, pages: self.taken, pages_crc: self.pages_crc }
     }
 }

@@ -6,9 +6,9 @@ use super::replies::{QueuedReply, status_of, status_of_refusal};
 use super::{Chunkserver, Offence};
 use crate::copyset::{self, Admission};
 use crate::ids::{BLOCK_SIZE, BlockRange, OPERATION_BLOCKS_MAX};
+use crate::journal::Space;
 use crate::network::{ConnectionId, Payloads};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX};
-use crate::journal::Space;
 use crate::wire::{ReplyStatus, Request, RequestKind};
 
 /// A request that is not carried out, and what its client is told.
@@ -51,8 +51,7 @@ impl Chunkserver {
 
     /// The position of a copyset that this replica leads and serves.
     fn led(&self, request: &Request<'_>) -> Result<u32, Refused> {
-        let position =
-            self.position(request.copyset).ok_or(Refused(ReplyStatus::NoCopyset, 0))?;
+        let position = self.position(request.copyset).ok_or(Refused(ReplyStatus::NoCopyset, 0))?;
         if !self.in_service(position) {
             return Err(Refused(ReplyStatus::DeviceFailed, 0));
         }
@@ -127,11 +126,7 @@ impl Chunkserver {
         self.propose(position, connection, request, operation, charge, payloads)
     }
 
-    fn check_payload(
-        &mut self,
-        request: &Request<'_>,
-        payloads: &Payloads,
-    ) -> Result<(), Refused> {
+    fn check_payload(&mut self, request: &Request<'_>, payloads: &Payloads) -> Result<(), Refused> {
         for (block, crc) in request.crcs().enumerate() {
             if payloads[0].crc32c(block * BLOCK_SIZE, BLOCK_SIZE) != crc {
                 self.counters.bad_payloads += 1;

@@ -10,6 +10,10 @@ use crate::raft_group::{Log, encode_conf_state};
 /// Copysets that one turn gives to a checkpoint at most: each costs its log tail.
 const COPYSETS_PER_TURN: usize = 4;
 
+/// Applied entries that a checkpoint keeps of each log. A follower that lags further behind a
+/// replica that has just started catches up by block difference.
+const ENTRIES_KEPT: u64 = 128;
+
 /// A replica that does not serve. It is carried from checkpoint to checkpoint as it was found.
 pub(super) struct Held {
     pub id: CopysetId,
@@ -52,7 +56,9 @@ fn give(
     partial: Option<(u32, &[u8])>,
 ) {
     running.shard.checkpoint_copyset(id, |image| {
-        let (base, base_term) = log.base();
+        let recent = LogIndex(state.applied().0.saturating_sub(ENTRIES_KEPT));
+        let base = log.base().0.max(recent);
+        let base_term = log.term_at(base).expect("an index within the log");
         let hard_state = log.hard_state();
         image.log_start(base, base_term);
         image.hard_state(HardState {

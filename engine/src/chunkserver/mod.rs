@@ -13,9 +13,9 @@ mod copyset;
 mod host;
 mod peers;
 mod reading;
-mod replies;
 mod replaying;
 mod replication;
+mod replies;
 mod start;
 mod status;
 mod timers;
@@ -31,7 +31,7 @@ pub use peers::{Endpoint, PeerOptions};
 pub use start::{ReplicaPlan, ShardPlan, StartError};
 pub use status::{ChunkserverStatus, CopysetStatus, OutOfService};
 
-use crate::counters::Counters;
+use crate::counters::{Counters, DriverCounters};
 use crate::ids::{BatchNumber, CopysetId};
 use crate::network::{Class, ConnectionId, Event, Network, Payloads, PeerKind};
 use crate::raft_group::{GroupOptions, Outbox};
@@ -48,7 +48,7 @@ pub struct ChunkserverOptions {
     pub group: GroupOptions,
     /// Reads in flight.
     pub reads_max: u32,
-    /// Applied entries that a log keeps for followers that lag.
+    /// Applied entries that all logs together keep for followers that lag.
     pub log_entries_retained: u64,
     /// A session that was silent for so long expires.
     pub session_idle_ns: u64,
@@ -122,10 +122,12 @@ pub struct Chunkserver {
     shard_events: Vec<shard::Event>,
     counters: Counters,
     now_ns: u64,
+    /// Applied entries that each log keeps.
+    retained: u64,
     next_tick_ns: u64,
     next_expiry_ns: u64,
     /// What the drivers counted, for `status`.
-    drivers: serde_json::Value,
+    drivers: DriverCounters,
 }
 
 /// A frame that its sender should not have sent: the connection is to be closed.
@@ -181,7 +183,7 @@ impl Chunkserver {
     }
 
     /// What the drivers counted, to be shown in the status.
-    pub fn set_drivers(&mut self, drivers: serde_json::Value) {
+    pub fn set_drivers(&mut self, drivers: DriverCounters) {
         self.drivers = drivers;
     }
 
@@ -348,7 +350,7 @@ impl Chunkserver {
         let applied = copyset.group.applied();
         if applied > applied_before {
             running.shard.note_applied(copyset.id, applied);
-            copyset.compact(self.options.log_entries_retained);
+            copyset.compact(self.retained);
             copyset.settle_reads(applied);
         }
         if let Some(batch) = copyset.group.waits_for() {
@@ -423,6 +425,8 @@ impl Chunkserver {
     /// When [`Self::run`] must be called next at the latest.
     #[must_use]
     pub fn deadline_ns(&self) -> u64 {
-        self.next_tick_ns.min(self.peers.deadline_ns()).min(self.sources.deadline_ns())
+        let shards = self.shards.iter().filter_map(|running| running.shard.deadline());
+        let others = [self.peers.deadline_ns(), self.sources.deadline_ns()];
+        shards.chain(others).fold(self.next_tick_ns, u64::min)
     }
 }

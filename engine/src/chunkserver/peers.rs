@@ -163,9 +163,10 @@ impl Peers {
     }
 
     pub fn deadline_ns(&self) -> u64 {
-        let waiting = self.peers.iter().filter(|peer| {
-            peer.dials && peer.connection.is_none() && peer.attempt.is_none()
-        });
+        let waiting = self
+            .peers
+            .iter()
+            .filter(|peer| peer.dials && peer.connection.is_none() && peer.attempt.is_none());
         waiting.map(|peer| peer.next_dial_ns).min().unwrap_or(u64::MAX)
     }
 

@@ -234,9 +234,15 @@ impl Chunkserver {
             let hole = std::iter::repeat_n(Default::default(), read.range.blocks as usize);
             started.states.extend(hole);
         }
-        if !plan(started, &self.pool, &self.reads.zeroes, self.reads.zero_crc, |piece, extent, buffer| {
-            shard.read(token_of(slot, piece), extent, buffer);
-        }) {
+        if !plan(
+            started,
+            &self.pool,
+            &self.reads.zeroes,
+            self.reads.zero_crc,
+            |piece, extent, buffer| {
+                shard.read(token_of(slot, piece), extent, buffer);
+            },
+        ) {
             started.pieces.clear();
             self.reads.free.push(slot);
             return false;

@@ -157,7 +157,6 @@ fn install(
         key,
         birth: head.birth,
         applied: head.applied,
-        as_of: head.as_of,
         since: head.since,
         blocks: &blocks,
     })?;

@@ -60,7 +60,8 @@ pub(super) struct Feed {
 
 /// The feed that a device read belongs to: copyset position and feed number.
 pub(super) fn feed_of(token: u64) -> Option<(u32, usize)> {
-    (token & FEED_TOKEN != 0).then_some(((token >> 40) as u32 & 0x7f_ffff, (token >> 36) as usize & 0xf))
+    (token & FEED_TOKEN != 0)
+        .then_some(((token >> 40) as u32 & 0x7f_ffff, (token >> 36) as usize & 0xf))
 }
 
 fn token_of(position: u32, feed: usize, number: u32, piece: usize) -> u64 {

@@ -134,7 +134,13 @@ impl Replies {
     }
 
     /// Keeps `text` for the client and queues the piece at `offset`; an empty `text` keeps the old.
-    pub fn text(&mut self, connection: ConnectionId, token: u64, offset: u32, text: Option<String>) {
+    pub fn text(
+        &mut self,
+        connection: ConnectionId,
+        token: u64,
+        offset: u32,
+        text: Option<String>,
+    ) {
         if let (Some(client), Some(text)) = (self.client(connection), text) {
             client.text = text;
         }

@@ -21,7 +21,7 @@ use super::replies::Replies;
 use super::status::OutOfService;
 use super::{Chunkserver, ChunkserverOptions, Copyset, Endpoint, ReplicaPlace, RunningShard};
 use crate::copyset::{self, CopysetState};
-use crate::counters::Counters;
+use crate::counters::{Counters, DriverCounters};
 use crate::ids::{CopysetId, LogIndex, Term};
 use crate::journal::{Item, ReplicaIdentity};
 use crate::raft_group::{Group, Log, MembershipError, Outbox, parse_conf_state};
@@ -88,6 +88,9 @@ enum Unfit {
     Gap(#[from] Gap),
 }
 
+/// Applied entries that a log keeps, however many copysets share the reactor.
+const RETAINED_MIN: u64 = 256;
+
 impl Chunkserver {
     /// Starts all replicas that are fit to serve. `own` names this reactor.
     ///
@@ -122,13 +125,16 @@ impl Chunkserver {
             shard_events: Vec::new(),
             counters: Counters::default(),
             now_ns,
+            retained: 0,
             next_expiry_ns: now_ns,
-            drivers: serde_json::Value::Null,
+            drivers: DriverCounters::default(),
         };
         for plan in plans {
             server.start_shard(plan)?;
         }
         server.by_id.sort_unstable();
+        let copysets = server.copysets.len().max(1) as u64;
+        server.retained = (server.options.log_entries_retained / copysets).max(RETAINED_MIN);
         Ok(server)
     }
 
@@ -146,7 +152,12 @@ impl Chunkserver {
                 }
                 Err((unfit, found)) => {
                     self.leave_out(position, replica.copyset, &unfit);
-                    live.extend(found.map(|found| self.hold(position, &mut shard, &found)).into_iter().flatten());
+                    live.extend(
+                        found
+                            .map(|found| self.hold(position, &mut shard, &found))
+                            .into_iter()
+                            .flatten(),
+                    );
                 }
             }
         }
@@ -154,8 +165,11 @@ impl Chunkserver {
             self.leave_out(position, group.copyset, &Unfit::Unlisted);
             live.extend(self.hold(position, &mut shard, &group));
         }
-        let payloads =
-            live.iter().map(|(key, index, extents)| LivePayload { key: *key, index: *index, extents });
+        let payloads = live.iter().map(|(key, index, extents)| LivePayload {
+            key: *key,
+            index: *index,
+            extents,
+        });
         shard
             .finish_recovery(payloads)
             .map_err(|source| StartError::Space { shard: position, source })?;
@@ -210,7 +224,8 @@ impl Chunkserver {
             self.now_ns,
         );
         let others = plan.places.iter();
-        let feeds = others.filter_map(|place| Some(Feed::new(place.replica, place.peer?))).collect();
+        let feeds =
+            others.filter_map(|place| Some(Feed::new(place.replica, place.peer?))).collect();
         self.by_id.push((id, self.copysets.len() as u32));
         self.copysets.push(Copyset {
             id,
@@ -321,11 +336,8 @@ pub(super) fn first_base() -> (LogIndex, Term) {
 /// on one beyond its log.
 fn settle_hard_state(log: &mut Log, found: &RecoveredGroup, state: &CopysetState) {
     let stored = &found.hard_state;
-    let mut hard_state = HardState {
-        term: stored.term.0,
-        vote: stored.vote.0,
-        ..HardState::default()
-    };
+    let mut hard_state =
+        HardState { term: stored.term.0, vote: stored.vote.0, ..HardState::default() };
     let commit = stored.commit.max(found.applied_note).max(state.applied());
     hard_state.commit = commit.min(log.last()).0;
     let last_term = log.term_at(log.last()).map_or(0, |term| term.0);

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{CatchUpStatus, Chunkserver};
-use crate::counters::Counters;
+use crate::counters::{Counters, DriverCounters};
 use crate::ids::CopysetId;
 use crate::raft_group::Role;
 use crate::shard::{Shard, ShardCounters};
@@ -148,8 +148,8 @@ pub struct ChunkserverStatus {
     pub pool_pages: u32,
     /// What it counted.
     pub counters: Counters,
-    /// What its drivers counted; filled in by the reactor's owner.
-    pub drivers: serde_json::Value,
+    /// What its drivers counted.
+    pub drivers: DriverCounters,
 }
 
 impl Chunkserver {
@@ -179,7 +179,7 @@ impl Chunkserver {
             pool_pages_free: self.pool.free_pages(),
             pool_pages: self.pool.total_pages(),
             counters: self.counters,
-            drivers: self.drivers.clone(),
+            drivers: self.drivers,
         }
     }
 

@@ -43,7 +43,11 @@ impl Chunkserver {
             if !copyset.group.has_applied_own_term() {
                 continue;
             }
-            let Some(session) = copyset.state.idle_session(self.now_ns, self.options.session_idle_ns) else { continue };
+            let Some(session) =
+                copyset.state.idle_session(self.now_ns, self.options.session_idle_ns)
+            else {
+                continue;
+            };
             let proposal = Proposal {
                 operation: Operation::ExpireSession,
                 chunk: ChunkId(0),

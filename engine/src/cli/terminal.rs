@@ -65,7 +65,8 @@ impl Progress {
     /// Work of `total` bytes.
     #[must_use]
     pub fn bytes(label: &'static str, total: u64) -> Progress {
-        let style = "{msg:>12} [{bar:30}] {bytes:>10} of {total_bytes}, {bytes_per_sec}, {eta} left";
+        let style =
+            "{msg:>12} [{bar:30}] {bytes:>10} of {total_bytes}, {bytes_per_sec}, {eta} left";
         Progress::new(label, total, style)
     }
 
@@ -91,6 +92,11 @@ impl Progress {
             // Hidden all the same where standard error is no terminal.
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
+    }
+
+    /// So much is done, all in all.
+    pub fn reach(&mut self, position: u64) {
+        self.advance(position.saturating_sub(self.bar.position()));
     }
 
     /// All is done: the bar disappears. Returns how long it took.

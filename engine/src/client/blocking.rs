@@ -92,14 +92,18 @@ impl<N: Network> BlockingClient<N> {
         bytes: &[u8],
     ) -> Result<(), BlockingError> {
         assert!(bytes.len().is_multiple_of(BLOCK_SIZE), "whole blocks");
-        let mut at = offset_blocks;
-        for piece in bytes.chunks(SUBMISSION_BLOCKS_MAX as usize * BLOCK_SIZE) {
-            let blocks = (piece.len() / BLOCK_SIZE) as u32;
-            let acquired = self.client.pool().acquire(blocks);
-            let mut buffer = acquired.ok_or(BlockingError::NoPages)?;
+        let (mut at, mut left) = (offset_blocks, bytes);
+        while !left.is_empty() {
+            let blocks = (left.len() / BLOCK_SIZE).min(SUBMISSION_BLOCKS_MAX as usize) as u32;
+            let halves = std::iter::successors(Some(blocks), |blocks| Some(blocks / 2));
+            let mut acquired =
+                halves.take_while(|n| *n > 0).filter_map(|n| self.client.pool().acquire(n));
+            let mut buffer = acquired.next().ok_or(BlockingError::NoPages)?;
+            let (piece, rest) = left.split_at(buffer.len());
             buffer.copy_from_slice(0, piece);
+            let blocks = u64::from(buffer.pages());
             self.write(volume, at, buffer.freeze())?;
-            at += u64::from(blocks);
+            (at, left) = (at + blocks, rest);
         }
         Ok(())
     }

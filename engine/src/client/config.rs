@@ -28,6 +28,10 @@ pub(super) const EVENTS_PER_TURN: usize = 256;
 /// Answers "not the leader, ask that one" that a piece follows without pausing, one after another.
 pub(super) const HINTS_MAX: u8 = 2;
 
+/// How long a read waits for the landing window to grow before it makes do with what there is:
+/// 2 ms.
+pub(super) const LANDING_PATIENCE_NS: u64 = 2_000_000;
+
 /// Attempts of one piece that may fail for damaged bytes.
 pub(super) const DAMAGED_MAX: u8 = 8;
 

@@ -18,7 +18,7 @@ pub(super) mod violation {
     pub(in super::super) const BAD_FRAME: &str = "the peer sent what is no reply";
     pub(in super::super) const FRAME_LIMIT: &str = "the peer takes too short frames";
     pub(in super::super) const SILENT: &str = "the peer has not answered for too long";
-    pub(in super::super) const QUARANTINE: &str = "too many reads were given up";
+    pub(in super::super) const QUARANTINE: &str = "pages of reads that were given up are needed";
     pub(in super::super) const UNWANTED: &str = "the connection belongs to no endpoint";
 }
 
@@ -97,7 +97,7 @@ impl Core {
 
     pub(super) fn on_writable(&mut self, connection: ConnectionId) {
         if let Some(id) = self.endpoint_of(connection) {
-            self.endpoint(id).blocked = [false; 2];
+            self.endpoint(id).unblock();
         }
     }
 

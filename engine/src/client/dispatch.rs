@@ -1,7 +1,5 @@
 //! Sending what waits: per endpoint and lane, route by route, until there is no more room.
 
-use culvert_memory::Buffer;
-
 use super::connection::violation;
 use super::core::Core;
 use super::endpoint::{EndpointId, Link};
@@ -111,62 +109,6 @@ impl Core {
             }
             Err(error) => self.refused(connection, error),
         }
-    }
-
-    /// Pages for the next request of a read: all that it lacks, or less where the window is too
-    /// small or too scattered and nothing is under way that would change it.
-    fn landing_pages<N: Network>(
-        &mut self,
-        network: &mut N,
-        endpoint: EndpointId,
-        connection: ConnectionId,
-        index: PieceIndex,
-    ) -> Option<Buffer> {
-        let left = self.pieces[index].blocks_left();
-        let landing = network.acquire_named(connection, left);
-        if landing.is_some() || self.endpoint(endpoint).reads_in_flight > 0 {
-            return landing;
-        }
-        if self.relieve(connection)
-            && let Some(landing) = network.acquire_named(connection, left)
-        {
-            return Some(landing);
-        }
-        if left == 1 {
-            return None;
-        }
-        if self.pieces[index].gathered.is_none() {
-            let whole = self.pool.acquire(self.pieces[index].range.blocks)?;
-            self.pieces[index].gathered = Some(whole);
-        }
-        let halves = std::iter::successors(Some(left / 2), |pages| Some(pages / 2));
-        halves.take_while(|pages| *pages > 0).find_map(|n| network.acquire_named(connection, n))
-    }
-
-    /// Moves what has landed for operations that are not complete from a connection's window to
-    /// the pool; returns whether that has freed pages.
-    ///
-    /// Only done when no read is under way on the connection: two operations could otherwise hold
-    /// the pages that the other one waits for.
-    fn relieve(&mut self, connection: ConnectionId) -> bool {
-        let mut relieved = false;
-        for index in self.pieces.indices() {
-            let piece = &mut self.pieces[index];
-            let landed = piece.state == PieceState::Done && piece.connection == connection;
-            if !landed || piece.gathered.is_some() {
-                continue;
-            }
-            let Some(landing) = piece.landing.take() else { continue };
-            let Some(mut gathered) = self.pool.acquire(landing.pages()) else {
-                piece.landing = Some(landing);
-                break;
-            };
-            self.statistics.copied_bytes += landing.len() as u64;
-            gathered.copy_from(0, &landing.freeze());
-            piece.gathered = Some(gathered);
-            relieved = true;
-        }
-        relieved
     }
 
     fn step_change<N: Network>(

@@ -58,6 +58,9 @@ pub(super) struct Endpoint {
     pub(super) blocked: [bool; 2],
     /// Whether the reads wait for landing pages only, of which the network says nothing.
     pub(super) landing_short: bool,
+    /// Since when the window, with no read under way in it, has been too small or too scattered.
+    /// Growing takes it a moment; when that has passed, reads make do with what there is.
+    pub(super) landing_short_ns: Option<u64>,
     /// Reads on their way over this connection.
     pub(super) reads_in_flight: u32,
     /// Whether the connection is wanted although nothing is to be sent to a replica.
@@ -90,6 +93,7 @@ impl Endpoint {
             ready: [VecDeque::new(), VecDeque::new()],
             blocked: [false; 2],
             landing_short: false,
+            landing_short_ns: None,
             reads_in_flight: 0,
             wanted: false,
         }
@@ -121,9 +125,15 @@ impl Endpoint {
         self.established = true;
         self.heard_ns = now_ns;
         self.heard = false;
+        self.unblock();
+        debug_assert_eq!(self.reads_in_flight, 0, "reads end with their connection");
+    }
+
+    /// Notes that there may be room, or a larger window.
+    pub(super) fn unblock(&mut self) {
         self.blocked = [false; 2];
         self.landing_short = false;
-        debug_assert_eq!(self.reads_in_flight, 0, "reads end with their connection");
+        self.landing_short_ns = None;
     }
 
     /// Notes that a frame came in.

@@ -39,6 +39,7 @@ mod dispatch;
 mod endpoint;
 mod error;
 mod expiry;
+mod landing;
 mod numbers;
 mod operation;
 mod options;
@@ -51,6 +52,7 @@ mod route;
 mod statistics;
 mod status;
 mod submission;
+mod transfer;
 mod volume;
 mod waiting;
 
@@ -62,6 +64,7 @@ pub use operation::{Completion, Operation, OperationKind, ReadData, ReadPart, Re
 pub use options::{ClientOptions, OptionsError, Transports};
 pub use statistics::Statistics;
 pub use status::StatusError;
+pub use transfer::{TransferError, TransferOptions, TransferReport, export, import};
 pub use volume::VolumeHandle;
 
 use std::time::Duration;
@@ -234,3 +237,6 @@ impl<N: Network> Client<N> {
         self.core.take_status()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,11 @@ impl Quarantine {
         self.entries.len()
     }
 
+    /// Whether pages of that connection's window are kept.
+    pub(super) fn holds(&self, connection: ConnectionId) -> bool {
+        self.entries.iter().any(|entry| entry.connection == connection)
+    }
+
     /// Keeps the pages of a read.
     ///
     /// # Panics

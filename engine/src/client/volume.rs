@@ -5,7 +5,7 @@ use super::route::RouteIndex;
 use crate::cluster::VolumeLayout;
 use crate::ids::BLOCK_SIZE;
 
-/// An open volume. It stays open as long as its client.
+/// An open volume of one client. It stays open as long as that client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VolumeHandle {
     pub(super) index: u32,

@@ -69,6 +69,16 @@ fn sample() -> Cluster {
 }
 
 #[test]
+fn the_example_of_the_documentation_is_right() {
+    let text = include_str!("../../../docs/format/cluster-file.md");
+    let from = text.find("```toml").expect("an example") + "```toml".len();
+    let to = from + text[from..].find("```").expect("its end");
+    let cluster = parse(&text[from..to]).expect("it keeps the rules");
+    let layout = cluster.layout(cluster.volume("disk").expect("listed"));
+    assert_eq!(layout.copyset_blocks(), [131_072]);
+}
+
+#[test]
 fn finds_who_runs_what() {
     let cluster = sample();
     assert_eq!(cluster.chunk_blocks(), 16);

@@ -27,6 +27,12 @@ pub enum ByteSizeError {
 }
 
 impl ByteSize {
+    /// The number.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+
     /// A number of KiB.
     #[must_use]
     pub const fn kib(count: u64) -> ByteSize {

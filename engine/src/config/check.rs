@@ -8,6 +8,7 @@ use super::{
 };
 use crate::ids::OPERATION_BLOCKS_MAX;
 use crate::wire::FRAME_BYTES_MAX;
+use culvert_transport::{Address, AddressError};
 
 const PAGE_BYTES: u64 = 4096;
 const HUGEPAGE_BYTES: u64 = 2 << 20;
@@ -80,14 +81,13 @@ pub enum ConfigFault {
         /// What it names.
         value: String,
     },
-    /// No reactor listens anywhere, so that nobody could reach the node.
-    #[error("no [[reactors]] has an address in `listen`")]
-    Deaf,
     /// An address has none of the forms that exist.
-    #[error("reactors.listen names {value}: an address is shm:///PATH or tcp://IP:PORT")]
+    #[error("reactors.listen names {value}: {error}")]
     Address {
         /// The address.
         value: String,
+        /// What is wrong with it.
+        error: AddressError,
     },
     /// The node has no name.
     #[error("node is the nil UUID; generate one, for instance with `uuidgen`")]
@@ -124,12 +124,7 @@ impl NodeConfig {
         let cores = self.reactors.iter().map(|reactor| reactor.core.to_string());
         unique("reactors.core", cores)?;
         let addresses = self.reactors.iter().flat_map(|reactor| reactor.listen.iter().cloned());
-        let fixed = addresses.filter(|address| !address.ends_with(":0"));
-        unique("reactors.listen", fixed)?;
-        if self.reactors.iter().all(|reactor| reactor.listen.is_empty()) {
-            return Err(ConfigFault::Deaf);
-        }
-        Ok(())
+        unique("reactors.listen", addresses.filter(|address| !address.ends_with(":0")))
     }
 
     /// Windows of TCP connections are carved from the pool: half of it is left for everything else.
@@ -154,21 +149,11 @@ impl NodeConfig {
 impl ReactorConfig {
     fn check(&self) -> Result<(), ConfigFault> {
         range("reactors.pool_bytes", self.pool_bytes.0, HUGEPAGE_BYTES, 1 << 40)?;
-        if !self.pool_bytes.0.is_multiple_of(HUGEPAGE_BYTES) {
-            return Err(ConfigFault::NotAMultiple {
-                key: "reactors.pool_bytes",
-                value: self.pool_bytes,
-                unit: ByteSize(HUGEPAGE_BYTES),
-            });
-        }
-        let known = |address: &String| {
-            address.strip_prefix("shm://").is_some_and(|path| path.starts_with('/'))
-                || address
-                    .strip_prefix("tcp://")
-                    .is_some_and(|rest| rest.parse::<std::net::SocketAddr>().is_ok())
-        };
-        match self.listen.iter().find(|address| !known(address)) {
-            Some(address) => Err(ConfigFault::Address { value: address.clone() }),
+        multiple("reactors.pool_bytes", self.pool_bytes, HUGEPAGE_BYTES)?;
+        let wrong =
+            |text: &String| text.parse::<Address>().err().map(|error| (text.clone(), error));
+        match self.listen.iter().find_map(wrong) {
+            Some((value, error)) => Err(ConfigFault::Address { value, error }),
             None => Ok(()),
         }
     }
@@ -184,7 +169,7 @@ impl TurnConfig {
     fn check(&self) -> Result<(), ConfigFault> {
         range("turn.events_max", self.events_max as u64, 1, 65_536)?;
         range("turn.completions_max", self.completions_max as u64, 1, 65_536)?;
-        range("turn.operations_max", self.operations_max as u64, 1, 65_536)
+        range("turn.operations_max", self.operations_max, 1, 65_536)
     }
 }
 
@@ -238,6 +223,7 @@ impl RaftConfig {
         range("raft.heartbeat_ticks", self.heartbeat_ticks, 1, 1000)?;
         range("raft.election_ticks", self.election_ticks, 3, 10_000)?;
         range("raft.append_entries_max", self.append_entries_max, 1, 1024)?;
+        range("raft.session_idle_s", self.session_idle_s, 10, 7 * 24 * 3600)?;
         let frames = self.append_frames_in_flight_max;
         range("raft.append_frames_in_flight_max", frames, 1, 65_536)?;
         if self.election_ticks < 3 * self.heartbeat_ticks {
@@ -266,16 +252,34 @@ impl RaftConfig {
 
 impl StoreConfig {
     fn check(&self) -> Result<(), ConfigFault> {
+        // A shard keeps 64 commands for itself, and must have as many again for payload.
+        range("store.commands_max", self.commands_max, 129, u16::MAX.into())?;
+        blocks("store.batch_bytes", self.batch_bytes, 64 << 10, 2 << 20)?;
+        range("store.batch_buffers", self.batch_buffers as u64, 2, 64)?;
         range("store.mark_delay_ms", self.mark_delay_ms, 1, 10_000)?;
+        range("store.reserve_blocks", self.reserve_blocks, 64, u32::MAX.into())?;
+        range("store.checkpoint_factor", self.checkpoint_factor, 1, 1 << 20)?;
+        range("store.checkpoint_min_bytes", self.checkpoint_min_bytes.0, 1 << 20, 1 << 50)?;
+        range("store.checkpoint_pages_per_turn", self.checkpoint_pages_per_turn, 1, 65_536)?;
+        range("store.checkpoint_command_pages", self.checkpoint_command_pages, 1, 256)?;
+        range("store.recovery_depth", self.recovery_depth as u64, 1, 1024)?;
+        blocks("store.recovery_read_bytes", self.recovery_read_bytes, 4096, 1 << 20)?;
         range("store.retained_entries", self.retained_entries, 1, 1 << 20)?;
-        for (key, rate) in [
-            ("store.batch_bytes", self.batch_bytes),
-            ("store.catch_up_bytes_per_second", self.catch_up_bytes_per_second),
-        ] {
-            range(key, rate.0, 1 << 20, 1 << 40)?;
-        }
-        range("store.scrub_bytes_per_second", self.scrub_bytes_per_second.0, 0, 1 << 40)
+        let rate = self.catch_up_bytes_per_second.0;
+        range("store.catch_up_bytes_per_second", rate, 1 << 20, 1 << 40)
     }
+}
+
+fn blocks(key: &'static str, value: ByteSize, min: u64, max: u64) -> Result<(), ConfigFault> {
+    range(key, value.0, min, max)?;
+    multiple(key, value, PAGE_BYTES)
+}
+
+fn multiple(key: &'static str, value: ByteSize, unit: u64) -> Result<(), ConfigFault> {
+    if !value.0.is_multiple_of(unit) {
+        return Err(ConfigFault::NotAMultiple { key, value, unit: ByteSize(unit) });
+    }
+    Ok(())
 }
 
 fn range(key: &'static str, value: impl Into<u64>, min: u64, max: u64) -> Result<(), ConfigFault> {

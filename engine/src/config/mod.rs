@@ -107,7 +107,7 @@ pub struct NodeConfig {
     /// Elections, heartbeats, leases.
     #[serde(default)]
     pub raft: RaftConfig,
-    /// Journal, checkpoint, catch-up, scrub.
+    /// Journal, checkpoints, recovery, catch-up.
     #[serde(default)]
     pub store: StoreConfig,
 }

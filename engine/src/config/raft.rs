@@ -20,7 +20,7 @@ pub struct RaftConfig {
     pub append_entries_max: u32,
     /// Append frames in flight to one follower of one copyset.
     pub append_frames_in_flight_max: u32,
-    /// A client's session that was silent for so long is ended.
+    /// How long a client's session may be idle before the leader lets it expire.
     pub session_idle_s: u32,
 }
 

@@ -14,13 +14,14 @@ pub struct ReactorConfig {
     /// buffers. A multiple of 2 MiB, taken from hugepages where there are enough.
     #[serde(default = "ReactorConfig::pool_bytes_default")]
     pub pool_bytes: ByteSize,
-    /// Where it accepts connections: `shm:///PATH` and `tcp://IP:PORT`, any number of each.
+    /// Where it accepts connections: `shm:///PATH` and `tcp://IP:PORT`, any number of each. None:
+    /// where the cluster file says.
     #[serde(default)]
     pub listen: Vec<String>,
 }
 
 impl ReactorConfig {
-    /// A reactor on `core` that listens nowhere yet.
+    /// A reactor on `core` that listens where the cluster file says.
     #[must_use]
     pub fn new(core: usize) -> ReactorConfig {
         ReactorConfig { core, pool_bytes: Self::pool_bytes_default(), listen: Vec::new() }
@@ -58,7 +59,7 @@ pub struct TurnConfig {
     /// Device completions handled in one turn, for each queue pair.
     pub completions_max: usize,
     /// Requests of clients in work, over all shards of the reactor. One more is answered "busy".
-    pub operations_max: usize,
+    pub operations_max: u32,
 }
 
 impl Default for TurnConfig {

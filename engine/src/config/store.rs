@@ -27,42 +27,60 @@ impl DeviceConfig {
     }
 }
 
-/// Journal, checkpoint, catch-up and scrub.
+/// Journal, checkpoints, recovery and catch-up of every shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
+    /// Commands of one shard queued or in flight.
+    pub commands_max: u32,
+    /// Bytes of one journal write at most.
+    pub batch_bytes: ByteSize,
+    /// Journal buffers of a shard: one in flight, one open, the others for batches that wait.
+    pub batch_buffers: usize,
     /// How long a shard may be quiet before an empty journal block carries the mark on.
     pub mark_delay_ms: u32,
-    /// Pages of checkpoint that a shard writes in one turn at most, so that it does not get in
-    /// the way.
-    pub checkpoint_pages_per_turn: u32,
-    /// Bytes of one journal write at most; three such buffers come out of the pool for each shard.
-    pub batch_bytes: ByteSize,
-    /// Device commands queued or in flight for each shard, at most.
-    pub commands_max: u32,
-    /// Blocks of each shard's data space kept for entries that are already proposed.
+    /// Whether the device is told of what discards and deletes have freed.
+    pub deallocates: bool,
+    /// Blocks of a shard's data space that no quota may promise: room for what is overwritten and
+    /// not yet released.
     pub reserve_blocks: u32,
-    /// Applied entries that each copyset keeps in its log, so that a follower that was away for a
-    /// moment needs no more than them.
+    /// A checkpoint starts when the bytes written since the last exceed this many times its size.
+    pub checkpoint_factor: u64,
+    /// ... but not before this many bytes.
+    pub checkpoint_min_bytes: ByteSize,
+    /// Pages of a checkpoint written in one turn, so that it does not get in the way.
+    pub checkpoint_pages_per_turn: u32,
+    /// Pages of one checkpoint command.
+    pub checkpoint_command_pages: u32,
+    /// Reads in flight while a shard is opened.
+    pub recovery_depth: usize,
+    /// Bytes of one read while a shard is opened.
+    pub recovery_read_bytes: ByteSize,
+    /// Applied entries that the copysets of a reactor keep in their logs, all together, so that a
+    /// follower that was away for a moment needs no more than them.
     pub retained_entries: u32,
     /// Bytes of blocks sent in a second, over all copysets of a reactor, to replicas that lack more
     /// than the log holds.
     pub catch_up_bytes_per_second: ByteSize,
-    /// Bytes read in a second, over all shards of a reactor, to check what is stored.
-    pub scrub_bytes_per_second: ByteSize,
 }
 
 impl Default for StoreConfig {
     fn default() -> StoreConfig {
         StoreConfig {
-            mark_delay_ms: 10,
-            checkpoint_pages_per_turn: 16,
-            batch_bytes: ByteSize::mib(1),
             commands_max: 8192,
+            batch_bytes: ByteSize::mib(1),
+            batch_buffers: 3,
+            mark_delay_ms: 10,
+            deallocates: true,
             reserve_blocks: 4096,
-            retained_entries: 4096,
+            checkpoint_factor: 64,
+            checkpoint_min_bytes: ByteSize::mib(16),
+            checkpoint_pages_per_turn: 16,
+            checkpoint_command_pages: 16,
+            recovery_depth: 8,
+            recovery_read_bytes: ByteSize::kib(256),
+            retained_entries: 65_536,
             catch_up_bytes_per_second: ByteSize::mib(256),
-            scrub_bytes_per_second: ByteSize::mib(8),
         }
     }
 }

@@ -186,12 +186,11 @@ impl CopysetState {
                 self.sessions.expire(record.session());
                 return Applied { result: ResultCode::Ok, opened: None };
             }
+            Operation::Noop | Operation::ConfChange => {
+                return Applied { result: ResultCode::Ok, opened: None };
+            }
             Operation::Fence => self.epoch = record.epoch(),
-            Operation::Noop
-            | Operation::Write
-            | Operation::Discard
-            | Operation::Delete
-            | Operation::ConfChange => {}
+            Operation::Write | Operation::Discard | Operation::Delete => {}
         }
         if let Some(session) = self.sessions.get_mut(record.session()) {
             session.note(record.request(), ResultCode::Ok);

@@ -93,10 +93,7 @@ pub fn format<Q: QueuePair + ?Sized>(
 }
 
 /// Refuses a device that is one of Culvert's, damaged or not.
-fn refuse_formatted<Q: QueuePair + ?Sized>(
-    queue: &mut Q,
-    pool: &Pool,
-) -> Result<(), FormatError> {
+fn refuse_formatted<Q: QueuePair + ?Sized>(queue: &mut Q, pool: &Pool) -> Result<(), FormatError> {
     match read_copies(queue, pool)? {
         [Ok(header), _] | [_, Ok(header)] => {
             Err(FormatError::AlreadyFormatted { uuid: header.uuid })

@@ -226,8 +226,7 @@ fn parse_shards(fields: &HeaderBytes) -> Result<Vec<ShardLayout>, HeaderError> {
             data_bytes: entry.data_bytes.get(),
         };
         let end = layout.end().ok_or(HeaderError::Field("shard range"))?;
-        let parts =
-            [layout.start, layout.ring_bytes, layout.checkpoint_bytes, layout.data_bytes];
+        let parts = [layout.start, layout.ring_bytes, layout.checkpoint_bytes, layout.data_bytes];
         let granules = parts.iter().all(|part| part % BLOCK_SIZE as u64 == 0);
         let placed = layout.start >= free_from && end <= fields.device_bytes.get();
         let sized = parts.iter().all(|&part| part > 0)

@@ -74,13 +74,8 @@ fn superblock_bytes_are_pinned_and_checked() {
     let layout = plan(1 << 30, 2).shards[1];
     let salt = header().salt(1);
     let place = CheckpointPlace { area: 1, number: 5, pages: 6, pages_crc: 7 };
-    let superblock = Superblock {
-        sequence: 2,
-        position: 3,
-        mark: 9,
-        incarnation: 4,
-        checkpoint: Some(place),
-    };
+    let superblock =
+        Superblock { sequence: 2, position: 3, mark: 9, incarnation: 4, checkpoint: Some(place) };
     let mut bytes = superblock.emit(1, salt);
     assert_eq!(bytes[..8], *b"CVSUPER\0");
     assert_eq!(bytes[12..16], [1, 0, 0, 0]);

@@ -134,7 +134,11 @@ impl<'a> Verdict<'a> {
     ///
     /// [`ItemError::Body`] if it is none.
     pub fn parse(bytes: &'a [u8]) -> Result<Verdict<'a>, ItemError> {
-        if bytes.len().is_multiple_of(GROUP_VERDICT_BYTES) { Ok(Verdict(bytes)) } else { Err(ItemError::Body) }
+        if bytes.len().is_multiple_of(GROUP_VERDICT_BYTES) {
+            Ok(Verdict(bytes))
+        } else {
+            Err(ItemError::Body)
+        }
     }
 }
 

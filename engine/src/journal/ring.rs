@@ -128,9 +128,6 @@ impl Ring {
     pub fn runs(&self, position: u64, blocks: u32) -> [RingRun; 2] {
         let slot = position % self.blocks;
         let before_wrap = (self.blocks - slot).min(u64::from(blocks)) as u32;
-        [
-            RingRun { slot, blocks: before_wrap },
-            RingRun { slot: 0, blocks: blocks - before_wrap },
-        ]
+        [RingRun { slot, blocks: before_wrap }, RingRun { slot: 0, blocks: blocks - before_wrap }]
     }
 }

@@ -190,7 +190,11 @@ impl Scan {
             (Some(before), Some(after)) => before.incarnation == after.incarnation,
             _ => false,
         };
-        let sure = if same { from } else { before.map_or(self.from, |block| block.mark.clamp(self.from, from)) };
+        let sure = if same {
+            from
+        } else {
+            before.map_or(self.from, |block| block.mark.clamp(self.from, from))
+        };
         pieces.push(Piece::Hole { sure, to });
     }
 

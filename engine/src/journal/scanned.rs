@@ -99,7 +99,16 @@ pub struct Scanned {
 impl Scanned {
     /// Items and holes in the order of the ring, up to the end.
     pub fn steps(&self) -> impl Iterator<Item = Result<Step<'_>, MalformedItem>> {
-        Steps { scanned: self, piece: 0, block: 0, block_end: 0, batch: 0, offset: 0, run_end: 0, doubt: 0 }
+        Steps {
+            scanned: self,
+            piece: 0,
+            block: 0,
+            block_end: 0,
+            batch: 0,
+            offset: 0,
+            run_end: 0,
+            doubt: 0,
+        }
     }
 
     /// The damaged positions below the mark, items in doubt included.

@@ -37,14 +37,12 @@ pub(super) fn open_all(
             }
             let position = plans.len();
             let shard_config = shard_config(config, device, position);
-            let recovered =
-                open_shard(&mut queue_pair, &header, shard.shard, shard_config, pool).map_err(
-                    |source| NodeError::Shard {
-                        uri: device.uri.clone(),
-                        shard: shard.shard,
-                        source,
-                    },
-                )?;
+            let recovered = open_shard(&mut queue_pair, &header, shard.shard, shard_config, pool)
+                .map_err(|source| NodeError::Shard {
+                uri: device.uri.clone(),
+                shard: shard.shard,
+                source,
+            })?;
             let replicas = replicas_on(cluster, &header, shard.shard);
             check_quota(config, device, cluster, &header, &recovered, shard.shard)?;
             plans.push(ShardPlan { recovered, replicas, create });
@@ -59,10 +57,8 @@ fn open_queue_pair(
     config: &NodeConfig,
     pool: &Pool,
 ) -> Result<AnyQueuePair, NodeError> {
-    let uri: DeviceUri = device
-        .uri
-        .parse()
-        .map_err(|source| NodeError::Uri { uri: device.uri.clone(), source })?;
+    let uri: DeviceUri =
+        device.uri.parse().map_err(|source| NodeError::Uri { uri: device.uri.clone(), source })?;
     let regions_max = config.transport.connections_max.saturating_mul(4).clamp(64, 4096);
     let options = OpenOptions { depth: device.depth_max, regions_max };
     let mut queue_pair = open(&uri, &options)
@@ -122,13 +118,20 @@ fn check_quota(
 }
 
 fn shard_config(config: &NodeConfig, device: &DeviceConfig, position: usize) -> ShardConfig {
+    let store = &config.store;
     ShardConfig {
         tag_prefix: u16::try_from(position).expect("a reactor runs few shards"),
-        commands_max: config.store.commands_max.max(4 * device.depth_max),
-        batch_bytes: config.store.batch_bytes.0 as usize,
-        idle_ns: u64::from(config.store.mark_delay_ms) * super::NS_PER_MS,
-        checkpoint_pages_per_turn: config.store.checkpoint_pages_per_turn,
-        ..ShardConfig::default()
+        commands_max: store.commands_max.max(4 * device.depth_max),
+        batch_bytes: store.batch_bytes.bytes() as usize,
+        batch_buffers: store.batch_buffers,
+        idle_ns: u64::from(store.mark_delay_ms) * super::NS_PER_MS,
+        deallocate: store.deallocates,
+        checkpoint_pages_per_turn: store.checkpoint_pages_per_turn,
+        checkpoint_buffer_pages: store.checkpoint_command_pages,
+        checkpoint_bytes_factor: store.checkpoint_factor,
+        checkpoint_bytes_min: store.checkpoint_min_bytes.bytes(),
+        open_depth: store.recovery_depth,
+        open_read_bytes: store.recovery_read_bytes.bytes() as usize,
     }
 }
 
@@ -155,8 +158,7 @@ pub fn open_shard<Q: QueuePair>(
     pool: &Pool,
 ) -> Result<Recovered, OpenError> {
     let namespace = queue_pair.namespace().clone();
-    let mut opening =
-        Opening::new(config, &namespace, header, shard, OpeningMode::Run, pool)?;
+    let mut opening = Opening::new(config, &namespace, header, shard, OpeningMode::Run, pool)?;
     loop {
         let mut submitted = false;
         while let Some(submission) = opening.poll_submission() {

@@ -187,8 +187,7 @@ fn addresses_of(options: &LocalOptions, number: usize) -> Vec<Address> {
 }
 
 fn format_device(uri: &str, uuid: Uuid, options: &LocalOptions) -> Result<(), LocalError> {
-    let parsed =
-        uri.parse().map_err(|source| NodeError::Uri { uri: uri.to_owned(), source })?;
+    let parsed = uri.parse().map_err(|source| NodeError::Uri { uri: uri.to_owned(), source })?;
     let mut queue_pair = open(&parsed, &OpenOptions::default())
         .map_err(|source| NodeError::Open { uri: uri.to_owned(), source: source.into() })?;
     let pool = Pool::new(&PoolOptions {

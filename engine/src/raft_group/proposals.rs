@@ -169,7 +169,9 @@ impl Group {
         let last = self.raw.raft.raft_log.last_index();
         let mut message = Message { from: self.replica.0, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        message.set_entries(std::mem::take(&mut self.stash.proposals).into());
+        let next = Vec::with_capacity(self.stash.proposals.len());
+        let proposals = std::mem::replace(&mut self.stash.proposals, next);
+        message.set_entries(proposals.into());
         if self.raw.raft.step(message).is_ok() {
             assert_eq!(
                 self.raw.raft.raft_log.last_index(),

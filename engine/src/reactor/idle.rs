@@ -69,7 +69,8 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
     /// When the next turn must run at the latest.
     #[must_use]
     pub fn deadline_ns(&self) -> u64 {
-        self.chunkserver.deadline_ns()
+        let network = self.network.next_deadline_ns().unwrap_or(u64::MAX);
+        self.chunkserver.deadline_ns().min(network)
     }
 
     /// Sleeps for at most `timeout_ns`, unless something is there already.
@@ -89,7 +90,8 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
         self.chunkserver.count_sleep();
         let mut descriptors: arrayvec::ArrayVec<PollFd<'_>, DESCRIPTORS_MAX> =
             arrayvec::ArrayVec::new();
-        descriptors.extend(self.network.wake_fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        descriptors
+            .extend(self.network.wake_fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         for device in &self.devices {
             if let Wake::Fd(fd) = device.queue_pair.wake() {
                 descriptors.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));

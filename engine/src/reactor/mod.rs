@@ -15,6 +15,7 @@ use culvert_nvme::QueuePair;
 pub use idle::{Idle, IdleOptions};
 
 use crate::chunkserver::Chunkserver;
+use crate::counters::DriverCounters;
 use crate::network::{ConnectionId, Network, RegionEvent};
 
 /// A monotonic clock that counts suspend, in nanoseconds.
@@ -63,7 +64,14 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
         devices: Vec<Device<D>>,
         budget: TurnBudget,
     ) -> Reactor<D, N> {
-        Reactor { chunkserver, network, devices, budget, windows: Vec::new(), offenders: Vec::new() }
+        Reactor {
+            chunkserver,
+            network,
+            devices,
+            budget,
+            windows: Vec::new(),
+            offenders: Vec::new(),
+        }
     }
 
     /// The chunkserver.
@@ -95,6 +103,7 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
     pub fn turn(&mut self, clock: &mut impl Clock) -> bool {
         let now_ns = clock.now_ns();
         self.chunkserver.begin(now_ns);
+        self.chunkserver.set_drivers(self.driver_counters());
         self.register_windows();
         let events = self.poll_network(now_ns);
         let completions = self.poll_devices(now_ns);
@@ -106,6 +115,14 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
         let busy = events + completions + submitted > 0 || worked;
         self.chunkserver.count_turn(busy);
         busy
+    }
+
+    fn driver_counters(&self) -> DriverCounters {
+        let mut counters = DriverCounters::of_network(&self.network.counters());
+        for device in &self.devices {
+            counters.add_device(device.queue_pair.counters());
+        }
+        counters
     }
 
     /// Devices must know a landing window before a command points into it.

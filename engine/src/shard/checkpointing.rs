@@ -10,9 +10,7 @@ use culvert_nvme::Operation;
 
 use super::config::CHUNK_PIECE_BYTES;
 use super::{Event, Purpose, Shard};
-use crate::checkpoint::{
-    CopysetHead, CopysetImage, SectionKind, StreamWriter, section_head,
-};
+use crate::checkpoint::{CopysetHead, CopysetImage, SectionKind, StreamWriter, section_head};
 use crate::device::{STRUCTURE_BYTES, Superblock};
 use crate::ids::{BLOCK_SIZE, BatchNumber, ChunkId, CopysetId, LogIndex};
 use crate::store::{ChunkKey, FreezeError, FrozenId, PIECE_BYTES_MIN, Store};
@@ -210,11 +208,7 @@ impl Shard {
     /// # Panics
     ///
     /// If another copyset was named.
-    pub fn checkpoint_copyset(
-        &mut self,
-        copyset: CopysetId,
-        fill: impl FnOnce(&mut CopysetImage),
-    ) {
+    pub fn checkpoint_copyset(&mut self, copyset: CopysetId, fill: impl FnOnce(&mut CopysetImage)) {
         assert_eq!(self.checkpoint_wants(), Some(copyset), "the copyset that was named");
         let group = self.groups.get(copyset).expect("it was named");
         let head = CopysetHead {

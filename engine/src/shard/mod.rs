@@ -18,14 +18,14 @@
 //! | `groups` | applied notes and names of the groups |
 //! | `checkpointing` | writing a checkpoint while work goes on |
 //! | `opening`, `replay`, `verify` | recovery |
-//! | `check` | offline verification |
+//! | [`check`] | offline verification |
 //!
 //! Fault model: a command may fail. A failed read is the reader's to deal with; a failed write or
 //! flush poisons the shard: nothing is acknowledged any more until it has been opened again.
 
 mod appender;
 mod batches;
-//pub mod check;
+pub mod check;
 mod checkpointing;
 mod commands;
 mod completing;

@@ -166,11 +166,8 @@ impl Opening {
         pool: &Pool,
     ) -> Result<Opening, OpenError> {
         config.assert_valid();
-        let layout = *header
-            .layout
-            .shards
-            .get(shard as usize)
-            .ok_or(OpenError::NoShard { shard })?;
+        let layout =
+            *header.layout.shards.get(shard as usize).ok_or(OpenError::NoShard { shard })?;
         let geometry = Geometry {
             data_blocks: layout.data_blocks(),
             chunk_blocks: header.layout.chunk_blocks,
@@ -532,7 +529,8 @@ impl Opening {
         };
         let mut list = Vec::new();
         Verdict::encode(&self.voids.to_write(kept), &mut list);
-        let commands = self.write_batch(scanned.mark.max(scanned.from), scanned.end, Some(&list))?;
+        let commands =
+            self.write_batch(scanned.mark.max(scanned.from), scanned.end, Some(&list))?;
         self.stage = Stage::Verdict(commands);
         Ok(())
     }

@@ -154,7 +154,9 @@ impl RangeReader {
         while let Some(chunk) = self.chunks.front_mut() {
             match &mut chunk.state {
                 State::Reading => return,
-                State::Read(buffer) => each(Part::Bytes(&buffer.as_slice()[..chunk.bytes as usize])),
+                State::Read(buffer) => {
+                    each(Part::Bytes(&buffer.as_slice()[..chunk.bytes as usize]))
+                }
                 State::Failed => {
                     if !self.page_read && !self.page_failed {
                         return;

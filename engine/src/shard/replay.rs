@@ -30,8 +30,7 @@ impl Replay {
         group.identity = Some(head.identity);
         group.applied_note = head.applied;
         group.image = Some(image.to_vec());
-        group.damaged =
-            head.damaged.map(|first_bad| Damage { first_bad, vote_unknown: true });
+        group.damaged = head.damaged.map(|first_bad| Damage { first_bad, vote_unknown: true });
         while !items.is_empty() {
             let (item, length) = Item::parse(items)?;
             self.item(&item);

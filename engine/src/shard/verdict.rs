@@ -50,10 +50,7 @@ impl Voids {
     }
 
     /// This opening's verdict, once it is known what each group kept.
-    pub(super) fn to_write(
-        &self,
-        last_kept: impl Fn(CopysetId) -> LogIndex,
-    ) -> Vec<GroupVerdict> {
+    pub(super) fn to_write(&self, last_kept: impl Fn(CopysetId) -> LogIndex) -> Vec<GroupVerdict> {
         let new = self.voids.iter().filter(|void| void.until == u64::MAX);
         new.map(|void| GroupVerdict {
             copyset: void.copyset,

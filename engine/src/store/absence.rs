@@ -55,17 +55,22 @@ impl Absences {
         absence.deleted = absence.deleted.max(index);
     }
 
-    /// Takes a list in, unless a later one is known.
+    /// Takes a list (ascending) in, unless a later one is known. What was covered stays covered: a
+    /// chunk that is listed now and was not before is known to have been absent then.
     pub(super) fn listed(&mut self, copyset: CopysetId, as_of: LogIndex, present: &[ChunkId]) {
-        if as_of <= self.list(copyset) {
+        let before = self.list(copyset);
+        if as_of <= before {
             return;
         }
         self.lists.insert(copyset, as_of);
-        for (_, absence) in self.of_mut(copyset) {
-            absence.listed = false;
-        }
         for &chunk in present {
-            self.chunks.entry(ChunkKey { copyset, chunk }).or_default().listed = true;
+            let absence = self.chunks.entry(ChunkKey { copyset, chunk }).or_default();
+            if !absence.listed {
+                absence.deleted = absence.deleted.max(before);
+            }
+        }
+        for (key, absence) in self.of_mut(copyset) {
+            absence.listed = present.binary_search(&key.chunk).is_ok();
         }
         self.tidy(copyset);
     }

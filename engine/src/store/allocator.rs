@@ -71,7 +71,11 @@ impl Allocator {
         if blocks > self.free_blocks {
             return None;
         }
-        let extents = self.choose(blocks)?;
+        let mut extents = Extents::new();
+        match self.next_run(self.cursor, self.blocks, blocks) {
+            Some(run) if run.blocks == blocks => extents.push(run),
+            _ => extents = self.choose(blocks)?,
+        }
         for extent in &extents {
             self.free.remove(extent.start, extent.blocks).expect("chosen blocks are free");
         }
@@ -81,20 +85,25 @@ impl Allocator {
         Some(extents)
     }
 
+    /// The first run of free blocks in `from..end`, cut to `blocks`.
+    fn next_run(&self, from: u32, end: u32, blocks: u32) -> Option<Extent> {
+        let start = self.free.next(from).filter(|&start| start < end)?;
+        Some(Extent { start, blocks: self.free.run(start, blocks.min(end - start)) })
+    }
+
     /// Chooses free extents without taking them.
     fn choose(&self, blocks: u32) -> Option<Extents> {
         let mut best = Extents::new();
         let mut probes = 0;
         let (mut from, mut end) = (self.cursor, self.blocks);
         loop {
-            let Some(start) = self.free.next(from).filter(|&start| start < end) else {
+            let Some(run) = self.next_run(from, end, blocks) else {
                 if end == self.cursor {
                     return scatter(best, blocks);
                 }
                 (from, end) = (0, self.cursor);
                 continue;
             };
-            let run = Extent { start, blocks: self.free.run(start, blocks.min(end - start)) };
             if run.blocks == blocks {
                 best.clear();
                 best.push(run);

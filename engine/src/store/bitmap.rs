@@ -47,8 +47,18 @@ impl Bitmap {
 
     /// The first member that is not below `from`.
     pub(super) fn next(&self, from: u32) -> Option<u32> {
-        let mut at = from as usize;
-        for level in 0..self.levels.len() {
+        let word = from as usize / 64;
+        let bits = self.levels[0].get(word)? & (!0 << (from % 64));
+        if bits != 0 {
+            return Some(word as u32 * 64 + bits.trailing_zeros());
+        }
+        self.next_above(word + 1)
+    }
+
+    /// The first member in or behind a word of the first level.
+    fn next_above(&self, word: usize) -> Option<u32> {
+        let mut at = word;
+        for level in 1..self.levels.len() {
             let word = at / 64;
             let bits = self.levels[level].get(word)? & (!0 << (at % 64));
             if bits != 0 {
@@ -153,5 +163,46 @@ impl Bitmap {
     /// Bytes of memory held.
     pub(super) fn memory_bytes(&self) -> usize {
         self.levels.iter().map(|level| level.capacity() * size_of::<u64>()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_set(
+            bound in prop_oneof![1_u32..200, 4000_u32..4200],
+            removed in prop::collection::vec((any::<prop::sample::Index>(), 1_u32..900), 0..30),
+            asked in prop::collection::vec((any::<prop::sample::Index>(), 1_u32..300), 20),
+        ) {
+            let mut bitmap = Bitmap::full(bound);
+            let mut set: BTreeSet<u32> = (0..bound).collect();
+            for (from, count) in removed {
+                let from = from.index(bound as usize) as u32;
+                for number in from..bound.min(from + count) {
+                    prop_assert_eq!(bitmap.contains(number), set.contains(&number));
+                    if set.remove(&number) {
+                        bitmap.remove(number, 1).expect("a member");
+                    }
+                }
+            }
+            for (from, max) in asked {
+                let from = from.index(bound as usize) as u32;
+                prop_assert_eq!(bitmap.next(from), set.range(from..).next().copied());
+                let run = (from..).take_while(|number| set.contains(number)).take(max as usize);
+                prop_assert_eq!(bitmap.run(from, max) as usize, run.count());
+            }
+            let holes: Vec<u32> = (0..bound).filter(|number| !set.contains(number)).collect();
+            for number in holes {
+                bitmap.insert(number, 1).expect("no member");
+            }
+            prop_assert_eq!(bitmap, Bitmap::full(bound));
+        }
     }
 }

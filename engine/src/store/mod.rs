@@ -32,6 +32,10 @@
 //!   index when the absences were captured, and recovery replays at least that far. So no chunk is
 //!   behind the base, one that is ahead skips what it has seen, and one that was born, deleted or
 //!   reborn meanwhile is brought to the same end by the replay.
+//! - *Changes that no entry says.* An install, a list ([`Store::retain_chunks`]) or a relocation is
+//!   journaled with the copyset's applied index at that time, in the batch of the next seal or
+//!   before it. Those since the checkpoint began are done again when the replay has applied
+//!   exactly up to that index; they also prove that entries up to it are committed.
 //! - *Recovery.* Images are loaded and entries applied without free space; releases are ignored.
 //!   A record that its chunk covers ([`Store::covers`]) holds no extents from then on: the map
 //!   names them, or nobody does and they may hold anything; their payload is neither verified nor
@@ -305,8 +309,7 @@ impl Store {
     /// Moves a block to another place of the data space (a repair) whose bytes match the block's
     /// checksum. False, and `to` released: its state is no longer `expected`.
     ///
-    /// No entry says so: unless the move is recorded in the batch that the next seal names, the
-    /// old place may be reused while a recovery still finds it in the map.
+    /// No entry says so: it has to be journaled, see above.
     pub fn relocate(&mut self, key: ChunkKey, block: u32, expected: BlockState, to: u32) -> bool {
         assert!(to < self.geometry.data_blocks);
         self.map.relocate(key, block, expected, to, &mut self.releases)

@@ -39,8 +39,7 @@ pub enum CatchUpKind {
 impl CatchUpKind {
     fn from_byte(byte: u8) -> Option<CatchUpKind> {
         use CatchUpKind::{Abort, Begin, Chunk, Done, List, Manifest, Retain, State};
-        const ALL: [CatchUpKind; 8] =
-            [Begin, List, Manifest, Chunk, Retain, State, Done, Abort];
+        const ALL: [CatchUpKind; 8] = [Begin, List, Manifest, Chunk, Retain, State, Done, Abort];
         ALL.get(usize::from(byte).checked_sub(1)?).copied()
     }
 }
@@ -157,7 +156,12 @@ pub const CHUNK_NAMES_MAX: usize = CATCH_UP_BODY_BYTES / size_of::<ChunkName>();
 /// # Panics
 ///
 /// If `body` is longer than [`CATCH_UP_BODY_BYTES`].
-pub fn emit_catch_up<'o>(head: &CatchUpHead, count: u16, body: &[u8], out: &'o mut [u8]) -> &'o [u8] {
+pub fn emit_catch_up<'o>(
+    head: &CatchUpHead,
+    count: u16,
+    body: &[u8],
+    out: &'o mut [u8],
+) -> &'o [u8] {
     assert!(body.len() <= CATCH_UP_BODY_BYTES);
     let fixed = HeadBody {
         kind: head.kind as u8,

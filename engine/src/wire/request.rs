@@ -136,6 +136,9 @@ impl<'a> Request<'a> {
         let (fixed, crcs) =
             RequestBody::read_from_prefix(body).map_err(|_| FrameError::Truncated)?;
         let kind = RequestKind::from_byte(fixed.kind).ok_or(FrameError::Field("kind"))?;
+        if fixed.reserved != [0; 3] || fixed.reserved2 != U32::ZERO {
+            return Err(FrameError::Field("reserved"));
+        }
         let blocks = fixed.blocks.get();
         let expected = if kind == RequestKind::Write {
             if !(1..=OPERATION_BLOCKS_MAX).contains(&blocks) {
@@ -314,6 +317,9 @@ impl<'a> Reply<'a> {
         let (fixed, trailing) =
             ReplyBody::read_from_prefix(body).map_err(|_| FrameError::Truncated)?;
         let status = ReplyStatus::from_byte(fixed.status).ok_or(FrameError::Field("status"))?;
+        if fixed.reserved != 0 {
+            return Err(FrameError::Field("reserved"));
+        }
         if trailing.len() != fixed.trailing.get() as usize {
             return Err(FrameError::Field("trailing"));
         }
@@ -330,5 +336,31 @@ impl<'a> Reply<'a> {
     /// The checksums of a read.
     pub fn crcs(&self) -> impl ExactSizeIterator<Item = u32> + 'a {
         self.trailing.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_and_kind_is_read_back() {
+        for byte in 0..=u8::MAX {
+            let status = ReplyStatus::from_byte(byte);
+            assert_eq!(status.map(|status| status as u8), (byte <= 13).then_some(byte));
+            let kind = RequestKind::from_byte(byte);
+            let known = (1..=7).contains(&byte);
+            assert_eq!(kind.map(|kind| kind as u8), known.then_some(byte));
+        }
+    }
+
+    #[test]
+    fn what_is_reserved_is_zero() {
+        let mut out = [0; REPLY_BYTES];
+        Reply::new(ReplyStatus::Busy, 7).emit(&mut out);
+        assert!(Reply::parse(&out[FRAME_HEADER_BYTES..]).is_ok());
+        out[FRAME_HEADER_BYTES + 1] = 1;
+        let refused = Reply::parse(&out[FRAME_HEADER_BYTES..]);
+        assert_eq!(refused, Err(FrameError::Field("reserved")));
     }
 }

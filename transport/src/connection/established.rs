@@ -1,4 +1,5 @@
-//! A connection over which frames flow: both windows, the link, and what each side still owes the other.
+//! A connection over which frames flow: both windows, the link, and what each side still owes the
+//! other.
 
 use std::ops::Range;
 
@@ -55,6 +56,8 @@ pub(crate) struct Established {
     pub(crate) credits_since: Option<u64>,
     /// Whether the connection stands in the list of the next post.
     pub(crate) busy: bool,
+    /// Whether the last post had something for a control queue that had no room.
+    pub(crate) stuck: bool,
     /// Whether the peer waits for room that we have made.
     pub(crate) nudge: bool,
     pub(crate) bytes_sent: u64,
@@ -96,6 +99,7 @@ impl Established {
             taken: None,
             credits_since: None,
             busy: false,
+            stuck: false,
             nudge: false,
             bytes_sent: 0,
             bytes_received: 0,
@@ -118,7 +122,8 @@ impl Established {
         }
     }
 
-    /// Takes the next record off the link. A frame of the caller's is left in `record`, its pages in `payloads`.
+    /// Takes the next record off the link. A frame of the caller's is left in `record`, its pages
+    /// in `payloads`.
     pub(crate) fn next(
         &mut self,
         shared: &mut Shared,
@@ -128,7 +133,9 @@ impl Established {
         debug_assert!(payloads.is_empty());
         let popped = match &mut self.link {
             Link::Shm(link) => link.pop(self.limits.record_bytes_max, record)?,
-            Link::Tcp(link) => link.pop(&mut self.landing, record, payloads, &mut shared.counters)?,
+            Link::Tcp(link) => {
+                link.pop(&mut self.landing, record, payloads, &mut shared.counters)?
+            }
         };
         if !popped {
             return Ok(Next::Nothing);
@@ -180,8 +187,9 @@ impl Established {
         match record.kind {
             Kind::Credits => self.take_credits(shared, record),
             Kind::Want => {
-                let (_, pages) = WireGrant::parse(record.body)?;
-                self.take_want(shared, pages)
+                // How much the peer wants is of interest to people only: a segment is what it gets.
+                WireGrant::parse(record.body)?;
+                self.take_want(shared)
             }
             Kind::Grant => {
                 let (page, pages) = WireGrant::parse(record.body)?;

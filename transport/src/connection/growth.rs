@@ -1,8 +1,9 @@
 //! How windows grow.
 //!
-//! *Granted*: the peer runs out of credits, says `Want`, and the owner answers with a `Grant` of a new segment, or of no
-//! pages. *Named*: the owner runs out of pages, sends a `Grant` unasked, and uses the pages once the peer says `Taken`.
-//! Over shared memory the grant travels with its file on the socket; everything else is a record on the link.
+//! *Granted*: the peer runs out of credits, says `Want`, and the owner answers with a `Grant` of a
+//! new segment, or of no pages. *Named*: the owner runs out of pages, sends a `Grant` unasked, and
+//! uses the pages once the peer says `Taken`. Over shared memory the grant travels with its file on
+//! the socket; everything else is a record on the link.
 
 use std::os::fd::OwnedFd;
 
@@ -42,7 +43,8 @@ pub(crate) enum Grant {
 }
 
 impl Established {
-    /// Remembers that a run of `pages` pages was refused, and that the peer should be asked for more.
+    /// Remembers that a run of `pages` pages was refused, and that the peer should be asked for
+    /// more.
     pub(crate) fn note_refused_pages(&mut self, shared: &mut Shared, pages: u32) {
         self.refused.pages = Some(self.refused.pages.map_or(pages, |least| least.min(pages)));
         let may_ask = match self.wish {
@@ -58,7 +60,7 @@ impl Established {
     }
 
     /// The peer wishes for a larger window.
-    pub(crate) fn take_want(&mut self, shared: &mut Shared, _pages: u32) -> Result<(), Violation> {
+    pub(crate) fn take_want(&mut self, shared: &mut Shared) -> Result<(), Violation> {
         if self.landing.mode() == WindowMode::Named {
             return Err(Violation::NoticeOutOfPlace);
         }
@@ -70,7 +72,12 @@ impl Established {
     }
 
     /// The peer grants pages of its window, or says that there are none.
-    pub(crate) fn take_grant(&mut self, shared: &mut Shared, page: u32, pages: u32) -> Result<(), Violation> {
+    pub(crate) fn take_grant(
+        &mut self,
+        shared: &mut Shared,
+        page: u32,
+        pages: u32,
+    ) -> Result<(), Violation> {
         if self.remote.mode() == WindowMode::Granted {
             if self.wish != Wish::Said {
                 return Err(Violation::NoticeOutOfPlace);
@@ -114,7 +121,12 @@ impl Established {
     }
 
     /// The peer has taken a segment of our named window.
-    pub(crate) fn take_taken(&mut self, shared: &mut Shared, page: u32, pages: u32) -> Result<(), Violation> {
+    pub(crate) fn take_taken(
+        &mut self,
+        shared: &mut Shared,
+        page: u32,
+        pages: u32,
+    ) -> Result<(), Violation> {
         if self.grant != (Grant::Told { page, pages }) {
             return Err(Violation::NoticeOutOfPlace);
         }
@@ -124,12 +136,12 @@ impl Established {
         Ok(())
     }
 
-    /// Takes pages of our named window, and sees to it that there are more of them when they run out.
+    /// Takes pages of our named window, and sees to it that there are more of them when they run
+    /// out.
     pub(crate) fn acquire_named(&mut self, shared: &mut Shared, pages: u32) -> Option<Buffer> {
         let acquired = self.landing.acquire_named(pages);
-        if acquired.is_some() {
-            self.mark_busy(shared);
-        } else if self.landing.mode() == WindowMode::Named && self.grant == Grant::None && self.grow(shared) {
+        let may_grow = self.landing.mode() == WindowMode::Named && self.grant == Grant::None;
+        if acquired.is_some() || (may_grow && self.grow(shared)) {
             self.mark_busy(shared);
         }
         acquired
@@ -143,14 +155,17 @@ impl Established {
         }
     }
 
-    /// Adds a segment to our window, to be granted; false when there is no budget or memory for one.
+    /// Adds a segment to our window, to be granted; false when there is no budget or memory for
+    /// one.
     fn grow(&mut self, shared: &mut Shared) -> bool {
         let backend = self.backend();
         let pages = self.landing.next_segment_pages(shared.budget_pages);
         if pages == 0 {
             return false;
         }
-        let Some(window) = shared.make_window(backend, self.landing.mode(), pages) else { return false };
+        let Some(window) = shared.make_window(backend, self.landing.mode(), pages) else {
+            return false;
+        };
         let pages = window.pages();
         let page = shared.attach(&mut self.landing, window, backend);
         self.grant = if shared.must_report(backend) {

@@ -1,4 +1,5 @@
-//! A connection whose handshake is under way: the socket, the handshake, and the memory made ready for it.
+//! A connection whose handshake is under way: the socket, the handshake, and the memory made ready
+//! for it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -11,7 +12,7 @@ use crate::connection::established::{Established, Link};
 use crate::connection::limits::Limits;
 use crate::counters::Counters;
 use crate::error::mapping_reason;
-use crate::handshake::message::{CONFIRM_BYTES, HELLO_BYTES, Introduction};
+use crate::handshake::message::{CONFIRM_BYTES, Confirm, HELLO_BYTES, Hello, Introduction};
 use crate::handshake::proof::Role;
 use crate::handshake::state::{Farewell, Handshake, Step, Stop};
 use crate::shm::link::{ShmLink, map_segment};
@@ -53,7 +54,10 @@ const _: () = assert!(CONFIRM_BYTES <= HELLO_BYTES);
 
 impl std::fmt::Debug for Opening {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Opening").field("slot", &self.slot).field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Opening")
+            .field("slot", &self.slot)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,7 +82,8 @@ impl Opening {
     ) -> Self {
         let mut nonce = [0; 32];
         getrandom::fill(&mut nonce).expect("the kernel has random bytes");
-        let handshake = Handshake::new(role, shared.introduction(window_mode), shared.key.clone(), nonce);
+        let handshake =
+            Handshake::new(role, shared.introduction(window_mode), shared.key.clone(), nonce);
         Self {
             slot,
             address,
@@ -161,8 +166,15 @@ impl Opening {
         self.advance(shared)
     }
 
+    /// Turns a peer away that has just come in. What it has said is read first, because closing a
+    /// socket on unread bytes may cost the peer the answer.
+    pub(crate) fn turn_away(&mut self, counters: &mut Counters) -> CloseReason {
+        let _ = self.read(counters);
+        self.refuse(Refusal::Resources, counters)
+    }
+
     /// Refuses the peer, for want of something here.
-    pub(crate) fn refuse(&mut self, refusal: Refusal, counters: &mut Counters) -> CloseReason {
+    fn refuse(&mut self, refusal: Refusal, counters: &mut Counters) -> CloseReason {
         let stop = self.handshake.refuse(refusal);
         self.stop(stop, counters)
     }
@@ -186,7 +198,8 @@ impl Opening {
 
     /// Makes an open connection of it, after [`Opening::open_peer`].
     pub(crate) fn establish(self, shared: &Shared) -> Established {
-        let Opened { peer, limits, remote, memory } = self.opened.expect("the peer's side was opened");
+        let Opened { peer, limits, remote, memory } =
+            self.opened.expect("the peer's side was opened");
         let mut landing = self.landing.expect("the window was prepared before it was confirmed");
         landing.acknowledge();
         let options = &shared.options;
@@ -202,7 +215,14 @@ impl Opening {
                 Link::Shm(link)
             }
         };
-        Established::new(self.slot, self.address, self.initiated, (peer, limits), (landing, remote), link)
+        Established::new(
+            self.slot,
+            self.address,
+            self.initiated,
+            (peer, limits),
+            (landing, remote),
+            link,
+        )
     }
 
     /// The window made ready, when the connection comes to nothing.
@@ -210,7 +230,8 @@ impl Opening {
         self.landing.take()
     }
 
-    /// Makes our window and rings ready. Only now, because the peer has proved that it may have them.
+    /// Makes our window and rings ready. Only now, because the peer has proved that it may have
+    /// them.
     fn prepare(&mut self, shared: &mut Shared) -> Result<(), CloseReason> {
         let Some(peer) = self.handshake.peer() else { return Err(CloseReason::NoMemory) };
         let pages_max = Limits::new(&shared.options, peer).window_pages_max;
@@ -245,7 +266,9 @@ impl Opening {
             Backend::Tcp => stream::receive(self.socket.as_fd(), room).map_err(CloseReason::Io)?,
             Backend::Shm => {
                 self.files.clear();
-                match unix::receive(self.socket.as_fd(), room, &mut self.files).map_err(CloseReason::Io)? {
+                match unix::receive(self.socket.as_fd(), room, &mut self.files)
+                    .map_err(CloseReason::Io)?
+                {
                     Received::Nothing => None,
                     Received::End => Some(0),
                     Received::Message(bytes) => Some(bytes),
@@ -270,8 +293,12 @@ impl Opening {
     /// Says the last word, if there is one, and takes the reason.
     fn stop(&mut self, stop: Stop, counters: &mut Counters) -> CloseReason {
         let said = match &stop.reply {
-            Some(Farewell::Hello(hello)) => self.send(hello.as_bytes(), &[], counters),
-            Some(Farewell::Confirm(confirm)) => self.send(confirm.as_bytes(), &[], counters),
+            Some(Farewell::Hello(refusal)) => {
+                self.send(Hello::refusal(*refusal).as_bytes(), &[], counters)
+            }
+            Some(Farewell::Confirm(refusal)) => {
+                self.send(Confirm::refusal(*refusal).as_bytes(), &[], counters)
+            }
             None => Ok(()),
         };
         // Whether the peer hears it makes no difference here.
@@ -279,7 +306,12 @@ impl Opening {
         stop.reason
     }
 
-    fn send(&self, bytes: &[u8], files: &[BorrowedFd<'_>], counters: &mut Counters) -> Result<(), CloseReason> {
+    fn send(
+        &self,
+        bytes: &[u8],
+        files: &[BorrowedFd<'_>],
+        counters: &mut Counters,
+    ) -> Result<(), CloseReason> {
         counters.system_calls += 1;
         let sent = match self.backend {
             Backend::Tcp => stream::send(self.socket(), bytes),
@@ -313,7 +345,8 @@ impl PeerMemory {
         let mut files = files.into_iter();
         let rings = files.next().ok_or(Violation::SharedMemory)?;
         let sizes = RingSizes { data: peer.data_queue_bytes, control: peer.control_queue_bytes };
-        let mapping = Mapping::from_fd(rings, sizes.file_bytes()).map_err(|error| mapping_reason(&error))?;
+        let mapping =
+            Mapping::from_fd(rings, sizes.file_bytes()).map_err(|error| mapping_reason(&error))?;
         let rings = Outbound::new(mapping, sizes);
         if window_pages == 0 {
             return Ok(Self { rings, window: None });

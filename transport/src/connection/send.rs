@@ -9,8 +9,8 @@ use crate::connection::established::{Established, Link};
 use crate::connection::growth::{Grant, Wish};
 use crate::envelope::{CreditRuns, Header, Kind, WireGrant, WireRun, record_bytes};
 use crate::shm::notice::Notice;
-use crate::transport::shared::Shared;
 use crate::tcp::sender::Flushed;
+use crate::transport::shared::Shared;
 use crate::{Class, CloseReason, Placement, SendError, WindowMode};
 
 /// Why [`Established::send`] took nothing.
@@ -69,16 +69,25 @@ impl Established {
         }
         payloads.iter().for_each(|(placement, _)| self.remote.mark_sent(*placement));
         let header = Header::new(class.into(), payloads.len(), frame.len());
-        let runs = payloads.iter().map(|(placement, _)| WireRun::new(placement.page(), placement.pages()));
+        let runs =
+            payloads.iter().map(|(placement, _)| WireRun::new(placement.page(), placement.pages()));
         let payload_bytes = u64::from(pages) * culvert_memory::PAGE_SIZE as u64;
         match &mut self.link {
             Link::Shm(link) => {
-                payloads.iter().for_each(|(placement, content)| link.write_payload(*placement, content));
+                payloads
+                    .iter()
+                    .for_each(|(placement, content)| link.write_payload(*placement, content));
                 link.push(class.into(), header, runs, frame);
                 shared.counters.wire_copy_bytes += payload_bytes;
             }
             Link::Tcp(link) => {
-                link.sender.push(class, header, runs, frame, payloads.iter().map(|(_, content)| content));
+                link.sender.push(
+                    class,
+                    header,
+                    runs,
+                    frame,
+                    payloads.iter().map(|(_, content)| content),
+                );
             }
         }
         self.mark_busy(shared);
@@ -89,9 +98,11 @@ impl Established {
         Ok(())
     }
 
-    /// Sends everything that is due. Whether the connection has to be visited by the next post again.
+    /// Sends everything that is due. Whether the connection has to be visited by the next post
+    /// again.
     pub(crate) fn post(&mut self, shared: &mut Shared, force: bool) -> Result<bool, CloseReason> {
         self.landing.poll_released();
+        self.stuck = false;
         self.post_notices(shared)?;
         self.post_credits(shared, force)?;
         let paused = match &mut self.link {
@@ -114,11 +125,18 @@ impl Established {
             || matches!(self.grant, Grant::Due { .. })
     }
 
-    /// Whether a post would do something now.
+    /// Whether a post would do something now: nothing that has to wait for the peer to take
+    /// something first.
     pub(crate) fn needs_post(&self) -> bool {
-        let paused = matches!(&self.link, Link::Tcp(link) if !link.is_blocked() && !link.sender.is_empty());
-        let stuck = matches!(&self.link, Link::Tcp(link) if link.is_blocked());
-        paused || (self.owes() && !stuck)
+        match &self.link {
+            Link::Shm(_) => self.owes() && !self.stuck,
+            Link::Tcp(link) => !link.is_blocked() && (self.owes() || !link.sender.is_empty()),
+        }
+    }
+
+    /// Which queues something waits for.
+    pub(crate) fn awaits_room(&self) -> (bool, bool) {
+        (self.refused.data, self.refused.control || self.stuck)
     }
 
     /// What concerns the windows themselves.
@@ -142,15 +160,22 @@ impl Established {
         Ok(())
     }
 
-    fn tell_grant(&mut self, shared: &mut Shared, page: u32, pages: u32) -> Result<bool, CloseReason> {
+    fn tell_grant(
+        &mut self,
+        shared: &mut Shared,
+        page: u32,
+        pages: u32,
+    ) -> Result<bool, CloseReason> {
         let Link::Shm(link) = &self.link else {
             return self.push_internal(Kind::Grant, WireGrant::new(page, pages).as_bytes());
         };
         let file = self.landing.last_region().filter(|_| pages > 0).map(culvert_memory::Region::fd);
-        link.send_notice(Notice::Grant { page, pages }, file, &mut shared.counters)
+        link.send_notice(Notice::Grant { page, pages }, file, &mut shared.counters)?;
+        Ok(true)
     }
 
-    /// Gives credits back: over shared memory at once, on a stream in company or after a short while.
+    /// Gives credits back: over shared memory at once, on a stream in company or after a short
+    /// while.
     fn post_credits(&mut self, shared: &mut Shared, force: bool) -> Result<(), CloseReason> {
         if self.landing.returns().is_empty() {
             return Ok(());
@@ -166,7 +191,8 @@ impl Established {
         self.credits_since = None;
         while !self.landing.returns().is_empty() {
             let returns = self.landing.returns().iter().take(CREDIT_RUNS_MAX);
-            let runs: CreditRuns = returns.map(|run| WireRun::new(run.page(), run.pages())).collect();
+            let runs: CreditRuns =
+                returns.map(|run| WireRun::new(run.page(), run.pages())).collect();
             if !self.push_internal(Kind::Credits, runs.as_bytes())? {
                 break;
             }
@@ -182,13 +208,22 @@ impl Established {
         let none = ArrayVec::<WireRun, 0>::new();
         match self.has_room(Class::Control, header.padded()) {
             Ok(true) => {}
-            Ok(false) | Err(Refusal::Error(_)) => return Ok(false),
             Err(Refusal::Close(reason)) => return Err(reason),
+            Ok(false) | Err(Refusal::Error(_)) => {
+                self.stuck = true;
+                return Ok(false);
+            }
         }
         match &mut self.link {
             Link::Shm(link) => link.push(Class::Control.into(), header, none.into_iter(), body),
             Link::Tcp(link) => {
-                link.sender.push(Class::Control, header, none.into_iter(), body, std::iter::empty::<&Pages>());
+                link.sender.push(
+                    Class::Control,
+                    header,
+                    none.into_iter(),
+                    body,
+                    std::iter::empty::<&Pages>(),
+                );
             }
         }
         Ok(true)

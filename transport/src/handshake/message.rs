@@ -23,7 +23,9 @@ pub(crate) const CONFIRM_BYTES: usize = size_of::<Confirm>();
 const FLAG_KEYED: u16 = 1;
 
 /// The beginning of every message, the same in every version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub(crate) struct Preamble {
     magic: [u8; 8],
@@ -36,7 +38,9 @@ pub(crate) struct Preamble {
 pub(crate) const PREAMBLE_BYTES: usize = size_of::<Preamble>();
 
 /// The first message of each side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub(crate) struct Hello {
     preamble: Preamble,
@@ -54,7 +58,9 @@ pub(crate) struct Hello {
 }
 
 /// The second message of each side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub(crate) struct Confirm {
     preamble: Preamble,
@@ -87,7 +93,8 @@ impl Preamble {
         Self { magic: MAGIC, version: U16::new(VERSION), status: U16::new(status) }
     }
 
-    /// Reads the beginning of a message: `Err` with what is wrong with it here, `Ok(Some)` with the peer's refusal.
+    /// Reads the beginning of a message: `Err` with what is wrong with it here, `Ok(Some)` with the
+    /// peer's refusal.
     pub(crate) fn parse(bytes: &[u8; PREAMBLE_BYTES]) -> Result<Option<Refusal>, Refusal> {
         let preamble: Self = zerocopy::transmute!(*bytes);
         if preamble.magic != MAGIC {
@@ -143,10 +150,15 @@ impl Hello {
             _ => return Err(Refusal::Malformed),
         };
         let queue_fits = |bytes: u32| {
-            bytes.is_power_of_two() && (QUEUE_BYTES_MIN..=QUEUE_BYTES_LIMIT).contains(&(bytes as usize))
+            bytes.is_power_of_two()
+                && (QUEUE_BYTES_MIN..=QUEUE_BYTES_LIMIT).contains(&(bytes as usize))
         };
         let introduction = Introduction {
-            identity: Identity { node: Uuid::from_bytes(self.node), kind, endpoint: self.endpoint.get() },
+            identity: Identity {
+                node: Uuid::from_bytes(self.node),
+                kind,
+                endpoint: self.endpoint.get(),
+            },
             window_mode,
             keyed: self.flags.get() & FLAG_KEYED != 0,
             frame_bytes_max: self.frame_bytes_max.get(),
@@ -166,7 +178,12 @@ impl Hello {
 
 impl Confirm {
     pub(crate) fn new(window_pages: u32, proof: [u8; 32]) -> Self {
-        Self { preamble: Preamble::new(None), window_pages: U32::new(window_pages), reserved: [0; 16], proof }
+        Self {
+            preamble: Preamble::new(None),
+            window_pages: U32::new(window_pages),
+            reserved: [0; 16],
+            proof,
+        }
     }
 
     /// A Confirm that says no and nothing else.
@@ -214,7 +231,8 @@ pub(crate) mod tests {
         expected.extend_from_slice(&[2, 2, 1, 0]);
         expected.extend_from_slice(&[0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77]);
         expected.extend_from_slice(&[0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff]);
-        expected.extend_from_slice(&[3, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 1, 0, 0, 0x20, 0, 0, 0, 4, 0, 0]);
+        expected
+            .extend_from_slice(&[3, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 1, 0, 0, 0x20, 0, 0, 0, 4, 0, 0]);
         expected.extend_from_slice(&[0; 12]);
         expected.extend_from_slice(&[0x5a; 32]);
         assert_eq!(hello.as_bytes(), expected);
@@ -237,20 +255,39 @@ pub(crate) mod tests {
     fn preamble_tells_refusals_apart() {
         let parse = |bytes: &[u8]| Preamble::parse(bytes.first_chunk().expect("long enough"));
         assert_eq!(parse(Hello::new(&introduction(), [0; 32]).as_bytes()), Ok(None));
-        assert_eq!(parse(Hello::refusal(Refusal::WrongKey).as_bytes()), Ok(Some(Refusal::WrongKey)));
+        assert_eq!(
+            parse(Hello::refusal(Refusal::WrongKey).as_bytes()),
+            Ok(Some(Refusal::WrongKey))
+        );
         assert_eq!(parse(b"GET / HTTP/1.1"), Err(Refusal::NotThisProtocol));
         let mut newer = Hello::new(&introduction(), [0; 32]);
         newer.preamble.version = U16::new(2);
         assert_eq!(parse(newer.as_bytes()), Err(Refusal::Version));
         let mut refusal = Hello::refusal(Refusal::Version);
         refusal.preamble.version = U16::new(2);
-        assert_eq!(parse(refusal.as_bytes()), Ok(Some(Refusal::Version)), "a refusal is understood from any version");
+        assert_eq!(
+            parse(refusal.as_bytes()),
+            Ok(Some(Refusal::Version)),
+            "a refusal is understood from any version"
+        );
     }
 
     #[test]
     fn senseless_fields_are_refused() {
         let good = Hello::new(&introduction(), [0; 32]);
-        for (at, value) in [(12, 0), (12, 3), (13, 0), (13, 3), (14, 2), (15, 1), (37, 0), (40, 1), (44, 1), (50, 2), (55, 1)] {
+        for (at, value) in [
+            (12, 0),
+            (12, 3),
+            (13, 0),
+            (13, 3),
+            (14, 2),
+            (15, 1),
+            (37, 0),
+            (40, 1),
+            (44, 1),
+            (50, 2),
+            (55, 1),
+        ] {
             let mut bytes = good.as_bytes().to_vec();
             bytes[at] = value;
             let hello = Hello::read_from_bytes(&bytes).expect("its size");

@@ -9,9 +9,10 @@
 //! A -> C  Confirm   the same of A, or a refusal
 //! ```
 //!
-//! [`Handshake`](state::Handshake) is a pure state machine: messages in, messages out. Sockets and clocks are its
-//! driver's. A acquires no memory for the connection before C has proved the key, and proves it itself only then.
-//! What this is not: encryption. Frames travel in the clear and unauthenticated behind it.
+//! [`Handshake`](state::Handshake) is a pure state machine: messages in, messages out. Sockets and
+//! clocks are its driver's. A acquires no memory for the connection before C has proved the key,
+//! and proves it itself only then. What this is not: encryption. Frames travel in the clear and
+//! unauthenticated behind it.
 
 pub(crate) mod message;
 pub(crate) mod proof;

@@ -1,7 +1,8 @@
-//! The proof that a side holds the pre-shared key: HMAC-SHA256 over its role and everything said before.
+//! The proof that a side holds the pre-shared key: HMAC-SHA256 over its role and everything said
+//! before.
 //!
-//! Both Hellos are covered, and with them both nonces, identities, versions and limits: a proof fits one handshake,
-//! one direction and one pair of peers, so it cannot be replayed or reflected.
+//! Both Hellos are covered, and with them both nonces, identities, versions and limits: a proof
+//! fits one handshake, one direction and one pair of peers, so it cannot be replayed or reflected.
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
@@ -52,12 +53,23 @@ fn mac(key: &[u8], role: Role, transcript: &Transcript, window_pages: u32) -> Hm
 }
 
 /// The proof of `role`, who also says that his window has `window_pages` pages.
-pub(crate) fn prove(key: &[u8], role: Role, transcript: &Transcript, window_pages: u32) -> [u8; 32] {
+pub(crate) fn prove(
+    key: &[u8],
+    role: Role,
+    transcript: &Transcript,
+    window_pages: u32,
+) -> [u8; 32] {
     mac(key, role, transcript, window_pages).finalize().into_bytes().into()
 }
 
 /// Whether `proof` is the proof of `role`, compared in constant time.
-pub(crate) fn verify(key: &[u8], role: Role, transcript: &Transcript, window_pages: u32, proof: &[u8; 32]) -> bool {
+pub(crate) fn verify(
+    key: &[u8],
+    role: Role,
+    transcript: &Transcript,
+    window_pages: u32,
+    proof: &[u8; 32],
+) -> bool {
     mac(key, role, transcript, window_pages).verify_slice(proof).is_ok()
 }
 

@@ -53,11 +53,11 @@ pub(crate) struct Stop {
     pub(crate) reply: Option<Farewell>,
 }
 
-/// The last message to a peer that is refused.
-#[derive(Debug)]
+/// The last message to a peer that is refused: of the kind that it expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Farewell {
-    Hello(Hello),
-    Confirm(Confirm),
+    Hello(Refusal),
+    Confirm(Refusal),
 }
 
 impl Handshake {
@@ -108,7 +108,9 @@ impl Handshake {
         let Some(preamble) = bytes.first_chunk::<PREAMBLE_BYTES>() else { return Ok(()) };
         match Preamble::parse(preamble) {
             Ok(None) => Ok(()),
-            Ok(Some(refusal)) => Err(Stop { reason: CloseReason::RefusedByPeer(refusal), reply: None }),
+            Ok(Some(refusal)) => {
+                Err(Stop { reason: CloseReason::RefusedByPeer(refusal), reply: None })
+            }
             Err(refusal) => Err(self.refuse(refusal)),
         }
     }
@@ -143,8 +145,8 @@ impl Handshake {
         let reply = match (refusal, self.role, self.theirs) {
             (Refusal::NotThisProtocol, ..) => None,
             // The peer that waits for a Confirm gets one, the other a Hello.
-            (_, Role::Acceptor, None) => Some(Farewell::Hello(Hello::refusal(refusal))),
-            _ => Some(Farewell::Confirm(Confirm::refusal(refusal))),
+            (_, Role::Acceptor, None) => Some(Farewell::Hello(refusal)),
+            _ => Some(Farewell::Confirm(refusal)),
         };
         Stop { reason: CloseReason::RefusedHere(refusal), reply }
     }
@@ -172,7 +174,8 @@ impl Handshake {
     }
 
     fn receive_confirm(&mut self, bytes: &[u8]) -> Result<Step, Stop> {
-        let confirm = Confirm::read_from_bytes(bytes).map_err(|_| self.refuse(Refusal::Malformed))?;
+        let confirm =
+            Confirm::read_from_bytes(bytes).map_err(|_| self.refuse(Refusal::Malformed))?;
         let (window_pages, proof) = confirm.content().map_err(|refusal| self.refuse(refusal))?;
         if self.peer.is_none_or(|peer| window_pages > peer.window_pages_max) {
             return Err(self.refuse(Refusal::Malformed));
@@ -216,7 +219,10 @@ mod tests {
     }
 
     /// Runs both sides against each other; the reasons for which they stopped.
-    fn run(connector: Option<&[u8]>, acceptor: Option<&[u8]>) -> (Option<CloseReason>, Option<CloseReason>) {
+    fn run(
+        connector: Option<&[u8]>,
+        acceptor: Option<&[u8]>,
+    ) -> (Option<CloseReason>, Option<CloseReason>) {
         let mut c = side(Role::Connector, connector, 1);
         let mut a = side(Role::Acceptor, acceptor, 2);
         let reply = match a.receive(c.hello().as_bytes()) {
@@ -242,8 +248,8 @@ mod tests {
 
     fn farewell(side: &mut Handshake, stop: &Stop) -> Option<CloseReason> {
         let bytes = match stop.reply.as_ref()? {
-            Farewell::Hello(hello) => hello.as_bytes().to_vec(),
-            Farewell::Confirm(confirm) => confirm.as_bytes().to_vec(),
+            Farewell::Hello(refusal) => Hello::refusal(*refusal).as_bytes().to_vec(),
+            Farewell::Confirm(refusal) => Confirm::refusal(*refusal).as_bytes().to_vec(),
         };
         assert_eq!(bytes.len(), side.expected_bytes(), "a refusal comes as the message expected");
         Some(side.receive(&bytes).expect_err("a refusal").reason)

@@ -9,7 +9,6 @@ use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
 use crate::config::SEGMENTS_MAX;
-use crate::connection::established::Refused;
 use crate::counters::Counters;
 use crate::envelope::{Header, WireRun};
 use crate::error::mapping_reason;
@@ -49,7 +48,14 @@ impl From<Class> for Lane {
 
 impl ShmLink {
     pub(crate) fn new(socket: OwnedFd, inbound: Inbound, outbound: Outbound) -> Self {
-        Self { socket, inbound, outbound, peer_window: ArrayVec::new(), ended: false, consumed: false }
+        Self {
+            socket,
+            inbound,
+            outbound,
+            peer_window: ArrayVec::new(),
+            ended: false,
+            consumed: false,
+        }
     }
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
@@ -67,19 +73,30 @@ impl ShmLink {
     ///
     /// When the place is not in the window, which the caller has checked.
     pub(crate) fn write_payload(&self, placement: Placement, pages: &Pages) {
-        let segment = self.peer_window.iter().rev().find(|segment| segment.first <= placement.page());
+        let segment =
+            self.peer_window.iter().rev().find(|segment| segment.first <= placement.page());
         let segment = segment.expect("a placement was checked against the window");
         let offset = (placement.page() - segment.first) as usize * PAGE_SIZE;
         segment.memory.copy_from_pages(offset, pages);
     }
 
     /// Appends a record for which there is room.
-    pub(crate) fn push(&mut self, lane: Lane, header: Header, runs: impl Iterator<Item = WireRun>, body: &[u8]) {
+    pub(crate) fn push(
+        &mut self,
+        lane: Lane,
+        header: Header,
+        runs: impl Iterator<Item = WireRun>,
+        body: &[u8],
+    ) {
         self.outbound.push(lane, header, runs, body);
     }
 
     /// Takes the oldest record, control before data; false when there is none.
-    pub(crate) fn pop(&mut self, bytes_max: usize, record: &mut Vec<u8>) -> Result<bool, Violation> {
+    pub(crate) fn pop(
+        &mut self,
+        bytes_max: usize,
+        record: &mut Vec<u8>,
+    ) -> Result<bool, Violation> {
         let popped = self.inbound.pop(Lane::Control, bytes_max, record)?
             || self.inbound.pop(Lane::Data, bytes_max, record)?;
         self.consumed |= popped;
@@ -97,14 +114,15 @@ impl ShmLink {
         self.inbound.producer_waits()
     }
 
-    /// Whether there is room now in a queue that refused something. A lying index counts as room: the next poll finds
-    /// out.
-    pub(crate) fn room_has_come(&mut self, refused: Refused) -> bool {
+    /// Whether there is room now in a queue that refused something. A lying index counts as room:
+    /// the next poll finds out.
+    pub(crate) fn room_has_come(&mut self, data: bool, control: bool) -> bool {
         let mut freed = |lane| self.outbound.is_half_free(lane).unwrap_or(true);
-        (refused.data && freed(Lane::Data)) || (refused.control && freed(Lane::Control))
+        (data && freed(Lane::Data)) || (control && freed(Lane::Control))
     }
 
-    /// Shows the peer what was sent, and wakes it when it sleeps. `nudge` when it waits for room in our ring.
+    /// Shows the peer what was sent, and wakes it when it sleeps. `nudge` when it waits for room in
+    /// our ring.
     pub(crate) fn post(&mut self, nudge: bool, counters: &mut Counters) -> Result<(), CloseReason> {
         if !self.outbound.is_pushed() && !nudge {
             return Ok(());
@@ -118,29 +136,34 @@ impl ShmLink {
         Ok(())
     }
 
-    /// Sends a notice; false when the socket is full. A wake-up needs no second try then: what fills the socket wakes.
+    /// Sends a notice. Only a peer that leaves them unread has a full socket.
     pub(crate) fn send_notice(
         &self,
         notice: Notice,
         file: Option<BorrowedFd<'_>>,
         counters: &mut Counters,
-    ) -> Result<bool, CloseReason> {
+    ) -> Result<(), CloseReason> {
         counters.system_calls += 1;
         match socket::send(self.socket(), notice.emit().as_bytes(), file.as_slice()) {
-            Ok(()) => Ok(true),
-            Err(Errno::AGAIN) => Ok(false),
+            Ok(()) => Ok(()),
+            Err(Errno::AGAIN) => Err(Violation::NoticesUnread.into()),
             // The end of the peer is noticed, in its order, when the socket is read.
-            Err(Errno::PIPE | Errno::CONNRESET) => Ok(true),
+            Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             Err(error) => Err(CloseReason::Io(error)),
         }
     }
 
     /// Reads one notice and the file that came with it.
-    pub(crate) fn receive_notice(&mut self, counters: &mut Counters) -> Result<Option<(Notice, Files)>, CloseReason> {
+    pub(crate) fn receive_notice(
+        &mut self,
+        counters: &mut Counters,
+    ) -> Result<Option<(Notice, Files)>, CloseReason> {
         let mut bytes = [0; NOTICE_BYTES + 1];
         let mut files = Files::new();
         counters.system_calls += 1;
-        match socket::receive(self.socket.as_fd(), &mut bytes, &mut files).map_err(CloseReason::Io)? {
+        match socket::receive(self.socket.as_fd(), &mut bytes, &mut files)
+            .map_err(CloseReason::Io)?
+        {
             Received::Nothing => Ok(None),
             Received::End => {
                 self.ended = true;

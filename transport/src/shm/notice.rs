@@ -61,7 +61,10 @@ mod tests {
     fn bytes_are_fixed() {
         let grant = Notice::Grant { page: 8, pages: 512 };
         assert_eq!(grant.emit().as_bytes(), [2, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 2, 0, 0]);
-        assert_eq!(Notice::Wake.emit().as_bytes(), [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            Notice::Wake.emit().as_bytes(),
+            [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        );
         for notice in [grant, Notice::Wake] {
             assert_eq!(Notice::parse(notice.emit().as_bytes()), Ok(notice));
         }

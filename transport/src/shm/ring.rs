@@ -1,11 +1,13 @@
 //! The rings of frames between two processes.
 //!
-//! One file per direction, owned by the receiver: a header page, the control ring, the data ring. Byte map:
-//! `docs/format/transport.md`. The producer's and the consumer's words lie in cache lines of their own.
+//! One file per direction, owned by the receiver: a header page, the control ring, the data ring.
+//! Byte map: `docs/format/transport.md`. The producer's and the consumer's words lie in cache lines
+//! of their own.
 //!
-//! **Fault model.** The other side may write any byte at any time. An index is taken over only within what an honest
-//! peer could have reached; a record is copied out before it is looked at; its length is checked against what the ring
-//! holds. So a lying peer gets its connection closed and nothing else.
+//! **Fault model.** The other side may write any byte at any time. An index is taken over only
+//! within what an honest peer could have reached; a record is copied out before it is looked at;
+//! its length is checked against what the ring holds. So a lying peer gets its connection closed
+//! and nothing else.
 
 use std::rc::Rc;
 
@@ -143,9 +145,14 @@ impl Inbound {
             || self.header.load_acquire_u32(DATA_TAIL) != self.data.cursor.head()
     }
 
-    /// Copies the oldest record of a ring to `record`, whose allocation is large enough for any; false when the ring
-    /// is empty. A record may have at most `bytes_max` bytes.
-    pub(crate) fn pop(&mut self, lane: Lane, bytes_max: usize, record: &mut Vec<u8>) -> Result<bool, Violation> {
+    /// Copies the oldest record of a ring to `record`, whose allocation is large enough for any;
+    /// false when the ring is empty. A record may have at most `bytes_max` bytes.
+    pub(crate) fn pop(
+        &mut self,
+        lane: Lane,
+        bytes_max: usize,
+        record: &mut Vec<u8>,
+    ) -> Result<bool, Violation> {
         let (ring, tail_at) = match lane {
             Lane::Data => (&mut self.data, DATA_TAIL),
             Lane::Control => (&mut self.control, CONTROL_TAIL),
@@ -162,9 +169,10 @@ impl Inbound {
         let position = ring.cursor.head();
         let mut head = [0; HEADER_BYTES];
         ring.read(position, &mut head);
-        let bytes = Header::parse(head, bytes_max)?.padded();
+        let header = Header::parse(head, bytes_max)?;
+        let bytes = header.padded();
         if bytes > ring.cursor.used() as usize {
-            return Err(Violation::FrameLength { bytes: bytes as u32 });
+            return Err(Violation::FrameLength { bytes: header.length() });
         }
         record.clear();
         record.extend_from_slice(&head);
@@ -204,7 +212,8 @@ impl Outbound {
         }
     }
 
-    /// Whether `bytes` bytes fit a ring, after a look at the consumer's head where they seem not to.
+    /// Whether `bytes` bytes fit a ring, after a look at the consumer's head where they seem not
+    /// to.
     pub(crate) fn has_room(&mut self, lane: Lane, bytes: usize) -> Result<bool, Violation> {
         let (ring, head_at) = match lane {
             Lane::Data => (&mut self.data, DATA_HEAD),
@@ -218,7 +227,13 @@ impl Outbound {
     }
 
     /// Appends a record for which there is room. Nobody sees it before [`Outbound::publish`].
-    pub(crate) fn push(&mut self, lane: Lane, header: Header, runs: impl Iterator<Item = WireRun>, body: &[u8]) {
+    pub(crate) fn push(
+        &mut self,
+        lane: Lane,
+        header: Header,
+        runs: impl Iterator<Item = WireRun>,
+        body: &[u8],
+    ) {
         let ring = match lane {
             Lane::Data => &mut self.data,
             Lane::Control => &mut self.control,
@@ -251,8 +266,9 @@ impl Outbound {
         self.pushed
     }
 
-    /// Whether the consumer says that it sleeps; if so, whoever asked has to wake it. Meaningful behind a full
-    /// barrier. The mark is cleared before the wake-up is sent, so that one is enough and none is lost.
+    /// Whether the consumer says that it sleeps; if so, whoever asked has to wake it. Meaningful
+    /// behind a full barrier. The mark is cleared before the wake-up is sent, so that one is enough
+    /// and none is lost.
     pub(crate) fn take_sleeping(&self) -> bool {
         let sleeping = self.header.load_acquire_u32(SLEEPING) != 0;
         if sleeping {

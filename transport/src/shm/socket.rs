@@ -1,7 +1,7 @@
 //! The Unix socket of a shared-memory connection: messages with files.
 //!
-//! `SOCK_SEQPACKET`, so that a message is whole or not there. Every call is non-blocking by itself, because a peer
-//! that shares nothing but a socket cannot make it block.
+//! `SOCK_SEQPACKET`, so that a message is whole or not there. Every call is non-blocking by itself,
+//! because a peer that shares nothing but a socket cannot make it block.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -72,7 +72,11 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 }
 
 /// Sends one message with at most [`FILES_MAX`] files. `AGAIN` when the socket is full.
-pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], files: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    files: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !files.is_empty() {
@@ -86,11 +90,21 @@ pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], files: &[BorrowedFd<'_>
 }
 
 /// Receives one message into `bytes`, and its files into `files`; more of them than fit are closed.
-pub(crate) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8], files: &mut Files) -> Result<Received, Errno> {
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    files: &mut Files,
+) -> Result<Received, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let message = match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags) {
+    let mut receive =
+        || rustix::net::recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags);
+    // A peer that closed without reading all it was sent shows as an error once, before what it
+    // said itself.
+    let message = match receive()
+        .or_else(|error| if error == Errno::CONNRESET { receive() } else { Err(error) })
+    {
         Ok(message) => message,
         Err(Errno::AGAIN | Errno::INTR) => return Ok(Received::Nothing),
         Err(Errno::CONNRESET | Errno::PIPE) => return Ok(Received::End),
@@ -109,7 +123,8 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8], files: &mut File
 #[cfg(test)]
 pub(crate) fn pair() -> (OwnedFd, OwnedFd) {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("a socket pair")
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .expect("a socket pair")
 }
 
 #[cfg(test)]
@@ -120,7 +135,8 @@ mod tests {
     #[test]
     fn messages_carry_files() {
         let (a, b) = pair();
-        let file = rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd");
+        let file =
+            rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd");
         send(a.as_fd(), b"hello", &[file.as_fd(), a.as_fd()]).expect("room");
         send(a.as_fd(), b"again", &[]).expect("room");
         let mut bytes = [0; 16];

@@ -1,11 +1,11 @@
 //! The head of a batch. Byte map: `docs/format/transport.md`.
 //!
 //! ```text
-//! | prefix 16 | first 240 bytes of the frames, zero-padded | rest of the frames | payload pages ... |
+//! | prefix 16 | first 240 bytes of the frames | rest of the frames | payload pages ... |
 //! ```
 //!
-//! The head has a fixed size, so that it is read together with the payload of the batch before it, and small batches
-//! are whole with one read.
+//! The head has a fixed size, so that it is read together with the payload of the batch before it,
+//! and small batches are whole with one read.
 
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -42,8 +42,8 @@ pub(crate) struct BatchSize {
     pub(crate) payload_pages: u32,
 }
 
-/// Completes a batch: `bytes` has room for the prefix and then all frames. The checksum is computed, and the frames
-/// are padded to the size of the head.
+/// Completes a batch: `bytes` has room for the prefix and then all frames. The checksum is
+/// computed, and the frames are padded to the size of the head.
 pub(crate) fn seal(bytes: &mut Vec<u8>, payload_pages: u32) {
     let frames = bytes.len() - PREFIX_BYTES;
     debug_assert!(frames <= BATCH_FRAMES_BYTES_MAX);
@@ -67,7 +67,7 @@ pub(crate) fn open(head: &[u8; BATCH_HEAD_BYTES]) -> Result<BatchSize, Violation
         return Err(Violation::BatchMagic);
     }
     let frames = prefix.frames_bytes.get();
-    if frames as usize > BATCH_FRAMES_BYTES_MAX || frames == 0 || frames % 8 != 0 {
+    if frames as usize > BATCH_FRAMES_BYTES_MAX || frames == 0 || !frames.is_multiple_of(8) {
         return Err(Violation::BatchTooLong { bytes: frames });
     }
     Ok(BatchSize { frames: frames as usize, payload_pages: prefix.payload_pages.get() })
@@ -76,7 +76,11 @@ pub(crate) fn open(head: &[u8; BATCH_HEAD_BYTES]) -> Result<BatchSize, Violation
 /// Checks the checksum of a batch whose frames have all come in.
 pub(crate) fn verify(head: &[u8; BATCH_HEAD_BYTES], frames: &[u8]) -> Result<(), Violation> {
     let prefix = prefix_of(head);
-    if checksum(&prefix, frames) == prefix.crc.get() { Ok(()) } else { Err(Violation::BatchChecksum) }
+    if checksum(&prefix, frames) == prefix.crc.get() {
+        Ok(())
+    } else {
+        Err(Violation::BatchChecksum)
+    }
 }
 
 fn prefix_of(head: &[u8; BATCH_HEAD_BYTES]) -> Prefix {
@@ -136,6 +140,9 @@ mod tests {
         }
         let mut bytes = good.clone();
         bytes[8] = 4;
-        assert_eq!(verify(bytes.first_chunk().expect("a head"), &[7; 8]), Err(Violation::BatchChecksum));
+        assert_eq!(
+            verify(bytes.first_chunk().expect("a head"), &[7; 8]),
+            Err(Violation::BatchChecksum)
+        );
     }
 }

@@ -98,7 +98,8 @@ impl TcpLink {
                     self.ended = true;
                 }
             }
-            // Only the socket knows whether another batch has begun; it is asked together with all others.
+            // Only the socket knows whether another batch has begun; it is asked together with all
+            // others.
             if self.receiver.is_between_batches() {
                 self.readable = false;
             }

@@ -63,7 +63,8 @@ impl Queue {
     pub(crate) fn oldest(&self) -> Option<Oldest<'_>> {
         let rest = &self.bytes[self.start..];
         let head: [u8; HEADER_BYTES] = *rest.first_chunk()?;
-        let header = Header::parse(head, RECORD_BYTES_LIMIT).expect("the queue holds what this side wrote");
+        let header =
+            Header::parse(head, RECORD_BYTES_LIMIT).expect("the queue holds what this side wrote");
         Some(Oldest { record: &rest[..header.padded()], payloads: header.payloads() })
     }
 

@@ -1,8 +1,8 @@
 //! The receiving side of a stream: from bytes to records whose payload has landed.
 //!
-//! The receiver always knows what comes next and how long it is: a head, the rest of a batch's frames, or its payload.
-//! Before any payload is read every placement of the batch has been checked and its pages claimed, so that a read puts
-//! each byte where it stays.
+//! The receiver always knows what comes next and how long it is: a head, the rest of a batch's
+//! frames, or its payload. Before any payload is read every placement of the batch has been checked
+//! and its pages claimed, so that a read puts each byte where it stays.
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -100,13 +100,14 @@ impl Receiver {
         }
     }
 
-    /// Whether nothing of the next batch is known yet: whether more has come in only the socket can say.
+    /// Whether nothing of the next batch is known yet: whether more has come in only the socket can
+    /// say.
     pub(crate) fn is_between_batches(&self) -> bool {
         self.phase == Phase::Head && self.head_bytes == 0
     }
 
-    /// Copies the next record whose payload has landed to `record`, and moves its landing pages to `payloads`; false
-    /// when more has to be read first.
+    /// Copies the next record whose payload has landed to `record`, and moves its landing pages to
+    /// `payloads`; false when more has to be read first.
     pub(crate) fn pop(
         &mut self,
         landing: &mut Landing,
@@ -165,7 +166,10 @@ impl Receiver {
                         skip -= place.bytes();
                         continue;
                     }
-                    debug_assert!(!target.is_full(), "a batch has at most {BATCH_PLACEMENTS_MAX} placements");
+                    debug_assert!(
+                        !target.is_full(),
+                        "a batch has at most {BATCH_PLACEMENTS_MAX} placements"
+                    );
                     match place {
                         Place::Claimed(buffer) => target.push_buffer(buffer, skip),
                         Place::Named(named) => target.push_named(named, skip),

@@ -1,4 +1,5 @@
-//! The sending side of a stream: queues, the batch that is being written, and nothing of the socket but its calls.
+//! The sending side of a stream: queues, the batch that is being written, and nothing of the socket
+//! but its calls.
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -91,7 +92,11 @@ impl Sender {
     }
 
     /// Writes batches until all is written or the socket takes no more.
-    pub(crate) fn flush(&mut self, socket: BorrowedFd<'_>, counters: &mut Counters) -> Result<Flushed, CloseReason> {
+    pub(crate) fn flush(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        counters: &mut Counters,
+    ) -> Result<Flushed, CloseReason> {
         for _ in 0..CALLS_PER_TURN {
             if self.batch.is_empty() {
                 self.compose();
@@ -118,8 +123,9 @@ impl Sender {
         }
         self.batch.resize(PREFIX_BYTES, 0);
         let mut pages = 0;
-        while let Some(record_pages) = take_record(&mut self.control, &mut self.batch, &mut self.payloads, pages)
-            .or_else(|| take_record(&mut self.data, &mut self.batch, &mut self.payloads, pages))
+        while let Some(record_pages) =
+            take_record(&mut self.control, &mut self.batch, &mut self.payloads, pages)
+                .or_else(|| take_record(&mut self.data, &mut self.batch, &mut self.payloads, pages))
         {
             pages += record_pages;
         }
@@ -168,7 +174,12 @@ impl Sender {
 }
 
 /// Moves the oldest record of a queue into the batch, when it fits; its pages of payload.
-fn take_record(queue: &mut Queue, batch: &mut Vec<u8>, payloads: &mut VecDeque<Pages>, pages: u32) -> Option<u32> {
+fn take_record(
+    queue: &mut Queue,
+    batch: &mut Vec<u8>,
+    payloads: &mut VecDeque<Pages>,
+    pages: u32,
+) -> Option<u32> {
     let oldest = queue.oldest()?;
     let fits = batch.len() - PREFIX_BYTES + oldest.record.len() <= BATCH_FRAMES_BYTES_MAX
         && payloads.len() + oldest.payloads <= BATCH_PLACEMENTS_MAX;

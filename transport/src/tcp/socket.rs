@@ -70,13 +70,17 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Option
 
 fn new_socket(address: SocketAddr) -> Result<Socket, Failure> {
     let kind = Type::STREAM.nonblocking().cloexec();
-    Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP)).map_err(|error| ("socket", errno(&error)))
+    Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))
+        .map_err(|error| ("socket", errno(&error)))
 }
 
-/// No waiting for more to send, no deep queue in the kernel, and an end to peers that have lost their power.
+/// No waiting for more to send, no deep queue in the kernel, and an end to peers that have lost
+/// their power.
 fn tune(socket: &Socket) -> Result<(), Errno> {
-    let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5)).with_retries(3);
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(10))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(3);
     socket.set_tcp_nodelay(true).map_err(|error| errno(&error))?;
     socket.set_tcp_notsent_lowat(NOT_SENT_BYTES).map_err(|error| errno(&error))?;
     socket.set_tcp_keepalive(&keepalive).map_err(|error| errno(&error))

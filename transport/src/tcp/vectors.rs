@@ -1,9 +1,9 @@
 #![allow(unsafe_code)]
 //! Scattered reads and writes over pages.
 //!
-//! The standard library's vectors are made of slices; pages that somebody else may still write, or that another handle
-//! of this process may look at, are never slices. So the vectors here are raw, and each entry is made by a function
-//! that knows who keeps its memory.
+//! The standard library's vectors are made of slices; pages that somebody else may still write, or
+//! that another handle of this process may look at, are never slices. So the vectors here are raw,
+//! and each entry is made by a function that knows who keeps its memory.
 
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -37,8 +37,8 @@ impl Vectors<'_> {
         self.list.is_full()
     }
 
-    /// Appends `bytes` bytes at `address`, to the last vector where they continue it. The caller sees to it that there
-    /// is a free vector.
+    /// Appends `bytes` bytes at `address`, to the last vector where they continue it. The caller
+    /// sees to it that there is a free vector.
     fn push(&mut self, address: *mut u8, bytes: usize) {
         self.bytes += bytes;
         if let Some(last) = self.list.last_mut()
@@ -97,9 +97,10 @@ impl<'a> Target<'a> {
     /// Reads from a socket; 0 is its end, `AGAIN` that there is nothing now.
     pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
         let mut message = self.0.message();
-        // SAFETY: each vector was made from memory that is borrowed for 'a: slices and buffers exclusively, named pages
-        // by their type, which are never seen as slices.
-        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) };
+        // SAFETY: each vector was made from memory that is borrowed for 'a: slices and buffers
+        // exclusively, named pages by their type, which are never seen as slices.
+        let received =
+            unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) };
         answer(received)
     }
 }
@@ -134,7 +135,8 @@ impl<'a> Source<'a> {
     pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
         let message = self.0.message();
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        // SAFETY: each vector was made from memory that is borrowed for 'a; the kernel only reads it.
+        // SAFETY: each vector was made from memory that is borrowed for 'a; the kernel only reads
+        // it.
         let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, flags) };
         answer(sent)
     }

@@ -10,8 +10,9 @@ use crate::transport::shared::Pending;
 use crate::{CloseReason, ConnectionId};
 
 impl Transport {
-    /// Closes a connection, for the caller's own reason. What was sent is handed to the link if that takes it at
-    /// once; what has come in and was not delivered is dropped. [`Event::Closed`](crate::Event::Closed) follows.
+    /// Closes a connection, for the caller's own reason. What was sent is handed to the link if
+    /// that takes it at once; what has come in and was not delivered is dropped.
+    /// [`Event::Closed`](crate::Event::Closed) follows.
     pub fn close(&mut self, connection: ConnectionId, reason: &'static str) {
         let slot = slot(connection);
         if let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) {
@@ -63,6 +64,9 @@ impl Transport {
                     }
                     CloseReason::UnsentBound | CloseReason::NoMemory => {
                         tracing::warn!(%peer, %address, %reason, "connection closed");
+                    }
+                    CloseReason::PeerVanished | CloseReason::Io(_) => {
+                        tracing::info!(%peer, %address, %reason, "connection closed");
                     }
                     _ => tracing::debug!(%peer, %address, %reason, "connection closed"),
                 }

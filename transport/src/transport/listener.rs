@@ -12,7 +12,7 @@ use crate::shm::socket as unix;
 use crate::tcp::socket as stream;
 use crate::transport::Transport;
 use crate::transport::shared::Backend;
-use crate::{Address, CloseReason, ListenError, Refusal, WindowMode};
+use crate::{Address, CloseReason, ListenError, WindowMode};
 
 /// A listening socket.
 #[derive(Debug)]
@@ -69,7 +69,8 @@ impl Transport {
             self.shared.counters.system_calls += 1;
             let socket = listener.socket.as_fd();
             let accepted = match &listener.address {
-                Address::Shm(_) => unix::accept(socket).map(|socket| (socket, listener.address.clone(), Backend::Shm)),
+                Address::Shm(_) => unix::accept(socket)
+                    .map(|socket| (socket, listener.address.clone(), Backend::Shm)),
                 Address::Tcp(_) => stream::accept(socket).map(|(socket, peer)| {
                     let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
                     (socket, Address::Tcp(peer.unwrap_or(unknown)), Backend::Tcp)
@@ -78,7 +79,8 @@ impl Transport {
             match accepted {
                 Ok((socket, address, backend)) => self.admit(socket, address, backend),
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                    tracing::warn!(address = %listener.address, "no descriptor or memory to accept a connection");
+                    let address = &listener.address;
+                    tracing::warn!(%address, "no descriptor or memory to accept a connection");
                     listener.resting = Some(self.shared.now + ACCEPT_REST_NS);
                     let _ = self.readiness.remove_listener(listener.socket.as_fd());
                     return;
@@ -97,9 +99,10 @@ impl Transport {
         let Some(slot) = self.connections.next_id() else {
             let nobody = culvert_memory::SlotId::from_u64(0);
             let mut opening = Opening::new(nobody, address, socket, side, &self.shared);
-            let reason = opening.refuse(Refusal::Resources, &mut self.shared.counters);
+            let reason = opening.turn_away(&mut self.shared.counters);
             self.shared.counters.handshakes_failed += 1;
-            tracing::warn!(address = %opening.address, %reason, "a peer was turned away: all connections are in use");
+            let address = &opening.address;
+            tracing::warn!(%address, %reason, "a peer was turned away: no free connection");
             return;
         };
         let opening = Opening::new(slot, address, socket, side, &self.shared);
@@ -108,8 +111,8 @@ impl Transport {
         }
     }
 
-    /// Keeps peers that never finish their handshake from taking all connections: beyond a quarter of them the oldest
-    /// goes.
+    /// Keeps peers that never finish their handshake from taking all connections: beyond a quarter
+    /// of them the oldest goes.
     fn drop_oldest_half_open(&mut self) {
         let half_open_max = (self.connections.capacity() as usize / 4).max(4);
         if self.openings.len() < half_open_max {
@@ -128,7 +131,8 @@ impl Transport {
             if listener.resting.is_some_and(|until| now >= until) {
                 listener.resting = None;
                 if let Err(error) = self.readiness.add_listener(listener.socket.as_fd(), index) {
-                    tracing::warn!(%error, address = %listener.address, "a listener could not be watched");
+                    let address = &listener.address;
+                    tracing::warn!(%error, %address, "a listener could not be watched");
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! The transport of one reactor: its listeners and its connections.
 //!
-//! A turn is [`poll`](Transport::poll), then whatever the caller makes of it, then [`post`](Transport::post): what was
-//! sent in between leaves together. Nothing here blocks and nothing yields; to sleep, see
-//! [`prepare_sleep`](Transport::prepare_sleep).
+//! A turn is [`poll`](Transport::poll), then whatever the caller makes of it, then
+//! [`post`](Transport::post): what was sent in between leaves together. Nothing here blocks and
+//! nothing yields; to sleep, see [`prepare_sleep`](Transport::prepare_sleep).
 
 mod closing;
 mod listener;
@@ -44,7 +44,8 @@ use crate::{
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let transport = |number: u128| -> Result<Transport, Box<dyn std::error::Error>> {
-///     let pool = Pool::new(&PoolOptions { backing: Backing::Ordinary, ..PoolOptions::default() })?;
+///     let backing = Backing::Ordinary;
+///     let pool = Pool::new(&PoolOptions { backing, ..PoolOptions::default() })?;
 ///     let node = Uuid::from_u128(number);
 ///     let identity = Identity { node, kind: PeerKind::Node, endpoint: 0 };
 ///     Ok(Transport::new(TransportOptions::new(identity, pool))?)
@@ -128,7 +129,11 @@ impl Transport {
     /// # Errors
     ///
     /// What is clear at once: a full table, or an address at which nobody can be.
-    pub fn connect(&mut self, address: &Address, window: WindowMode) -> Result<ConnectionId, ConnectError> {
+    pub fn connect(
+        &mut self,
+        address: &Address,
+        window: WindowMode,
+    ) -> Result<ConnectionId, ConnectError> {
         let slot = self.connections.next_id().ok_or(ConnectError::TableFull)?;
         let failure = |(step, source)| ConnectError::Io { step, source };
         let (socket, backend) = match address {

@@ -17,10 +17,11 @@ use crate::{CloseReason, Violation};
 type Handler<'a> = dyn FnMut(&mut Transport, Event<'_>) + 'a;
 
 impl Transport {
-    /// Takes in what there is, at most `budget` events, and gives each to `handler`. Returns how many there were.
+    /// Takes in what there is, at most `budget` events, and gives each to `handler`. Returns how
+    /// many there were.
     ///
-    /// `now` is monotonic time in nanoseconds. Never blocks. While only shared-memory connections are open this makes
-    /// a system call every 200 us at most.
+    /// `now` is monotonic time in nanoseconds. Never blocks. While only shared-memory connections
+    /// are open this makes a system call every 200 us at most.
     ///
     /// # Panics
     ///
@@ -61,8 +62,7 @@ impl Transport {
             match report.source {
                 Source::Listener(listener) => self.accept(listener),
                 Source::Connection(slot) => match self.connections.get_mut(slot) {
-                    None => {}
-                    Some(Connection::Between) => {}
+                    None | Some(Connection::Between) => {}
                     Some(Connection::Opening(_)) => self.advance_opening(slot),
                     Some(Connection::Open(open)) => match &mut open.link {
                         Link::Shm(_) => self.read_notices(slot),
@@ -90,11 +90,14 @@ impl Transport {
             return;
         }
         let now = self.shared.now;
-        let timeout = u64::try_from(self.shared.options.handshake_timeout.as_nanos()).unwrap_or(u64::MAX);
+        let timeout =
+            u64::try_from(self.shared.options.handshake_timeout.as_nanos()).unwrap_or(u64::MAX);
         let mut index = 0;
         while let Some(slot) = self.openings.get(index).copied() {
             index += 1;
-            let Some(Connection::Opening(opening)) = self.connections.get_mut(slot) else { continue };
+            let Some(Connection::Opening(opening)) = self.connections.get_mut(slot) else {
+                continue;
+            };
             if now >= *opening.deadline.get_or_insert(now.saturating_add(timeout)) {
                 // Ending it takes it off the list.
                 index -= 1;
@@ -135,7 +138,9 @@ impl Transport {
         if let Err(reason) = opening.open_peer(&self.shared) {
             return self.end(slot, reason);
         }
-        let Connection::Opening(opening) = std::mem::replace(place, Connection::Between) else { return };
+        let Connection::Opening(opening) = std::mem::replace(place, Connection::Between) else {
+            return;
+        };
         let open = opening.establish(&self.shared);
         self.openings.retain(|other| *other != slot);
         self.shared.counters.connections_opened += 1;
@@ -148,7 +153,9 @@ impl Transport {
     /// Reads the socket of a shared-memory connection.
     fn read_notices(&mut self, slot: SlotId) {
         for _ in 0..NOTICES_PER_TURN {
-            let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else { return };
+            let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else {
+                return;
+            };
             let Link::Shm(link) = &mut open.link else { return };
             let taken = match link.receive_notice(&mut self.shared.counters) {
                 Ok(None) => return,
@@ -170,49 +177,51 @@ impl Transport {
         while *left > 0 {
             let Some(pending) = self.shared.events.pop_front() else { return };
             let event = match pending {
-                Pending::Connected { connection, peer, initiated } => Event::Connected { connection, peer, initiated },
+                Pending::Connected { connection, peer, initiated } => {
+                    Event::Connected { connection, peer, initiated }
+                }
                 Pending::Writable { connection } => Event::Writable { connection },
                 Pending::Closed { connection, reason } => Event::Closed { connection, reason },
             };
-            // What was noted before a connection closed is not told afterwards.
-            let stale = match pending {
-                Pending::Closed { .. } => false,
-                Pending::Writable { connection } => self.connections.get(slot(connection)).is_none(),
-                Pending::Connected { .. } => false,
-            };
-            if !stale {
-                *left -= 1;
-                handler(self, event);
+            if let Pending::Writable { connection } = pending
+                && self.connections.get(slot(connection)).is_none()
+            {
+                // It has closed since.
+                continue;
             }
+            *left -= 1;
+            handler(self, event);
         }
     }
 
     /// Looks at the rings of all shared-memory connections.
     fn poll_shm(&mut self, left: &mut usize, record: &mut Vec<u8>, handler: &mut Handler<'_>) {
         let count = self.shm.len();
-        for step in 0..count {
+        let mut index = self.shm_next;
+        for _ in 0..count {
             if *left == 0 {
                 return;
             }
             // The list may become shorter meanwhile; whom that skips is looked at in the next poll.
-            let index = (self.shm_next + step) % count;
+            index = if index + 1 < count { index + 1 } else { 0 };
             let Some(slot) = self.shm.get(index).copied() else { continue };
             self.take_frames(slot, left, record, handler);
-            let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else { continue };
+            let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else {
+                continue;
+            };
             let Link::Shm(link) = &mut open.link else { continue };
-            let drained = !link.inbound.is_ready();
+            let ended = link.ended && !link.inbound.is_ready();
             if link.publish_consumed() {
                 open.nudge = true;
                 open.mark_busy(&mut self.shared);
             }
-            let ended = matches!(&open.link, Link::Shm(link) if link.ended) && drained;
             if ended {
                 self.end(slot, CloseReason::PeerClosed);
             } else if let Err(violation) = open.tell_of_room(&mut self.shared) {
                 self.end(slot, violation.into());
             }
         }
-        self.shm_next = self.shm_next.wrapping_add(1);
+        self.shm_next = if self.shm_next + 1 < count { self.shm_next + 1 } else { 0 };
     }
 
     /// Reads the sockets that have something to be read.
@@ -222,12 +231,16 @@ impl Transport {
                 return;
             }
             let Some(slot) = self.tcp_ready.pop_front() else { return };
-            let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else { continue };
+            let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else {
+                continue;
+            };
             let Link::Tcp(link) = &mut open.link else { continue };
             link.listed = false;
             link.begin_turn();
             let idle = self.take_frames(slot, left, record, handler);
-            let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else { continue };
+            let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else {
+                continue;
+            };
             let Link::Tcp(link) = &mut open.link else { continue };
             if !idle || link.wants_turn() {
                 self.list_ready(slot);
@@ -239,7 +252,9 @@ impl Transport {
 
     /// Puts a TCP connection on the list of those to be read.
     pub(super) fn list_ready(&mut self, slot: SlotId) {
-        let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else { return };
+        let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else {
+            return;
+        };
         if let Link::Tcp(link) = &mut open.link
             && !link.listed
         {
@@ -248,7 +263,8 @@ impl Transport {
         }
     }
 
-    /// Takes records off a connection, and gives the frames among them to the handler; whether it has none left.
+    /// Takes records off a connection, and gives the frames among them to the handler; whether it
+    /// has none left.
     fn take_frames(
         &mut self,
         slot: SlotId,
@@ -261,14 +277,24 @@ impl Transport {
             if *left == 0 {
                 return false;
             }
-            let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else { return true };
+            let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else {
+                return true;
+            };
             match open.next(&mut self.shared, record, &mut payloads) {
                 Ok(Next::Nothing) => return true,
                 Ok(Next::Internal) => {}
                 Ok(Next::Frame(class, range)) => {
                     *left -= 1;
                     let bytes = &record[range];
-                    handler(self, Event::Frame { connection: id(slot), class, bytes, payloads: &mut payloads });
+                    handler(
+                        self,
+                        Event::Frame {
+                            connection: id(slot),
+                            class,
+                            bytes,
+                            payloads: &mut payloads,
+                        },
+                    );
                     payloads.clear();
                 }
                 Err(reason) => {

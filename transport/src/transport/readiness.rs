@@ -1,7 +1,7 @@
 //! Which sockets have something to say: one epoll instance for all of them.
 //!
-//! Level-triggered: what is not read is reported again, and the instance itself stays readable until then, so that the
-//! reactor can sleep on it.
+//! Level-triggered: what is not read is reported again, and the instance itself stays readable
+//! until then, so that the reactor can sleep on it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -42,7 +42,10 @@ pub(crate) struct Readiness {
 
 impl std::fmt::Debug for Readiness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Readiness").field("asked", &self.asked).field("due", &self.due).finish_non_exhaustive()
+        f.debug_struct("Readiness")
+            .field("asked", &self.asked)
+            .field("due", &self.due)
+            .finish_non_exhaustive()
     }
 }
 
@@ -57,18 +60,33 @@ impl Readiness {
     }
 
     /// Watches a connection's socket for reading, and for writing where asked.
-    pub(crate) fn add(&self, socket: BorrowedFd<'_>, slot: SlotId, writable: bool) -> Result<(), Errno> {
+    pub(crate) fn add(
+        &self,
+        socket: BorrowedFd<'_>,
+        slot: SlotId,
+        writable: bool,
+    ) -> Result<(), Errno> {
         epoll::add(&self.epoll, socket, EventData::new_u64(slot.to_u64()), flags(writable))
     }
 
     /// Changes whether a connection's socket is watched for writing.
-    pub(crate) fn watch(&self, socket: BorrowedFd<'_>, slot: SlotId, writable: bool) -> Result<(), Errno> {
+    pub(crate) fn watch(
+        &self,
+        socket: BorrowedFd<'_>,
+        slot: SlotId,
+        writable: bool,
+    ) -> Result<(), Errno> {
         epoll::modify(&self.epoll, socket, EventData::new_u64(slot.to_u64()), flags(writable))
     }
 
     /// Watches a listener.
     pub(crate) fn add_listener(&self, socket: BorrowedFd<'_>, index: usize) -> Result<(), Errno> {
-        epoll::add(&self.epoll, socket, EventData::new_u64(LISTENERS + index as u64), EventFlags::IN)
+        epoll::add(
+            &self.epoll,
+            socket,
+            EventData::new_u64(LISTENERS + index as u64),
+            EventFlags::IN,
+        )
     }
 
     /// Stops watching a listener.
@@ -81,7 +99,8 @@ impl Readiness {
         self.events.clear();
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         // An interrupted call reports nothing; the next poll asks again.
-        let asked = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), Some(&now));
+        let asked =
+            epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), Some(&now));
         debug_assert!(asked.is_ok() || asked == Err(Errno::INTR), "epoll_wait: {asked:?}");
         self.events.len()
     }

@@ -9,9 +9,11 @@ use crate::transport::Transport;
 use crate::{Class, CloseReason, ConnectionId, Placement, SendError};
 
 impl Transport {
-    /// Takes credits for a run of `pages` pages in the peer's window. `None` when there are none now: the peer is
-    /// asked for a larger window if it may have one, and [`Event::Writable`](crate::Event::Writable) follows. At most
-    /// half of the window should be asked for at once.
+    /// Takes credits for a run of `pages` pages in the peer's window. `None` when there are none
+    /// now: the peer is asked for a larger window if it may have one, and
+    /// [`Event::Writable`](crate::Event::Writable) follows. More than
+    /// [`run_pages_max`](Transport::run_pages_max) pages there are only if the window grows, which
+    /// is tried again with every call, at most ten times a second.
     pub fn reserve(&mut self, connection: ConnectionId, pages: u32) -> Option<Placement> {
         let open = self.connections.get_mut(slot(connection)).and_then(Connection::open_mut)?;
         open.reserve(&mut self.shared, pages)
@@ -23,25 +25,29 @@ impl Transport {
     ///
     /// When it is not reserved on an open connection: a bug of the caller.
     pub fn cancel(&mut self, connection: ConnectionId, placement: Placement) {
-        if let Some(open) = self.connections.get_mut(slot(connection)).and_then(Connection::open_mut) {
+        if let Some(open) =
+            self.connections.get_mut(slot(connection)).and_then(Connection::open_mut)
+        {
             open.remote.cancel(placement);
             open.tell_of_pages(&mut self.shared);
         }
     }
 
-    /// Sends a frame, and the payloads that belong to it, each to its place in the peer's window. All or nothing.
+    /// Sends a frame, and the payloads that belong to it, each to its place in the peer's window.
+    /// All or nothing.
     ///
-    /// The peer handles the frame when all its payloads are whole. A clone of each payload is held until it has been
-    /// written. Nothing leaves before [`post`](Transport::post).
+    /// The peer handles the frame when all its payloads are whole. A clone of each payload is held
+    /// until it has been written. Nothing leaves before [`post`](Transport::post).
     ///
     /// # Errors
     ///
-    /// Nothing was taken then, and the placements are still reserved; after [`SendError::Closed`] nothing is.
+    /// Nothing was taken then, and the placements are still reserved; after [`SendError::Closed`]
+    /// nothing is.
     ///
     /// # Panics
     ///
-    /// When a payload has not the length of its placement, or a placement in a granted window was not reserved on this
-    /// connection: bugs of the caller.
+    /// When a payload has not the length of its placement, or a placement in a granted window was
+    /// not reserved on this connection: bugs of the caller.
     pub fn send(
         &mut self,
         connection: ConnectionId,
@@ -50,7 +56,11 @@ impl Transport {
         payloads: &[(Placement, Pages)],
     ) -> Result<(), SendError> {
         let slot = slot(connection);
-        let open = self.connections.get_mut(slot).and_then(Connection::open_mut).ok_or(SendError::Closed)?;
+        let open = self
+            .connections
+            .get_mut(slot)
+            .and_then(Connection::open_mut)
+            .ok_or(SendError::Closed)?;
         match open.send(&mut self.shared, class, frame, payloads) {
             Ok(()) => Ok(()),
             Err(Refusal::Error(error)) => Err(error),
@@ -90,7 +100,9 @@ impl Transport {
 
     /// Visits one connection; whether it stays on the list.
     fn post_one(&mut self, slot: SlotId, force: bool) -> bool {
-        let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else { return false };
+        let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else {
+            return false;
+        };
         let stays = match open.post(&mut self.shared, force) {
             Ok(stays) => stays,
             Err(reason) => {

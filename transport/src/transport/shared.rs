@@ -87,8 +87,14 @@ impl Shared {
         }
     }
 
-    /// Makes memory for at most `pages` pages of a window, within the budget; fewer where it is short.
-    pub(crate) fn make_window(&mut self, backend: Backend, mode: WindowMode, pages: u32) -> Option<Window> {
+    /// Makes memory for at most `pages` pages of a window, within the budget; fewer where it is
+    /// short.
+    pub(crate) fn make_window(
+        &mut self,
+        backend: Backend,
+        mode: WindowMode,
+        pages: u32,
+    ) -> Option<Window> {
         let pages = whole_hugepages(pages.min(self.budget_pages));
         if pages == 0 {
             return None;
@@ -102,7 +108,12 @@ impl Shared {
     }
 
     /// Adds memory to a window, and reports its region where somebody wants to know.
-    pub(crate) fn attach(&mut self, landing: &mut Landing, window: Window, backend: Backend) -> u32 {
+    pub(crate) fn attach(
+        &mut self,
+        landing: &mut Landing,
+        window: Window,
+        backend: Backend,
+    ) -> u32 {
         if backend == Backend::Shm && self.options.report_regions {
             self.region_events.push(RegionEvent::Added(window.region().clone()));
         }

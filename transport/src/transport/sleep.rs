@@ -9,16 +9,18 @@ use crate::connection::established::Link;
 use crate::transport::Transport;
 
 impl Transport {
-    /// A descriptor that becomes readable when there is something to do, for a reactor that sleeps on several.
+    /// A descriptor that becomes readable when there is something to do, for a reactor that sleeps
+    /// on several.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.readiness.fd()
     }
 
-    /// Makes ready to sleep: everything due is posted, and shared-memory peers are told that they have to wake us.
-    /// False when there is something to do already; then nothing has been told.
+    /// Makes ready to sleep: everything due is posted, and shared-memory peers are told that they
+    /// have to wake us. False when there is something to do already; then nothing has been told.
     ///
     /// Follow it with a wait on [`wake_fd`](Transport::wake_fd), at most until
-    /// [`next_deadline`](Transport::next_deadline), and then with [`finish_sleep`](Transport::finish_sleep).
+    /// [`next_deadline`](Transport::next_deadline), and then with
+    /// [`finish_sleep`](Transport::finish_sleep).
     pub fn prepare_sleep(&mut self) -> bool {
         self.post_busy(true);
         if self.has_work() {
@@ -42,22 +44,26 @@ impl Transport {
         self.readiness.due = true;
     }
 
-    /// The time, in the nanoseconds of [`poll`](Transport::poll), at which it has to be polled again at the latest.
+    /// The time, in the nanoseconds of [`poll`](Transport::poll), at which it has to be polled
+    /// again at the latest.
     pub fn next_deadline(&self) -> Option<u64> {
-        let handshakes = self.openings.iter().filter_map(|slot| match self.connections.get(*slot) {
-            Some(Connection::Opening(opening)) => opening.deadline,
-            _ => None,
-        });
+        let handshakes =
+            self.openings.iter().filter_map(|slot| match self.connections.get(*slot) {
+                Some(Connection::Opening(opening)) => opening.deadline,
+                _ => None,
+            });
         handshakes.chain(self.listener_deadline()).min()
     }
 
     fn set_sleeping(&mut self, sleeping: bool) {
         for slot in &self.shm {
-            let Some(open) = self.connections.get_mut(*slot).and_then(Connection::open_mut) else { continue };
-            let refused = open.refused.data || open.refused.control;
+            let Some(open) = self.connections.get_mut(*slot).and_then(Connection::open_mut) else {
+                continue;
+            };
+            let (data, control) = open.awaits_room();
             if let Link::Shm(link) = &mut open.link {
                 link.inbound.set_sleeping(sleeping);
-                link.outbound.set_waiting(sleeping && refused);
+                link.outbound.set_waiting(sleeping && (data || control));
             }
         }
     }
@@ -81,11 +87,13 @@ impl Transport {
     /// Whether a peer has written into the rings, or made room in them.
     fn has_shared_work(&mut self) -> bool {
         self.shm.iter().any(|slot| {
-            let Some(open) = self.connections.get_mut(*slot).and_then(Connection::open_mut) else { return false };
-            let refused = open.refused;
+            let Some(open) = self.connections.get_mut(*slot).and_then(Connection::open_mut) else {
+                return false;
+            };
+            let (data, control) = open.awaits_room();
             let Link::Shm(link) = &mut open.link else { return false };
             // A lying index is work too: the next poll finds out.
-            link.inbound.is_ready() || link.ended || link.room_has_come(refused)
+            link.inbound.is_ready() || link.ended || link.room_has_come(data, control)
         })
     }
 }

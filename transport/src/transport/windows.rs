@@ -8,17 +8,19 @@ use crate::{ConnectionId, Placement, RegionEvent};
 
 impl Transport {
     /// Takes `pages` pages of our own window, when this side allocates in it
-    /// ([`WindowMode::Named`](crate::WindowMode::Named)): for a request in whose answer the peer is to write there.
+    /// ([`WindowMode::Named`](crate::WindowMode::Named)): for a request in whose answer the peer is
+    /// to write there.
     ///
-    /// `None` when there are none now; the window grows if it may, and [`Event::Writable`](crate::Event::Writable)
-    /// follows then. Keep the buffer until the answer is there, or the connection is closed.
+    /// `None` when there are none now; the window grows if it may, and
+    /// [`Event::Writable`](crate::Event::Writable) follows then. Keep the buffer until the answer
+    /// is there, or the connection is closed.
     pub fn acquire_named(&mut self, connection: ConnectionId, pages: u32) -> Option<Buffer> {
         let open = self.connections.get_mut(slot(connection)).and_then(Connection::open_mut)?;
         open.acquire_named(&mut self.shared, pages)
     }
 
-    /// What to write into the request for a buffer of [`acquire_named`](Transport::acquire_named): where its pages are
-    /// in the window. `None` for a buffer of other memory.
+    /// What to write into the request for a buffer of [`acquire_named`](Transport::acquire_named):
+    /// where its pages are in the window. `None` for a buffer of other memory.
     pub fn named_page(&self, connection: ConnectionId, buffer: &Buffer) -> Option<Placement> {
         let open = self.connections.get(slot(connection)).and_then(Connection::open)?;
         Placement::named(open.landing.page_of(buffer)?, buffer.pages())
@@ -26,12 +28,35 @@ impl Transport {
 
     /// Pages of the peer's window that are known here: a request takes at most half of them.
     pub fn window_pages_granted(&self, connection: ConnectionId) -> u32 {
-        self.connections.get(slot(connection)).and_then(Connection::open).map_or(0, |open| open.remote.pages())
+        self.connections
+            .get(slot(connection))
+            .and_then(Connection::open)
+            .map_or(0, |open| open.remote.pages())
+    }
+
+    /// The longest run that [`reserve`](Transport::reserve) can give on a connection once all
+    /// credits are back: a run lies in one segment of the window.
+    pub fn run_pages_max(&self, connection: ConnectionId) -> u32 {
+        self.connections
+            .get(slot(connection))
+            .and_then(Connection::open)
+            .map_or(0, |open| open.remote.run_pages_max())
+    }
+
+    /// Credits held: pages of the peer's window that are free to be reserved.
+    pub fn credits(&self, connection: ConnectionId) -> u32 {
+        self.connections
+            .get(slot(connection))
+            .and_then(Connection::open)
+            .map_or(0, |open| open.remote.free_pages())
     }
 
     /// Pages of our own window: with a named one, a request asks for at most half of them.
     pub fn window_pages(&self, connection: ConnectionId) -> u32 {
-        self.connections.get(slot(connection)).and_then(Connection::open).map_or(0, |open| open.landing.pages())
+        self.connections
+            .get(slot(connection))
+            .and_then(Connection::open)
+            .map_or(0, |open| open.landing.pages())
     }
 
     /// Pages that windows may still take.
@@ -39,9 +64,10 @@ impl Transport {
         self.shared.budget_pages
     }
 
-    /// Reports regions that are new or gone since the last call, to be registered with devices. With
-    /// [`report_regions`](crate::TransportOptions::report_regions) peers are told of new ones only now, so it has to
-    /// be called every turn, between [`poll`](Transport::poll) and [`post`](Transport::post).
+    /// Reports regions that are new or gone since the last call, to be registered with devices.
+    /// With [`report_regions`](crate::TransportOptions::report_regions) peers are told of new ones
+    /// only now, so it has to be called every turn, between [`poll`](Transport::poll) and
+    /// [`post`](Transport::post).
     pub fn regions(&mut self, f: impl FnMut(RegionEvent)) {
         if self.shared.region_events.is_empty() && self.shared.unreported.is_empty() {
             return;

@@ -1,8 +1,8 @@
 //! Our side of a landing window: segments of memory into which one peer writes.
 //!
-//! Pages are numbered over all segments. In a *granted* window the peer allocates, and says in each frame which pages
-//! it has written: they are claimed, and their credit goes back when the last user drops them. In a *named* window we
-//! allocate and the peer is told where to write.
+//! Pages are numbered over all segments. In a *granted* window the peer allocates, and says in each
+//! frame which pages it has written: they are claimed, and their credit goes back when the last
+//! user drops them. In a *named* window we allocate and the peer is told where to write.
 
 use std::ptr::NonNull;
 
@@ -23,7 +23,8 @@ struct Segment {
 
 /// Pages of a named window that a peer's payload is to be received into.
 ///
-/// Made only here and only for named windows, whose buffers are never seen as slices (they are not carved private).
+/// Made only here and only for named windows, whose buffers are never seen as slices (they are not
+/// carved private).
 #[derive(Debug)]
 pub(crate) struct NamedPages {
     window: Window,
@@ -84,10 +85,11 @@ impl Landing {
         self.pages
     }
 
-    /// The pages of the next segment, when `budget` pages may be had; 0 when the window stays as it is.
+    /// The pages of the next segment, when `budget` pages may be had; 0 when the window stays as it
+    /// is.
     ///
-    /// 8 pages grow by 512, 520 by what is left to the limit; the steps are larger where a limit beyond 16 times 512
-    /// pages would need more than [`SEGMENTS_MAX`] of them.
+    /// 8 pages grow by 512, 520 by what is left to the limit; the steps are larger where a limit
+    /// beyond 16 times 512 pages would need more than [`SEGMENTS_MAX`] of them.
     pub(crate) fn next_segment_pages(&self, budget: u32) -> u32 {
         let left = self.pages_max - self.pages;
         let segments_left = self.segments.remaining_capacity() as u32;
@@ -182,7 +184,8 @@ impl Landing {
         Ok(NamedPages { window: segment.window.clone(), first, pages })
     }
 
-    /// Collects the pages whose last user is gone: free again in a named window, credits to return in a granted one.
+    /// Collects the pages whose last user is gone: free again in a named window, credits to return
+    /// in a granted one.
     pub(crate) fn poll_released(&mut self) {
         if !self.active {
             return;
@@ -216,7 +219,8 @@ impl Landing {
         self.return_pages -= told;
     }
 
-    /// Whether somebody holds pages of the window. Only [`Landing::poll_released`] notices that the last is gone.
+    /// Whether somebody holds pages of the window. Only [`Landing::poll_released`] notices that the
+    /// last is gone.
     pub(crate) fn in_use(&self) -> bool {
         self.active
     }
@@ -226,7 +230,8 @@ impl Landing {
     }
 }
 
-/// From one hugepage on a segment has only whole ones, so that its file has exactly its size with either kind of page.
+/// From one hugepage on a segment has only whole ones, so that its file has exactly its size with
+/// either kind of page.
 pub(crate) fn whole_hugepages(pages: u32) -> u32 {
     if pages < SEGMENT_PAGES { pages } else { pages - pages % SEGMENT_PAGES }
 }
@@ -241,5 +246,6 @@ fn push_return(returns: &mut Vec<Placement>, segment_first: u32, page: u32, page
         *last = longer;
         return;
     }
-    returns.push(Placement::named(page, pages).expect("a claimed run has the length of a placement"));
+    returns
+        .push(Placement::named(page, pages).expect("a claimed run has the length of a placement"));
 }

@@ -1,9 +1,10 @@
 //! The peer's landing window as the sender sees it: which pages it may write.
 //!
-//! In a granted window the sender holds credits. A page goes round: free -> reserved -> sent -> free again with the
-//! peer's credit. In a window whose owner names the pages only the bounds are known here.
+//! In a granted window the sender holds credits. A page goes round: free -> reserved -> sent ->
+//! free again with the peer's credit. In a window whose owner names the pages only the bounds are
+//! known here.
 
-use crate::config::SEGMENTS_MAX;
+use crate::config::{PLACEMENT_PAGES_MAX, SEGMENTS_MAX};
 use crate::window::runs::{Runs, masks};
 use crate::{Placement, SendError, Violation, WindowMode};
 
@@ -35,6 +36,11 @@ impl Remote {
     /// Credits held: pages free to be reserved.
     pub(crate) fn free_pages(&self) -> u32 {
         self.runs.free_pages()
+    }
+
+    /// The longest run that can be reserved when all credits are here.
+    pub(crate) fn run_pages_max(&self) -> u32 {
+        self.runs.segment_pages_max().min(PLACEMENT_PAGES_MAX)
     }
 
     /// Whether the window may still grow.
@@ -90,7 +96,10 @@ impl Remote {
             }
             WindowMode::Named => Ok(()),
             WindowMode::Granted => {
-                assert!(self.is_reserved(placement), "a payload goes to pages that were reserved for it, once");
+                assert!(
+                    self.is_reserved(placement),
+                    "a payload goes to pages that were reserved for it, once"
+                );
                 Ok(())
             }
         }
@@ -121,7 +130,8 @@ impl Remote {
 
     fn is_reserved(&self, placement: Placement) -> bool {
         let (page, pages) = (placement.page(), placement.pages());
-        self.runs.is_taken(page, pages) && masks(page, pages).all(|(word, mask)| self.sent[word] & mask == 0)
+        self.runs.is_taken(page, pages)
+            && masks(page, pages).all(|(word, mask)| self.sent[word] & mask == 0)
     }
 }
 

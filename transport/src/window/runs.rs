@@ -1,7 +1,8 @@
-//! Runs of pages in a window that somebody allocates: the sender in the peer's, or the owner in his own.
+//! Runs of pages in a window that somebody allocates: the sender in the peer's, or the owner in his
+//! own.
 //!
-//! One bit per page and state. A window is made of segments that are adjacent in page numbers and not in memory, so a
-//! run never crosses from one segment into the next.
+//! One bit per page and state. A window is made of segments that are adjacent in page numbers and
+//! not in memory, so a run never crosses from one segment into the next.
 
 use arrayvec::ArrayVec;
 
@@ -38,7 +39,14 @@ impl Runs {
         self.ends.len()
     }
 
-    /// Appends a segment of `pages` pages, all free. The caller has checked that there is room for one.
+    /// The pages of the largest segment.
+    pub(crate) fn segment_pages_max(&self) -> u32 {
+        let firsts = std::iter::once(0).chain(self.ends.iter().copied());
+        self.ends.iter().zip(firsts).map(|(end, first)| end - first).max().unwrap_or(0)
+    }
+
+    /// Appends a segment of `pages` pages, all free. The caller has checked that there is room for
+    /// one.
     pub(crate) fn grow(&mut self, pages: u32) {
         let first = self.pages();
         let end = first + pages;
@@ -79,7 +87,8 @@ impl Runs {
 
     /// Whether the run lies in the window and none of its pages is free.
     pub(crate) fn is_taken(&self, page: u32, pages: u32) -> bool {
-        self.contains(page, pages) && masks(page, pages).all(|(word, mask)| self.free[word] & mask == 0)
+        self.contains(page, pages)
+            && masks(page, pages).all(|(word, mask)| self.free[word] & mask == 0)
     }
 
     fn mark_free(&mut self, page: u32, pages: u32) {
@@ -97,7 +106,11 @@ impl Runs {
         let mut page = self.next(from, true)?;
         loop {
             let limit = (page + pages).min(self.segment_end(page));
-            let end = if pages == 1 { page + 1 } else { self.next(page, false).unwrap_or(limit).min(limit) };
+            let end = if pages == 1 {
+                page + 1
+            } else {
+                self.next(page, false).unwrap_or(limit).min(limit)
+            };
             if end - page == pages {
                 return Some(page);
             }
@@ -152,6 +165,7 @@ mod tests {
         runs.grow(8);
         runs.grow(512);
         assert_eq!(runs.pages(), 520);
+        assert_eq!(runs.segment_pages_max(), 512);
         assert!(runs.contains(0, 8) && runs.contains(8, 512));
         assert!(!runs.contains(7, 2) && !runs.contains(519, 2) && !runs.contains(520, 1));
         assert!(!runs.contains(u32::MAX, 2));
@@ -173,7 +187,8 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Against a plain list of booleans: every run handed out was free, and a refusal means that there was none.
+        /// Against a plain list of booleans: every run handed out was free, and a refusal means
+        /// that there was none.
         #[test]
         fn agrees_with_a_list(
             segments in proptest::collection::vec(1u32..200, 1..5),
@@ -191,7 +206,8 @@ mod tests {
                     if !held.is_empty() {
                         let (page, pages) = held.swap_remove(pick % held.len());
                         runs.release(page, pages);
-                        free[page as usize..(page + pages) as usize].iter_mut().for_each(|slot| slot.1 = true);
+                        let run = &mut free[page as usize..(page + pages) as usize];
+                        run.iter_mut().for_each(|slot| slot.1 = true);
                     }
                     continue;
                 }

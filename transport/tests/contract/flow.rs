@@ -21,9 +21,13 @@ crate::over_backends!(
 
 fn introduces_both_sides(scheme: Scheme) {
     let (pair, _, client) = Pair::connected(scheme);
-    let Some(Seen::Connected { peer, initiated, .. }) = pair.client.seen.first() else { panic!("connected") };
+    let Some(Seen::Connected { peer, initiated, .. }) = pair.client.seen.first() else {
+        panic!("connected")
+    };
     assert_eq!((*peer, *initiated), (identity(1, culvert_transport::PeerKind::Node), true));
-    let Some(Seen::Connected { peer, initiated, .. }) = pair.server.seen.first() else { panic!("connected") };
+    let Some(Seen::Connected { peer, initiated, .. }) = pair.server.seen.first() else {
+        panic!("connected")
+    };
     assert_eq!((*peer, *initiated), (identity(2, culvert_transport::PeerKind::Client), false));
     let info = pair.client.transport.connection_info(client).expect("open");
     assert_eq!(info.address, pair.address);
@@ -67,13 +71,18 @@ fn carries_payloads_of_every_length(scheme: Scheme) {
     for pages in [1, 2, 3, 7, 64, 255, 256] {
         let content = pair.client.pages(pages, pages as u8);
         let place = pair.client.place(client, pages);
-        pair.client.transport.send(client, Class::Data, b"payload", &[(place, content)]).expect("room");
+        pair.client
+            .transport
+            .send(client, Class::Data, b"payload", &[(place, content)])
+            .expect("room");
         pair.until(|pair| pair.server.frames() == 1);
         let frames = pair.server.take_frames();
         assert_eq!(frames[0].2.len(), 1);
         assert!(is_pattern(&frames[0].2[0], pages as u8), "{pages} pages");
         drop(frames);
-        pair.until(|pair| pair.client.transport.connection_info(client).expect("open").credits == 512);
+        pair.until(|pair| {
+            pair.client.transport.connection_info(client).expect("open").credits == 512
+        });
     }
     pair.client.transport.close(client, "done");
     pair.until(|pair| pair.server.closed().is_some());
@@ -102,8 +111,13 @@ fn carries_many_payloads_in_one_frame(scheme: Scheme) {
             assert!(is_pattern(buffer, index as u8), "payload {index} of round {round}");
         }
         drop(frames);
-        pair.until(|pair| pair.client.transport.connection_info(client).expect("open").credits == 512);
-        assert_eq!(pair.client.pool.free_pages(), pair.client.pool.total_pages() - if scheme == Scheme::Tcp { 8 } else { 0 });
+        pair.until(|pair| {
+            pair.client.transport.connection_info(client).expect("open").credits == 512
+        });
+        assert_eq!(
+            pair.client.pool.free_pages(),
+            pair.client.pool.total_pages() - if scheme == Scheme::Tcp { 8 } else { 0 }
+        );
     }
 }
 
@@ -138,7 +152,9 @@ fn refuses_what_is_too_large(scheme: Scheme) {
     let control_max = pair.client.transport.frame_bytes_max(client, Class::Control).expect("open");
     assert_eq!(data_max, 8192);
     assert!((3000..=4096).contains(&control_max));
-    let send = |pair: &mut Pair, class, bytes| pair.client.transport.send(client, class, &vec![7; bytes], &[]);
+    let send = |pair: &mut Pair, class, bytes| {
+        pair.client.transport.send(client, class, &vec![7; bytes], &[])
+    };
     assert_eq!(send(&mut pair, Class::Data, data_max + 1), Err(SendError::TooLarge));
     assert_eq!(send(&mut pair, Class::Control, control_max + 1), Err(SendError::TooLarge));
     assert_eq!(send(&mut pair, Class::Data, data_max), Ok(()));
@@ -153,7 +169,10 @@ fn tells_when_the_queue_has_room(scheme: Scheme) {
         sent += 1;
     }
     assert!((8..=16).contains(&sent), "{sent} frames of 4000 bytes in a queue of 64 KiB");
-    pair.client.transport.send(client, Class::Control, b"overtakes", &[]).expect("a queue of its own");
+    pair.client
+        .transport
+        .send(client, Class::Control, b"overtakes", &[])
+        .expect("a queue of its own");
     pair.until(|pair| pair.client.writable() == 1);
     pair.client.transport.send(client, Class::Data, &[2; 4000], &[]).expect("room again");
     pair.until(|pair| pair.server.frames() == sent + 2);
@@ -201,10 +220,17 @@ fn forwards_a_landing_page(scheme: Scheme) {
     pair.until(|pair| pair.server.frames() == 1);
     let landed = pair.server.take_frames().remove(0).2.remove(0).freeze();
     let place = pair.server.place(server, 2);
-    pair.server.transport.send(server, Class::Data, b"on", &[(place, landed.clone())]).expect("room");
+    pair.server
+        .transport
+        .send(server, Class::Data, b"on", &[(place, landed.clone())])
+        .expect("room");
     pair.until(|pair| pair.client.frames() == 1);
     assert!(is_pattern(&pair.client.take_frames()[0].2[0], 9));
-    assert_eq!(pair.client.transport.connection_info(client).expect("open").credits, 6, "it is still held");
+    assert_eq!(
+        pair.client.transport.connection_info(client).expect("open").credits,
+        6,
+        "it is still held"
+    );
     drop(landed);
     pair.until(|pair| pair.client.transport.connection_info(client).expect("open").credits == 8);
 }
@@ -215,13 +241,19 @@ fn streams_in_both_directions(scheme: Scheme) {
     let (mut pair, server, client) = Pair::connected(scheme);
     let (mut sent, mut received) = ([0u32; 2], [0u32; 2]);
     while received != [COUNT; 2] {
-        for (index, side, connection) in [(0, &mut pair.client, client), (1, &mut pair.server, server)] {
+        for (index, side, connection) in
+            [(0, &mut pair.client, client), (1, &mut pair.server, server)]
+        {
             while sent[index] < COUNT {
                 let pages = 1 + sent[index] % 4;
                 let Some(place) = side.transport.reserve(connection, pages) else { break };
                 let content = side.pages(pages, sent[index] as u8);
                 let frame = sent[index].to_le_bytes();
-                if side.transport.send(connection, Class::Data, &frame, &[(place, content)]).is_err() {
+                if side
+                    .transport
+                    .send(connection, Class::Data, &frame, &[(place, content)])
+                    .is_err()
+                {
                     side.transport.cancel(connection, place);
                     break;
                 }

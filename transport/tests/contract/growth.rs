@@ -105,7 +105,10 @@ fn grows_a_named_window(scheme: Scheme) {
     let buffer = pair.client.transport.acquire_named(client, 100).expect("it has grown");
     let place = pair.client.transport.named_page(client, &buffer).expect("of this window");
     let content = pair.server.pages(100, 5);
-    pair.server.transport.send(server, Class::Data, b"answer", &[(place, content)]).expect("the peer knows it");
+    pair.server
+        .transport
+        .send(server, Class::Data, b"answer", &[(place, content)])
+        .expect("the peer knows it");
     pair.until(|pair| pair.client.frames() == 1);
     assert!(is_pattern(&buffer, 5));
 }
@@ -115,7 +118,9 @@ fn reports_regions_before_the_peer_knows(scheme: Scheme) {
     server.report_regions = true;
     let mut pair = Pair::with(scheme, server, options(2));
     let (_, client) = pair.connect(WindowMode::Granted);
-    let added = |pair: &Pair| pair.server.regions.iter().filter(|event| matches!(event, RegionEvent::Added(_))).count();
+    let added = |pair: &Pair| {
+        pair.server.regions.iter().filter(|event| matches!(event, RegionEvent::Added(_))).count()
+    };
     let expected = usize::from(scheme == Scheme::Shm);
     assert_eq!(added(&pair), expected);
     assert_eq!(pair.client.transport.reserve(client, 9), None);

@@ -44,7 +44,8 @@ pub fn identity(number: u128, kind: PeerKind) -> Identity {
 }
 
 pub fn pool(bytes: usize) -> Pool {
-    let options = PoolOptions { bytes, backing: Backing::Ordinary, lock: false, ..PoolOptions::default() };
+    let options =
+        PoolOptions { bytes, backing: Backing::Ordinary, lock: false, ..PoolOptions::default() };
     Pool::new(&options).expect("memory for a pool")
 }
 
@@ -76,7 +77,10 @@ impl Side {
     pub fn pages(&self, pages: u32, seed: u8) -> Pages {
         let mut buffer = self.pool.acquire(pages).expect("the pool has pages");
         for page in 0..pages {
-            buffer.copy_from_slice(page as usize * PAGE_SIZE, &pattern(seed.wrapping_add(page as u8)));
+            buffer.copy_from_slice(
+                page as usize * PAGE_SIZE,
+                &pattern(seed.wrapping_add(page as u8)),
+            );
         }
         buffer.freeze()
     }
@@ -132,7 +136,9 @@ impl Side {
 
 fn keep(event: Event<'_>) -> Seen {
     match event {
-        Event::Connected { connection, peer, initiated } => Seen::Connected { connection, peer, initiated },
+        Event::Connected { connection, peer, initiated } => {
+            Seen::Connected { connection, peer, initiated }
+        }
         Event::Frame { class, bytes, payloads, .. } => {
             Seen::Frame { class, bytes: bytes.to_vec(), payloads: payloads.drain(..).collect() }
         }
@@ -142,7 +148,9 @@ fn keep(event: Event<'_>) -> Seen {
 }
 
 pub fn pattern(seed: u8) -> Vec<u8> {
-    (0..PAGE_SIZE).map(|index| (index as u8).wrapping_mul(31).wrapping_add(seed) ^ (index >> 8) as u8).collect()
+    (0..PAGE_SIZE)
+        .map(|index| (index as u8).wrapping_mul(31).wrapping_add(seed) ^ (index >> 8) as u8)
+        .collect()
 }
 
 /// Whether a landed payload is what [`Side::pages`] made.
@@ -180,7 +188,8 @@ impl Pair {
 
     /// Connects; the ids on both sides.
     pub fn connect(&mut self, window: WindowMode) -> (ConnectionId, ConnectionId) {
-        let client = self.client.transport.connect(&self.address, window).expect("somebody listens");
+        let client =
+            self.client.transport.connect(&self.address, window).expect("somebody listens");
         let before = self.server.transport.counters().connections_opened;
         self.until(|pair| {
             pair.client.connected() == Some(client)
@@ -230,7 +239,10 @@ impl Pair {
             assert_eq!(side.transport.counters().payload_copy_bytes, 0);
             side.turn();
             assert_eq!(side.transport.retiring_windows(), 0, "every landing page came back");
-            assert_eq!(side.transport.window_budget_left(), side.transport.options().window_budget_pages);
+            assert_eq!(
+                side.transport.window_budget_left(),
+                side.transport.options().window_budget_pages
+            );
             assert_eq!(side.pool.free_pages(), side.pool.total_pages(), "every page came back");
         }
     }

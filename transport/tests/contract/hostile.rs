@@ -53,11 +53,19 @@ impl Stage {
         self.pair.server.seen.clear();
         let place = self.pair.client.place(self.honest, 1);
         let content = self.pair.client.pages(1, 1);
-        self.pair.client.transport.send(self.honest, Class::Data, b"honest", &[(place, content)]).expect("room");
-        self.pair.until(|pair| pair.server.frames() == 1);
+        self.pair
+            .client
+            .transport
+            .send(self.honest, Class::Data, b"honest", &[(place, content)])
+            .expect("room");
+        let is_honest =
+            |seen: &Seen| matches!(seen, Seen::Frame { bytes, .. } if bytes == b"honest");
+        self.pair.until(|pair| pair.server.seen.iter().any(is_honest));
         drop(self.pair.server.take_frames());
         let honest = self.honest;
-        self.pair.until(|pair| pair.client.transport.connection_info(honest).expect("open").credits == 8);
+        self.pair.until(|pair| {
+            pair.client.transport.connection_info(honest).expect("open").credits == 8
+        });
     }
 
     /// All pages of closed connections are back.
@@ -98,13 +106,25 @@ fn refuses_malformed_records(scheme: Scheme) {
 
 fn refuses_places_outside_the_window(scheme: Scheme) {
     let mut stage = Stage::new(scheme);
-    for (page, pages) in [(8, 1), (0, 9), (7, 2), (u32::MAX, 1), (u32::MAX - 1, 256), (0, 257), (0, 0), (3, u16::MAX)] {
+    for (page, pages) in [
+        (8, 1),
+        (0, 9),
+        (7, 2),
+        (u32::MAX, 1),
+        (u32::MAX - 1, 256),
+        (0, 257),
+        (0, 0),
+        (3, u16::MAX),
+    ] {
         let mut peer = stage.peer();
         // A good payload before it in the same batch comes back all the same.
         let mut frames = record(1, &[(0, 1)], b"good");
         frames.extend(record(1, &[(2, 1), (page, pages)], b"bad"));
         peer.send(&frames, 2 + u32::from(pages.min(300)));
-        stage.expect(Violation::Placement { page, pages: pages.into() }, &format!("{pages} pages at {page}"));
+        stage.expect(
+            Violation::Placement { page, pages: pages.into() },
+            &format!("{pages} pages at {page}"),
+        );
     }
     stage.finish();
 }
@@ -120,7 +140,11 @@ fn refuses_pages_used_twice(scheme: Scheme) {
     let held = stage.pair.server.take_frames();
     peer.send(&record(1, &[(5, 1)], b"again"), 1);
     stage.expect(Violation::PageReused { page: 5 }, "while the server holds it");
-    assert_eq!(stage.pair.server.transport.retiring_windows(), 1, "its window stays until the page is back");
+    assert_eq!(
+        stage.pair.server.transport.retiring_windows(),
+        1,
+        "its window stays until the page is back"
+    );
     drop(held);
     stage.finish();
 }
@@ -130,7 +154,10 @@ fn refuses_credits_for_nothing(scheme: Scheme) {
     for (page, pages) in [(0, 1), (0, 9), (7, 2), (u32::MAX, 1), (100, 256)] {
         let mut peer = stage.peer();
         peer.send(&record(3, &[], &runs(&[(page, pages)])), 0);
-        stage.expect(Violation::CreditOverrun { page, pages: pages.into() }, &format!("{pages} at {page}"));
+        stage.expect(
+            Violation::CreditOverrun { page, pages: pages.into() },
+            &format!("{pages} at {page}"),
+        );
     }
     // A credit given back twice.
     let mut peer = stage.peer();
@@ -140,7 +167,9 @@ fn refuses_credits_for_nothing(scheme: Scheme) {
     stage.pair.server.transport.send(server, Class::Data, b"", &[(place, content)]).expect("room");
     stage.pair.turn();
     peer.send(&record(3, &[], &runs(&[(place.page(), 1)])), 0);
-    stage.pair.until(|pair| pair.server.transport.connection_info(server).expect("open").credits == 8);
+    stage
+        .pair
+        .until(|pair| pair.server.transport.connection_info(server).expect("open").credits == 8);
     peer.send(&record(3, &[], &runs(&[(place.page(), 1)])), 0);
     stage.expect(Violation::CreditOverrun { page: place.page(), pages: 1 }, "twice");
     stage.finish();
@@ -256,7 +285,8 @@ fn tcp_takes_back_pages_of_a_payload_cut_off() {
         bytes.resize(bytes.len() + 6 * PAGE_SIZE, 1);
         bytes
     };
-    for cut in [1, 15, 16, 100, 255, 256, 257, 256 + PAGE_SIZE, 256 + 5 * PAGE_SIZE, full.len() - 1] {
+    for cut in [1, 15, 16, 100, 255, 256, 257, 256 + PAGE_SIZE, 256 + 5 * PAGE_SIZE, full.len() - 1]
+    {
         let Peer::Tcp(mut stream) = stage.peer() else { unreachable!("over TCP") };
         stream.write_all(&full[..cut]).expect("room");
         for _ in 0..5 {
@@ -301,7 +331,10 @@ fn shm_refuses_lying_indices() {
     ] {
         let Peer::Shm(mut peer) = stage.peer() else { unreachable!("over shared memory") };
         peer.set_tail(at, tail);
-        stage.expect(Violation::RingIndex { index: tail, held: 0, allowed }, &format!("{tail} at {at}"));
+        stage.expect(
+            Violation::RingIndex { index: tail, held: 0, allowed },
+            &format!("{tail} at {at}"),
+        );
     }
     // A tail in the middle of a record, and a record longer than what is in the ring.
     for (tail, bytes) in [(4, 4), (16, 24)] {
@@ -321,7 +354,13 @@ fn shm_refuses_lying_indices() {
     assert_eq!(sent, Err(SendError::Closed), "the index is looked at when the ring seems full");
     stage.pair.until(|pair| pair.server.closed().is_some());
     let reason = stage.pair.server.closed();
-    assert!(matches!(reason, Some(CloseReason::Violation(Violation::RingIndex { index: 0x10_0000, .. }))), "{reason:?}");
+    assert!(
+        matches!(
+            reason,
+            Some(CloseReason::Violation(Violation::RingIndex { index: 0x10_0000, .. }))
+        ),
+        "{reason:?}"
+    );
     stage.honest_works();
     stage.finish();
 }
@@ -352,7 +391,10 @@ fn shm_refuses_bad_files() {
         raw::receive(&socket, &mut stage.pair.server).expect("a Hello");
         raw::send(&socket, &raw::confirm(8), &files);
         stage.pair.until(|pair| pair.server.transport.counters().handshakes_failed > failed);
-        assert!(stage.pair.server.seen.iter().all(|seen| !matches!(seen, Seen::Closed { .. })), "{what}");
+        assert!(
+            stage.pair.server.seen.iter().all(|seen| !matches!(seen, Seen::Closed { .. })),
+            "{what}"
+        );
         stage.honest_works();
     }
     drop(socket);
@@ -374,7 +416,15 @@ fn shm_refuses_bad_notices() {
         (vec![1], false, Violation::FrameMalformed),
         (vec![1; 17], false, Violation::FrameMalformed),
         (grant(8, 512), true, Violation::NoticeOutOfPlace),
-        ({ let mut wake = vec![0; 16]; wake[0] = 1; wake }, true, Violation::NoticeOutOfPlace),
+        (
+            {
+                let mut wake = vec![0; 16];
+                wake[0] = 1;
+                wake
+            },
+            true,
+            Violation::NoticeOutOfPlace,
+        ),
     ] {
         let Peer::Shm(peer) = stage.peer() else { unreachable!("over shared memory") };
         let files = if with_file { vec![file.fd(), file.fd(), file.fd()] } else { vec![] };
@@ -429,6 +479,43 @@ fn shm_bounds_what_a_busy_peer_takes() {
     }
     drop(peer);
     stage.pair.until(|pair| pair.server.transport.connections().count() == 1);
+    stage.finish();
+}
+
+/// A peer that changes its rings while they are read: what was checked is what is used.
+#[test]
+fn shm_survives_rings_that_change_under_its_eyes() {
+    let mut stage = Stage::new(Scheme::Shm);
+    for round in 0..20u32 {
+        let Peer::Shm(peer) = stage.peer() else { unreachable!("over shared memory") };
+        // The same memory once more, for a thread of its own.
+        let file = rustix::io::fcntl_dupfd_cloexec(&peer.rings_file, 0).expect("a descriptor");
+        let bytes = raw::DATA_RING_AT + raw::DATA_RING;
+        let writer = std::thread::spawn(move || {
+            let mapping = culvert_memory::Mapping::from_fd(file, bytes).expect("the same file");
+            let rings = culvert_memory::SharedBytes::of_mapping(std::rc::Rc::new(mapping));
+            let frames = record(1, &[(round % 8, 1)], &[1; 48]);
+            let mut tail = 0u32;
+            for step in 0..20_000u32 {
+                let at = raw::DATA_RING_AT + tail as usize % raw::DATA_RING;
+                let room = (bytes - at).min(frames.len());
+                rings.write_bytes(at, &frames[..room]);
+                tail = tail.wrapping_add(frames.len() as u32);
+                rings.store_release_u32(raw::DATA_TAIL, tail);
+                // Lengths, counts and places of what was just shown.
+                rings.write_u32(at, step % 200);
+                rings.write_u32(at + 8 * (step as usize % 4), step.wrapping_mul(0x9e37_79b9));
+            }
+        });
+        while !writer.is_finished() {
+            stage.pair.turn();
+            stage.pair.server.take_frames();
+        }
+        writer.join().expect("it only writes");
+        drop(peer);
+        stage.pair.until(|pair| pair.server.transport.connections().count() == 1);
+        stage.honest_works();
+    }
     stage.finish();
 }
 

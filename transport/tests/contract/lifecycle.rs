@@ -66,17 +66,26 @@ fn hands_back_what_was_queued(scheme: Scheme) {
     for round in 0..4 {
         let place = pair.client.place(client, 1);
         let content = pair.client.pages(1, round);
-        pair.client.transport.send(client, Class::Data, b"held", &[(place, content)]).expect("room");
+        pair.client
+            .transport
+            .send(client, Class::Data, b"held", &[(place, content)])
+            .expect("room");
     }
     pair.until(|pair| pair.server.frames() == 4);
     let held = pair.server.take_frames();
     for round in 0..4 {
         let place = pair.client.place(client, 1);
         let content = pair.client.pages(1, round);
-        pair.client.transport.send(client, Class::Data, b"unread", &[(place, content)]).expect("room");
+        pair.client
+            .transport
+            .send(client, Class::Data, b"unread", &[(place, content)])
+            .expect("room");
         let place = pair.server.place(server, 1);
         let content = pair.server.pages(1, round);
-        pair.server.transport.send(server, Class::Data, b"unsent", &[(place, content)]).expect("room");
+        pair.server
+            .transport
+            .send(server, Class::Data, b"unsent", &[(place, content)])
+            .expect("room");
     }
     pair.client.transport.post(crate::harness::now());
     pair.server.transport.close(server, "done");
@@ -98,14 +107,21 @@ fn notices_a_dropped_transport(scheme: Scheme) {
 #[test]
 #[ignore = "run by notices_a_killed_process in a process of its own"]
 fn child_sends_for_ever() {
-    let address: Address = std::env::var("CULVERT_TEST_ADDRESS").expect("set by the parent").parse().expect("an address");
+    let address: Address = std::env::var("CULVERT_TEST_ADDRESS")
+        .expect("set by the parent")
+        .parse()
+        .expect("an address");
     let mut side = Side::new(options(2));
     let client = side.transport.connect(&address, WindowMode::Granted).expect("the parent listens");
     loop {
         side.turn();
         while let Some(place) = side.transport.reserve(client, 2) {
             let content = side.pages(2, place.page() as u8);
-            if side.transport.send(client, Class::Data, b"from the child", &[(place, content)]).is_err() {
+            if side
+                .transport
+                .send(client, Class::Data, b"from the child", &[(place, content)])
+                .is_err()
+            {
                 side.transport.cancel(client, place);
                 break;
             }
@@ -141,7 +157,11 @@ fn notices_a_killed_process(scheme: Scheme) {
         child.wait().expect("it is dead");
         pair.until(|pair| pair.server.closed().is_some());
         let reason = pair.server.closed().expect("just seen");
-        let expected = [CloseReason::PeerClosed, CloseReason::PeerVanished, CloseReason::Io(rustix::io::Errno::CONNRESET)];
+        let expected = [
+            CloseReason::PeerClosed,
+            CloseReason::PeerVanished,
+            CloseReason::Io(rustix::io::Errno::CONNRESET),
+        ];
         assert!(expected.contains(&reason), "{reason}");
         pair.server.take_frames();
         drop(held);
@@ -180,7 +200,10 @@ fn refuses_a_second_listener(scheme: Scheme) {
         pair.client.transport.listen(&Address::Shm(stale)).expect("nobody is there");
         let file = path.with_extension("file");
         std::fs::write(&file, "precious").expect("a file");
-        assert!(matches!(pair.client.transport.listen(&Address::Shm(file.clone())), Err(ListenError::InUse)));
+        assert!(matches!(
+            pair.client.transport.listen(&Address::Shm(file.clone())),
+            Err(ListenError::InUse)
+        ));
         assert_eq!(std::fs::read(file).expect("still there"), b"precious");
     }
 }
@@ -195,7 +218,10 @@ fn holds_many_connections(scheme: Scheme) {
         for (index, client) in clients.iter().enumerate() {
             let place = pair.client.place(*client, 1);
             let content = pair.client.pages(1, index as u8 ^ round);
-            pair.client.transport.send(*client, Class::Data, &[index as u8], &[(place, content)]).expect("room");
+            pair.client
+                .transport
+                .send(*client, Class::Data, &[index as u8], &[(place, content)])
+                .expect("room");
         }
         pair.until(|pair| pair.server.frames() == 64);
         for (_, bytes, payloads) in pair.server.take_frames() {
@@ -215,7 +241,8 @@ fn leaks_nothing(scheme: Scheme) {
         Scheme::Shm => "shm",
         Scheme::Tcp => "tcp",
     };
-    let status = child("lifecycle::child_connects_and_disconnects", address).wait().expect("it ends");
+    let status =
+        child("lifecycle::child_connects_and_disconnects", address).wait().expect("it ends");
     assert!(status.success());
 }
 
@@ -238,7 +265,10 @@ fn child_connects_and_disconnects() {
         let (server, client) = pair.connect(window);
         let place = pair.client.place(client, 2);
         let content = pair.client.pages(2, 1);
-        pair.client.transport.send(client, Class::Data, b"frame", &[(place, content)]).expect("room");
+        pair.client
+            .transport
+            .send(client, Class::Data, b"frame", &[(place, content)])
+            .expect("room");
         if cycle % 3 > 0 {
             pair.until(|pair| pair.server.frames() == 1);
         }
@@ -266,10 +296,25 @@ fn checks_its_options() {
         Transport::new(options).map(drop)
     };
     assert!(check(|_| ()).is_ok());
-    assert!(matches!(check(|options| options.connections_max = 0), Err(OptionsError::OutOfRange { .. })));
-    assert!(matches!(check(|options| options.frame_bytes_max = 1 << 20), Err(OptionsError::OutOfRange { .. })));
-    assert!(matches!(check(|options| options.data_queue_bytes = 5000), Err(OptionsError::NotAPowerOfTwo { .. })));
-    assert!(matches!(check(|options| options.window_pages_initial = 2000), Err(OptionsError::OutOfRange { .. })));
-    assert!(matches!(check(|options| options.pre_shared_key = Some(Vec::new())), Err(OptionsError::EmptyKey)));
+    assert!(matches!(
+        check(|options| options.connections_max = 0),
+        Err(OptionsError::OutOfRange { .. })
+    ));
+    assert!(matches!(
+        check(|options| options.frame_bytes_max = 1 << 20),
+        Err(OptionsError::OutOfRange { .. })
+    ));
+    assert!(matches!(
+        check(|options| options.data_queue_bytes = 5000),
+        Err(OptionsError::NotAPowerOfTwo { .. })
+    ));
+    assert!(matches!(
+        check(|options| options.window_pages_initial = 2000),
+        Err(OptionsError::OutOfRange { .. })
+    ));
+    assert!(matches!(
+        check(|options| options.pre_shared_key = Some(Vec::new())),
+        Err(OptionsError::EmptyKey)
+    ));
     assert!(check(|options| options.handshake_timeout = Duration::MAX).is_ok());
 }

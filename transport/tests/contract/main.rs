@@ -1,15 +1,15 @@
 //! What every backend promises, run over each of them.
 //!
-//! The suite knows backends only by their address. Two transports live in one thread and are pumped in turn, except
-//! where a test is about threads or processes.
+//! The suite knows backends only by their address. Two transports live in one thread and are pumped
+//! in turn, except where a test is about threads or processes.
 
 mod flow;
 mod growth;
 mod harness;
 mod hostile;
 mod lifecycle;
-mod security;
 mod raw;
+mod security;
 mod sleep;
 mod windows;
 

@@ -122,13 +122,15 @@ pub struct ShmPeer {
     pub socket: OwnedFd,
     /// The server's rings, which we fill.
     pub rings: SharedBytes,
+    pub rings_file: OwnedFd,
     /// Our rings, which the server fills.
     pub own_rings: SharedBytes,
     pub tails: [u32; 2],
 }
 
 pub fn memory(bytes: usize, seal: bool) -> Mapping {
-    let options = MappingOptions { bytes, seal, backing: Backing::Ordinary, ..MappingOptions::default() };
+    let options =
+        MappingOptions { bytes, seal, backing: Backing::Ordinary, ..MappingOptions::default() };
     Mapping::create(&options).expect("memory")
 }
 
@@ -139,7 +141,8 @@ pub fn send(socket: &OwnedFd, bytes: &[u8], files: &[BorrowedFd<'_>]) {
         assert!(ancillary.push(SendAncillaryMessage::ScmRights(files)));
     }
     // The server may have closed it already.
-    let _ = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL);
+    let _ =
+        rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL);
 }
 
 pub fn receive(socket: &OwnedFd, server: &mut Side) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
@@ -149,7 +152,9 @@ pub fn receive(socket: &OwnedFd, server: &mut Side) -> Option<(Vec<u8>, Vec<Owne
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut vectors = [IoSliceMut::new(&mut bytes)];
-        let Ok(message) = rustix::net::recvmsg(socket, &mut vectors, &mut ancillary, RecvFlags::DONTWAIT) else {
+        let Ok(message) =
+            rustix::net::recvmsg(socket, &mut vectors, &mut ancillary, RecvFlags::DONTWAIT)
+        else {
             continue;
         };
         let mut files = Vec::new();
@@ -165,9 +170,15 @@ pub fn receive(socket: &OwnedFd, server: &mut Side) -> Option<(Vec<u8>, Vec<Owne
 
 pub fn shm_socket(address: &Address) -> OwnedFd {
     let Address::Shm(path) = address else { panic!("a path") };
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    );
     let socket = socket.expect("a socket");
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path).expect("a path")).expect("somebody listens");
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path).expect("a path"))
+        .expect("somebody listens");
     socket
 }
 
@@ -181,9 +192,10 @@ pub fn shm_peer(address: &Address, server: &mut Side) -> ShmPeer {
     let (_, files) = receive(&socket, server).expect("a Confirm");
     assert_eq!(files.len(), 2);
     let rings = files.into_iter().next().expect("two");
+    let rings_file = rustix::io::fcntl_dupfd_cloexec(&rings, 0).expect("a descriptor");
     let rings = Mapping::from_fd(rings, DATA_RING_AT + DATA_RING).expect("sealed and of its size");
     let view = |mapping| SharedBytes::of_mapping(Rc::new(mapping));
-    ShmPeer { socket, rings: view(rings), own_rings: view(own), tails: [0; 2] }
+    ShmPeer { socket, rings: view(rings), rings_file, own_rings: view(own), tails: [0; 2] }
 }
 
 impl ShmPeer {
@@ -229,4 +241,3 @@ impl Peer {
         }
     }
 }
-

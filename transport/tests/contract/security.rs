@@ -53,13 +53,21 @@ impl tracing::Subscriber for Warnings {
 fn refused(mut pair: Pair, refusal: Refusal) {
     let warnings = Arc::new(AtomicUsize::new(0));
     let guard = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
-    let client = pair.client.transport.connect(&pair.address, WindowMode::Granted).expect("somebody listens");
+    let client = pair
+        .client
+        .transport
+        .connect(&pair.address, WindowMode::Granted)
+        .expect("somebody listens");
     pair.until(|pair| {
         pair.client.closed().is_some() && pair.server.transport.counters().handshakes_failed == 1
     });
     assert!(pair.server.seen.is_empty(), "nothing else happens");
     let here_or_there = [CloseReason::RefusedByPeer(refusal), CloseReason::RefusedHere(refusal)];
-    assert!(here_or_there.contains(&pair.client.closed().expect("just seen")), "{:?}", pair.client.closed());
+    assert!(
+        here_or_there.contains(&pair.client.closed().expect("just seen")),
+        "{:?}",
+        pair.client.closed()
+    );
     assert_eq!(pair.client.closed_ids(), [client]);
     assert_eq!(warnings.load(Ordering::Relaxed), 2, "one on each side");
     drop(guard);

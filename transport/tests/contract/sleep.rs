@@ -13,6 +13,7 @@ crate::over_backends!(
     does_not_fall_asleep_over_work,
     wakes_a_sender_that_waits_for_room,
     wakes_for_credits,
+    sleeps_beside_a_paused_peer,
     stays_asleep_when_nothing_happens,
 );
 
@@ -22,14 +23,20 @@ fn sleep(transport: &mut Transport, limit: Duration) -> bool {
         transport.finish_sleep();
         return true;
     }
-    let timeout = rustix::event::Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
+    let timeout = rustix::event::Timespec {
+        tv_sec: limit.as_secs() as i64,
+        tv_nsec: limit.subsec_nanos().into(),
+    };
     let fd = transport.wake_fd();
-    let woken = rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)).expect("poll") > 0;
+    let woken = rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout))
+        .expect("poll")
+        > 0;
     transport.finish_sleep();
     woken
 }
 
-/// An echo server that sleeps whenever it can; it ends with its only connection. Returns how often it slept.
+/// An echo server that sleeps whenever it can; it ends with its only connection. Returns how often
+/// it slept.
 fn echo_server(address: Address, ready: mpsc::Sender<Address>) -> u32 {
     let mut transport = Transport::new(options(1)).expect("options");
     ready.send(transport.listen(&address).expect("a free address")).expect("the test waits");
@@ -47,7 +54,10 @@ fn echo_server(address: Address, ready: mpsc::Sender<Address>) -> u32 {
         transport.post(now());
         if count == 0 && open {
             sleeps += 1;
-            assert!(sleep(&mut transport, Duration::from_secs(10)), "something comes within ten seconds");
+            assert!(
+                sleep(&mut transport, Duration::from_secs(10)),
+                "something comes within ten seconds"
+            );
         }
     }
     sleeps
@@ -121,16 +131,20 @@ fn wakes_a_sender_that_waits_for_room(scheme: Scheme) {
         }
         pair.client.transport.post(now());
         pair.client.transport.poll(now(), 64, &mut |_, _| {});
-        if pair.client.transport.send(client, Class::Data, &[1; 4000], &[]).is_err() && pair.client.transport.prepare_sleep() {
+        if pair.client.transport.send(client, Class::Data, &[1; 4000], &[]).is_err()
+            && pair.client.transport.prepare_sleep()
+        {
             break;
         }
         pair.client.transport.finish_sleep();
-        sent += usize::from(pair.client.transport.send(client, Class::Data, &[1; 4000], &[]).is_ok());
+        sent +=
+            usize::from(pair.client.transport.send(client, Class::Data, &[1; 4000], &[]).is_ok());
     }
     let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     let woken = |pair: &Pair| {
         let fd = pair.client.transport.wake_fd();
-        rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)).expect("poll") > 0
+        rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)).expect("poll")
+            > 0
     };
     assert!(!woken(&pair), "nothing has happened yet, {sent} frames are under way");
     let start = Instant::now();
@@ -163,6 +177,51 @@ fn wakes_for_credits(scheme: Scheme) {
     pair.until(|pair| pair.client.transport.connection_info(client).expect("open").credits == 8);
 }
 
+/// A peer that takes nothing any more must not keep us awake with the credits that we owe it.
+fn sleeps_beside_a_paused_peer(scheme: Scheme) {
+    let mut server = options(1);
+    server.window_pages_initial = 1024;
+    let mut pair = Pair::with(scheme, server, options(2));
+    let (_, client) = pair.connect(WindowMode::Granted);
+    let content = pair.client.pages(1, 1);
+    for _ in 0..1024 {
+        let place = pair.client.place(client, 1);
+        pair.client
+            .transport
+            .send(client, Class::Data, b"", &[(place, content.clone())])
+            .expect("room");
+        pair.client.transport.post(now());
+        if pair.server.frames() < 1024 {
+            pair.server.turn();
+        }
+    }
+    // The client is paused from here on.
+    let start = Instant::now();
+    let mut held = Vec::new();
+    while held.len() < 1024 {
+        assert!(start.elapsed() < Duration::from_secs(10), "{} frames", held.len());
+        pair.client.transport.post(now());
+        pair.server.turn();
+        held.extend(pair.server.take_frames());
+    }
+    // Every second page, so that no two credits can go as one run, and a turn for each.
+    for (index, frame) in held.into_iter().enumerate() {
+        drop(frame);
+        if index % 2 == 0 {
+            pair.server.turn();
+        }
+    }
+    assert!(pair.server.transport.prepare_sleep());
+    pair.client.turn();
+    let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let fd = pair.server.transport.wake_fd();
+    let woken =
+        rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) == Ok(1);
+    assert_eq!(woken, scheme == Scheme::Shm, "room in the ring is what it waits for");
+    pair.server.transport.finish_sleep();
+    pair.until(|pair| pair.client.transport.credits(client) == 1024);
+}
+
 fn stays_asleep_when_nothing_happens(scheme: Scheme) {
     let (mut pair, _, _) = Pair::connected(scheme);
     pair.settle();
@@ -181,7 +240,10 @@ fn shared_memory_makes_no_system_calls() {
     for _ in 0..1000 {
         let place = pair.client.transport.reserve(client, 1).expect("credits");
         let content = pair.client.pages(1, 1);
-        pair.client.transport.send(client, Class::Data, b"request", &[(place, content)]).expect("room");
+        pair.client
+            .transport
+            .send(client, Class::Data, b"request", &[(place, content)])
+            .expect("room");
         pair.client.transport.post(at);
         pair.server.transport.poll(at, 64, &mut |transport, event| {
             let Event::Frame { connection, .. } = event else { return };
@@ -193,7 +255,10 @@ fn shared_memory_makes_no_system_calls() {
     let after = (*pair.server.transport.counters(), *pair.client.transport.counters());
     assert_eq!(after.0.frames_received - before.0.frames_received, 1000);
     assert_eq!(after.1.wire_copy_bytes - before.1.wire_copy_bytes, 1000 * 4096);
-    assert!(after.0.system_calls - before.0.system_calls <= 1, "time stands still, so at most one look at the sockets");
+    assert!(
+        after.0.system_calls - before.0.system_calls <= 1,
+        "time stands still, so at most one look at the sockets"
+    );
     assert!(after.1.system_calls - before.1.system_calls <= 1);
     assert!(pair.server.transport.connection_info(server).is_some());
 }

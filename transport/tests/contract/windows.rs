@@ -17,16 +17,21 @@ fn lands_where_it_was_named(scheme: Scheme) {
     let mut pair = Pair::new(scheme);
     let (server, client) = pair.connect(WindowMode::Named);
     for round in 0..50u8 {
-        let buffers: Vec<_> =
-            (0..4).map(|_| pair.client.transport.acquire_named(client, 2).expect("eight pages")).collect();
+        let buffers: Vec<_> = (0..4)
+            .map(|_| pair.client.transport.acquire_named(client, 2).expect("eight pages"))
+            .collect();
         assert!(pair.client.transport.acquire_named(client, 1).is_none() || round > 0);
         // The request names the pages; the answer comes in another order.
         let payloads: Vec<_> = buffers
             .iter()
             .rev()
             .map(|buffer| {
-                let place = pair.client.transport.named_page(client, buffer).expect("of this window");
-                (Placement::named(place.page(), 2).expect("two"), pair.server.pages(2, (place.page() as u8).wrapping_add(round)))
+                let place =
+                    pair.client.transport.named_page(client, buffer).expect("of this window");
+                (
+                    Placement::named(place.page(), 2).expect("two"),
+                    pair.server.pages(2, (place.page() as u8).wrapping_add(round)),
+                )
             })
             .collect();
         pair.server.transport.send(server, Class::Data, b"answer", &payloads).expect("room");
@@ -82,15 +87,23 @@ fn mixes_both_directions(scheme: Scheme) {
         let named = pair.client.transport.named_page(client, &wanted).expect("of this window");
         let granted = pair.client.place(client, 3);
         let content = pair.client.pages(3, round);
-        pair.client.transport.send(client, Class::Data, b"request", &[(granted, content)]).expect("room");
+        pair.client
+            .transport
+            .send(client, Class::Data, b"request", &[(granted, content)])
+            .expect("room");
         pair.until(|pair| pair.server.frames() == 1);
         assert!(is_pattern(&pair.server.take_frames()[0].2[0], round));
         let content = pair.server.pages(1, round + 1);
-        pair.server.transport.send(server, Class::Data, b"answer", &[(named, content)]).expect("room");
+        pair.server
+            .transport
+            .send(server, Class::Data, b"answer", &[(named, content)])
+            .expect("room");
         pair.until(|pair| pair.client.frames() == 1);
         pair.client.take_frames();
         assert!(is_pattern(&wanted, round + 1));
-        pair.until(|pair| pair.client.transport.connection_info(client).expect("open").credits == 8);
+        pair.until(|pair| {
+            pair.client.transport.connection_info(client).expect("open").credits == 8
+        });
     }
 }
 
@@ -101,10 +114,14 @@ fn knows_its_own_buffers(scheme: Scheme) {
     assert_eq!(pair.client.transport.named_page(client, &foreign), None);
     let own = pair.client.transport.acquire_named(client, 1).expect("a page");
     assert!(pair.client.transport.named_page(client, &own).is_some());
-    assert!(pair.server.transport.acquire_named(server, 1).is_none(), "the accepting side's window is granted");
+    assert!(
+        pair.server.transport.acquire_named(server, 1).is_none(),
+        "the accepting side's window is granted"
+    );
 }
 
-/// The client gave up and uses the page for something else: it gets undefined bytes there and nothing worse.
+/// The client gave up and uses the page for something else: it gets undefined bytes there and
+/// nothing worse.
 fn survives_a_late_answer(scheme: Scheme) {
     let mut pair = Pair::new(scheme);
     let (server, client) = pair.connect(WindowMode::Named);

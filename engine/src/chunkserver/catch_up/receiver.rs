@@ -316,10 +316,15 @@ impl Receiver {
     /// Blocks of a chunk; with the last, the chunk is installed.
     fn chunk(&mut self, inbound: &mut Inbound, desk: &mut Desk<'_>) -> Result<bool, Fault> {
         let (head, id) = (inbound.head, desk.copyset.id);
+        if head.index > LOG_INDEX_MAX {
+            return Err(Fault::Order);
+        }
         if !inbound.staged {
             let staging = match &mut self.staging {
                 Some(staging) if !head.first && staging.continues(id, &head) => staging,
-                none @ None if head.first => none.insert(Staging::new(id, &head)),
+                none @ None if head.first && head.applied <= head.index => {
+                    none.insert(Staging::new(id, &head))
+                }
                 _ => return Err(Fault::Order),
             };
             let items: &[ChunkBlock] = catch_up_items(inbound.count, &inbound.body)?;
@@ -360,10 +365,9 @@ impl Receiver {
             return room;
         }
         self.last_batch = desk.shard.append_item(&item);
-        let as_of = install.as_of;
         // Behind the append: what it releases counts with the record's batch.
         desk.shard.store_mut().install(&install).expect("judged before");
-        desk.raise_ahead(as_of);
+        desk.raise_ahead(staging.as_of());
         Ok(true)
     }
 

@@ -614,7 +614,7 @@ impl Chunkserver {
     }
 
     fn run_source<N: Network>(&mut self, mut task: Source, network: &mut N) {
-        let log_retained = self.options.log_entries_retained;
+        let log_retained = self.retained;
         let copyset = &mut self.copysets[task.position as usize];
         let running = &mut self.shards[copyset.shard];
         let peer = copyset.peer_of(task.whom.to);

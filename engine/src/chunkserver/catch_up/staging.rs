@@ -4,7 +4,7 @@ use culvert_memory::Pages;
 
 use super::receiver::Fault;
 use super::{COMMANDS_HEADROOM, FRAME_BLOCKS_MAX};
-use crate::ids::{BLOCK_SIZE, CopysetId, Extent, Extents, OPERATION_BLOCKS_MAX};
+use crate::ids::{BLOCK_SIZE, CopysetId, Extent, Extents, LogIndex, OPERATION_BLOCKS_MAX};
 use crate::journal::{ChunkInstalled, HOLE, InstalledBlock, InstalledHead, NOWHERE};
 use crate::shard::Shard;
 use crate::store::{BlockState, ChunkInstall, ChunkKey, InstallBlock, Place};
@@ -60,7 +60,7 @@ impl Staging {
                 0 => Place::Hole,
                 _ => Place::At(places.next().expect("as many places as blocks")),
             };
-            let index = crate::ids::LogIndex(item.index.get());
+            let index = LogIndex(item.index.get());
             let state = BlockState { place, crc: item.crc.get(), index };
             InstallBlock { block: item.block.get(), state }
         }));
@@ -104,10 +104,14 @@ impl Staging {
             key: ChunkKey { copyset: self.head.copyset, chunk: self.head.chunk },
             birth: self.head.birth,
             applied: self.head.applied,
-            as_of: self.head.as_of,
             since: self.head.since,
             blocks: &self.blocks,
         }
+    }
+
+    /// The sender's applied index when it froze the chunk.
+    pub fn as_of(&self) -> LogIndex {
+        self.head.as_of
     }
 
     /// Encodes the record that installs it.

@@ -1,11 +1,13 @@
-//! A receiver that takes over what changed, chunk by chunk, ends where its sender is.
+//! A receiver that takes over what changed, chunk by chunk, ends where its sender is, whatever it
+//! applies of its own log meanwhile and however often it crashes.
 
 use proptest::prelude::*;
 
+use super::checkpoint::{Checkpoint, Taken, What};
 use super::node::{COPYSET, Node, Plan, plan, record};
 use crate::copyset::*;
 use crate::ids::ChunkId;
-use crate::store::{ChunkInstall, InstallBlock, Place};
+use crate::store::{InstallBlock, Place};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -18,6 +20,13 @@ enum Step {
     /// The receiver applies an entry of its own log.
     Apply,
     Turn,
+    /// The receiver captures one more part of a checkpoint.
+    Checkpoint,
+    /// It crashes; a part of what its journal does not yet have to hold is lost.
+    Crash {
+        commit: usize,
+        kept: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -27,15 +36,75 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..super::node::CHUNKS).prop_map(Step::Chunk),
         1 => Just(Step::Apply),
         1 => Just(Step::Turn),
+        3 => Just(Step::Checkpoint),
+        1 => (any::<usize>(), any::<usize>())
+            .prop_map(|(commit, kept)| Step::Crash { commit, kept }),
     ]
 }
 
 struct Pair {
     sender: Node,
     receiver: Node,
+    /// What the receiver's journal holds of what it took over.
+    taken: Vec<Taken>,
+    /// Of those, how many are durable, and what is known to be committed by what is durable.
+    durable: (usize, LogIndex),
+    /// The receiver's last checkpoint, and the one in work, with the first of `taken` each needs.
+    valid: (Checkpoint, usize),
+    current: Option<(Checkpoint, usize)>,
 }
 
 impl Pair {
+    fn new() -> Pair {
+        let receiver = Node::new();
+        Pair {
+            valid: (Checkpoint::begin(&receiver), 0),
+            sender: Node::new(),
+            receiver,
+            taken: Vec::new(),
+            durable: (0, LogIndex(0)),
+            current: None,
+        }
+    }
+
+    fn take(&mut self, what: What) {
+        let taken = Taken { applied: self.receiver.state.applied(), what };
+        taken.take(&mut self.receiver.store);
+        self.taken.push(taken);
+    }
+
+    fn turn(&mut self) {
+        self.durable = (self.taken.len(), self.receiver.state.applied());
+        self.receiver.turn();
+    }
+
+    fn checkpoint(&mut self) {
+        let begin = || (Checkpoint::begin(&self.receiver), self.taken.len());
+        let (mut checkpoint, first) = self.current.take().unwrap_or_else(begin);
+        checkpoint.go_on(&mut self.receiver);
+        if checkpoint.done == LogIndex(0) {
+            self.current = Some((checkpoint, first));
+            return;
+        }
+        self.receiver.store.forget_deletions(COPYSET, checkpoint.base);
+        self.durable = (self.taken.len(), self.receiver.state.applied());
+        self.valid = (checkpoint, first);
+    }
+
+    fn crash(&mut self, commit: usize, kept: usize) {
+        let (taken, committed) = self.durable;
+        self.taken.truncate(taken + kept % (self.taken.len() - taken + 1));
+        let replayed = &self.taken[self.valid.1..];
+        let low = replayed.iter().map(|taken| taken.applied).max().max(Some(committed));
+        let low = low.expect("at least zero").0 as usize;
+        let commit = low + commit % (self.receiver.state.applied().0 as usize - low + 1);
+        self.receiver = self.valid.0.recover(&self.receiver, LogIndex(commit as u64), replayed);
+        self.current = None;
+        // What was found is durable, and what recovery released is free at once.
+        self.durable = (self.taken.len(), LogIndex(commit as u64));
+        assert_eq!(self.receiver.store.verify(self.receiver.live()), Ok(0));
+    }
+
     fn send(&mut self, plan: &Plan) {
         let index = LogIndex(self.sender.log.len() as u64 + 1);
         self.sender.append(record(plan, index));
@@ -48,7 +117,7 @@ impl Pair {
         while let Some(chunk) = self.sender.store.chunk_after(COPYSET, list.last().copied()) {
             list.push(chunk.key.chunk);
         }
-        self.receiver.store.retain_chunks(COPYSET, self.sender.state.applied(), &list);
+        self.take(What::List { as_of: self.sender.state.applied(), present: list.clone() });
         list
     }
 
@@ -71,15 +140,8 @@ impl Pair {
                 blocks.push(InstallBlock { block, state });
             }
         }
-        let install = ChunkInstall {
-            key,
-            birth: summary.birth,
-            applied: summary.applied,
-            as_of: self.sender.state.applied(),
-            since: since.min(summary.applied),
-            blocks: &blocks,
-        };
-        self.receiver.store.install(&install).expect("it fits");
+        let indexes = [summary.birth, summary.applied, since.min(summary.applied)];
+        self.take(What::Chunk { key, indexes, blocks });
         self.sender.store.thaw(frozen);
     }
 
@@ -116,8 +178,9 @@ proptest! {
         steps in prop::collection::vec(step(), 0..120),
         finish in any::<bool>(),
         last in prop::collection::vec(plan(), 0..30),
+        late in 0..10,
     ) {
-        let mut pair = Pair { sender: Node::new(), receiver: Node::new() };
+        let mut pair = Pair::new();
         for plan in &both {
             pair.send(plan);
             let bytes = pair.sender.log.last().expect("sent").bytes.clone();
@@ -139,7 +202,9 @@ proptest! {
                         pair.receiver.apply();
                     }
                 }
-                Step::Turn => pair.receiver.turn(),
+                Step::Turn => pair.turn(),
+                Step::Checkpoint => pair.checkpoint(),
+                Step::Crash { commit, kept } => pair.crash(commit, kept),
             }
         }
         if finish {
@@ -154,6 +219,12 @@ proptest! {
                 last.next().into_iter().for_each(|plan| pair.send(plan));
             }
             last.for_each(|plan| pair.send(plan));
+            // A heartbeat commits what the receiver still has in its own log.
+            for _ in 0..late {
+                if (pair.receiver.state.applied().0 as usize) < pair.receiver.log.len() {
+                    pair.receiver.apply();
+                }
+            }
             pair.install_state(index, &image);
         } else {
             // The leader changed, and the new one still has every entry: the log goes on from

@@ -8,7 +8,7 @@ use crate::record::{Proposal, RECORD_BYTES_MAX};
 use crate::store::{BlockState, BlockStates, Geometry, LivePayload, Place};
 
 pub(super) const COPYSET: CopysetId = CopysetId(3);
-pub(super) const CHUNKS: u64 = 4;
+pub(super) const CHUNKS: u64 = 8;
 pub(super) const CHUNK_BLOCKS: u32 = 520;
 pub(super) const QUOTA: u64 = 100_000;
 
@@ -40,7 +40,7 @@ pub(super) fn plan() -> impl Strategy<Value = Plan> {
             }
         ),
         3 => place.prop_map(|(chunk, first, blocks)| Plan::Discard { chunk, first, blocks }),
-        2 => (0..CHUNKS).prop_map(|chunk| Plan::Delete { chunk }),
+        6 => (0..CHUNKS).prop_map(|chunk| Plan::Delete { chunk }),
         2 => Just(Plan::Open),
         1 => (1_u64..6).prop_map(|session| Plan::Expire { session }),
         1 => (0_u64..4).prop_map(|epoch| Plan::Fence { epoch }),
@@ -154,14 +154,7 @@ impl Node {
 
     /// The records that hold payload: those not applied and not covered.
     pub(super) fn live(&self) -> Vec<LivePayload<'_>> {
-        self.log[self.state.applied().0 as usize..]
-            .iter()
-            .map(|entry| LivePayload {
-                key: entry.key(),
-                index: entry.view().index(),
-                extents: &entry.extents,
-            })
-            .collect()
+        live(&self.log[self.state.applied().0 as usize..])
     }
 
     /// Everything that must be equal on two replicas at the same index, and where it lies.
@@ -187,4 +180,14 @@ impl Node {
         }
         (image, chunks, blocks)
     }
+}
+
+/// What unapplied entries hold.
+pub(super) fn live(log: &[Logged]) -> Vec<LivePayload<'_>> {
+    let payload = |entry: &Logged| (entry.key(), entry.view().index());
+    log.iter()
+        .filter(|entry| !entry.extents.is_empty())
+        .map(|entry| (payload(entry), &entry.extents))
+        .map(|((key, index), extents)| LivePayload { key, index, extents })
+        .collect()
 }

@@ -3,82 +3,9 @@
 
 use proptest::prelude::*;
 
-use super::node::{COPYSET, Node, Plan, geometry, plan, record};
+use super::checkpoint::Checkpoint;
+use super::node::{COPYSET, Node, Plan, plan, record};
 use crate::copyset::*;
-use crate::ids::{ChunkId, Extents};
-use crate::store::{Loaded, PIECE_BYTES_MIN};
-
-/// A checkpoint while it is written, and when it is done.
-#[derive(Default)]
-struct Checkpoint {
-    state: Vec<u8>,
-    base: LogIndex,
-    pieces: Vec<Vec<u8>>,
-    after: Option<ChunkId>,
-    /// The applied index when the last part was captured; zero: it is not done.
-    done: LogIndex,
-}
-
-impl Checkpoint {
-    fn begin(node: &Node) -> Checkpoint {
-        let mut state = Vec::new();
-        node.state.encode(&mut state);
-        Checkpoint { state, base: node.state.applied(), ..Checkpoint::default() }
-    }
-
-    /// Captures one more chunk, or in the end the absences.
-    fn go_on(&mut self, node: &mut Node) {
-        let mut out = vec![0; PIECE_BYTES_MIN];
-        let Some(chunk) = node.store.chunk_after(COPYSET, self.after) else {
-            let encoded = node.store.encode_absences(COPYSET, None, &mut out);
-            assert_eq!(encoded.next, None);
-            if encoded.bytes > 0 {
-                self.pieces.push(out[..encoded.bytes].to_vec());
-            }
-            self.done = node.state.applied();
-            return;
-        };
-        self.after = Some(chunk.key.chunk);
-        let frozen = node.store.freeze(chunk.key).expect("a chunk");
-        let mut from = Some(0);
-        while let Some(block) = from {
-            let encoded = node.store.encode_chunk(frozen, block, &mut out);
-            self.pieces.push(out[..encoded.bytes].to_vec());
-            from = encoded.next;
-        }
-        node.store.thaw(frozen);
-    }
-
-    /// Recovers a node that knows entries up to `commit` to be committed.
-    fn recover(&self, node: &Node, commit: LogIndex) -> Node {
-        let mut recovered = Node {
-            state: CopysetState::parse(&self.state).expect("own image"),
-            store: Store::recovering(geometry()),
-            log: node.log.clone(),
-            batch: 0,
-        };
-        for piece in &self.pieces {
-            assert!(!matches!(recovered.store.load(piece), Ok(Loaded::Part(_)) | Err(_)));
-        }
-        recovered.apply_to(commit);
-        for at in commit.0 as usize..recovered.log.len() {
-            let entry = &recovered.log[at];
-            if recovered.store.covers(entry.key(), entry.view().index()) {
-                recovered.log[at].extents = Extents::new();
-            }
-        }
-        let live: Vec<_> = recovered.log[commit.0 as usize..]
-            .iter()
-            .map(|entry| crate::store::LivePayload {
-                key: entry.key(),
-                index: entry.view().index(),
-                extents: &entry.extents,
-            })
-            .collect();
-        recovered.store.finish_recovery(live).expect("nothing is used twice");
-        recovered
-    }
-}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -107,7 +34,7 @@ proptest! {
         commit in any::<prop::sample::Index>(),
     ) {
         let mut node = Node::new();
-        let mut valid = Checkpoint { done: LogIndex(0), ..Checkpoint::begin(&node) };
+        let mut valid = Checkpoint::begin(&node);
         let mut current: Option<Checkpoint> = None;
         let mut durable_commit = LogIndex(0);
         for step in steps {
@@ -143,7 +70,7 @@ proptest! {
         // what was applied.
         let low = durable_commit.max(valid.done).0;
         let commit = LogIndex(low + commit.index((node.state.applied().0 - low + 1) as usize) as u64);
-        let mut recovered = valid.recover(&node, commit);
+        let mut recovered = valid.recover(&node, commit, &[]);
         recovered.apply_to(node.state.applied());
         prop_assert_eq!(recovered.digest(true), node.digest(true));
         let end = LogIndex(node.log.len() as u64);

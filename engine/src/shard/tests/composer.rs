@@ -13,7 +13,7 @@ use crate::ids::{
 use crate::journal::{HardState, Item, ReplicaIdentity, Space};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 use crate::shard::{Recovered, RecoveredGroup, Shard};
-use crate::store::{ChunkKey, LivePayload};
+use crate::store::{ChunkKey, LivePayload, Store};
 
 /// One entry of a group's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl Composer {
         if busy || self.shard.commands_free() < 32 || rig.pool.free_pages() < 200 {
             return false;
         }
-        let blocks = if random.chance(4) { random.below(12) as u32 + 1 } else { 1 };
+        let blocks = if random.chance(4) { random.below(8) as u32 + 1 } else { 1 };
         let kind = random.below(20);
         let chunk = ChunkId(1 + random.below(self.chunks));
         let first = random.below(u64::from(self.chunk_blocks - blocks)) as u32;
@@ -253,7 +253,8 @@ impl Composer {
             }
             groups.insert(*copyset, next);
         }
-        let live: Vec<_> = groups.iter().flat_map(|(&copyset, group)| live(copyset, group)).collect();
+        let live: Vec<_> =
+            groups.iter().flat_map(|(&copyset, group)| live(copyset, group)).collect();
         let live = live.iter().map(|(key, index, extents)| LivePayload {
             key: *key,
             index: *index,
@@ -263,6 +264,20 @@ impl Composer {
         let composer = Composer { shard, groups, ..self };
         composer.check_payload(rig);
         composer
+    }
+
+    /// Some block of the data space that a map names.
+    pub(super) fn a_mapped_block(&self) -> u32 {
+        for (&copyset, group) in &self.groups {
+            if let Some(&(chunk, block)) = group.blocks.keys().next() {
+                let mut states = crate::store::BlockStates::new();
+                let range = BlockRange { first: block, blocks: 1 };
+                self.shard.store().lookup(ChunkKey { copyset, chunk }, range, &mut states);
+                let crate::store::Place::At(start) = states[0].place else { panic!("mapped") };
+                return start;
+            }
+        }
+        panic!("nothing is mapped")
     }
 
     /// Reads every mapped block and every payload that is not applied, and checks them.
@@ -279,7 +294,9 @@ impl Composer {
                 let range = BlockRange { first: block, blocks: 1 };
                 assert!(self.shard.store().lookup(key, range, &mut states), "{key:?} is there");
                 assert_eq!(states[0].crc, crc, "{copyset} {chunk} {block}");
-                let crate::store::Place::At(start) = states[0].place else { panic!("it is mapped") };
+                let crate::store::Place::At(start) = states[0].place else {
+                    panic!("it is mapped")
+                };
                 check(start, crc, "a mapped block");
             }
             let loose = group.log.iter().filter(|entry| entry.index() > group.applied);
@@ -323,39 +340,14 @@ impl ModelGroup {
         }
     }
 
-    /// Every state that the history went through, with the batch that brought it.
-    fn states(&self) -> Vec<(BatchNumber, Vec<LogEntry>, HardState)> {
-        let (mut log, mut hard_state, _) = self.start.clone().unwrap_or_default();
-        let mut states = vec![(BatchNumber(0), log.clone(), hard_state)];
-        for (batch, act) in &self.history {
-            match act {
-                Act::Append(entry) => {
-                    log.retain(|old| old.index() < entry.index());
-                    log.push(entry.clone());
-                }
-                Act::Truncate(from) => log.retain(|old| old.index() < *from),
-                Act::HardState(state) => hard_state = *state,
-            }
-            states.push((*batch, log.clone(), hard_state));
-        }
-        states
-    }
-
     /// Finds the state that was recovered among those that the group went through, not before the
     /// last durable one, and returns it whole.
-    fn check(
-        &self,
-        found: &RecoveredGroup,
-        durable: BatchNumber,
-    ) -> (Vec<LogEntry>, HardState) {
+    fn check(&self, found: &RecoveredGroup, durable: BatchNumber) -> (Vec<LogEntry>, HardState) {
         let (base, _) = found.log_start.unwrap_or_default();
         let kept: Vec<LogEntry> = found
             .entries
             .iter()
-            .map(|entry| LogEntry {
-                record: entry.record.bytes().to_vec(),
-                extents: entry.extents,
-            })
+            .map(|entry| LogEntry { record: entry.record.bytes().to_vec(), extents: entry.extents })
             .collect();
         for (at, entry) in kept.iter().enumerate() {
             let index = entry.index();
@@ -366,24 +358,48 @@ impl ModelGroup {
         let least = least.map_or(LogIndex(0), |&(_, index)| index);
         assert!(found.applied_note >= least, "a durable note is lost");
         assert!(found.applied_note <= self.applied, "a note that nobody gave");
-        let states = self.states();
-        let matches = |log: &[LogEntry], hard_state: HardState| {
-            let tail = log.iter().filter(|entry| entry.index() > base);
-            let kept = kept.iter().filter(|entry| entry.index() > base);
-            tail.eq(kept) && hard_state == found.hard_state
+        let kept: Vec<&LogEntry> = kept.iter().filter(|entry| entry.index() > base).collect();
+        let (log, hard_state, next) = self
+            .last_match(|log, hard_state| {
+                let last = log.last().filter(|entry| entry.index() > base);
+                hard_state == found.hard_state
+                    && last == kept.last().copied()
+                    && log.iter().rev().zip(kept.iter().rev()).all(|(ours, theirs)| ours == *theirs)
+            })
+            .unwrap_or_else(|| panic!("a state that never was"));
+        assert!(next.is_none_or(|batch| batch > durable), "durable history is lost: {durable:?}");
+        (log, hard_state)
+    }
+
+    /// The last state of the history that matches, and the batch that ended it.
+    fn last_match(
+        &self,
+        matches: impl Fn(&[LogEntry], HardState) -> bool,
+    ) -> Option<(Vec<LogEntry>, HardState, Option<BatchNumber>)> {
+        let (mut log, mut hard_state, _) = self.start.clone().unwrap_or_default();
+        let mut found = matches(&log, hard_state).then_some(0);
+        let play = |log: &mut Vec<LogEntry>, hard_state: &mut HardState, act: &Act| match act {
+            Act::Append(entry) => {
+                while log.last().is_some_and(|last| last.index() >= entry.index()) {
+                    log.pop();
+                }
+                log.push(entry.clone());
+            }
+            Act::Truncate(from) => log.retain(|old| old.index() < *from),
+            Act::HardState(state) => *hard_state = *state,
         };
-        for (at, (_, log, hard_state)) in states.iter().enumerate().rev() {
-            if matches(log, *hard_state) {
-                let next = states.get(at + 1);
-                assert!(
-                    next.is_none_or(|(batch, ..)| *batch > durable),
-                    "durable history is lost: {durable:?}, {next:?}"
-                );
-                return (log.clone(), *hard_state);
+        for (at, (_, act)) in self.history.iter().enumerate() {
+            play(&mut log, &mut hard_state, act);
+            if matches(&log, hard_state) {
+                found = Some(at + 1);
             }
         }
-        let kept: Vec<_> = kept.iter().map(|entry| (entry.index(), entry.view().term())).collect();
-        panic!("a state that never was: {kept:?} {:?}", found.hard_state);
+        let found = found?;
+        let (mut log, mut hard_state, _) = self.start.clone().unwrap_or_default();
+        for (_, act) in &self.history[..found] {
+            play(&mut log, &mut hard_state, act);
+        }
+        Some((log, hard_state, self.history.get(found).map(|(batch, _)| *batch)))
     }
 }
 
@@ -408,10 +424,7 @@ fn restore(
 }
 
 /// The payload of entries that are not applied.
-fn live(
-    copyset: CopysetId,
-    group: &ModelGroup,
-) -> Vec<(ChunkKey, LogIndex, Vec<Extent>)> {
+fn live(copyset: CopysetId, group: &ModelGroup) -> Vec<(ChunkKey, LogIndex, Vec<Extent>)> {
     let loose = group.log.iter().filter(|entry| entry.index() > group.applied);
     loose
         .filter(|entry| !entry.extents.is_empty())
@@ -426,10 +439,18 @@ fn live(
 fn apply_entry(shard: &mut Shard, copyset: CopysetId, entry: &LogEntry) {
     let view = entry.view();
     let key = ChunkKey { copyset, chunk: view.chunk() };
-    let store = shard.store_mut();
+    apply_record(shard.store_mut(), key, view, &entry.extents);
+}
+
+pub(super) fn apply_record(
+    store: &mut Store,
+    key: ChunkKey,
+    view: RecordView<'_>,
+    extents: &[Extent],
+) {
     match view.operation() {
         Operation::Write => {
-            store.write(key, view.index(), view.range(), &entry.extents, view.crcs());
+            store.write(key, view.index(), view.range(), extents, view.crcs());
         }
         Operation::Discard => {
             store.discard(key, view.index(), view.range());

@@ -3,15 +3,21 @@
 
 use super::composer::Composer;
 use super::rig::{Random, Rig, RigOptions};
+use crate::device::LayoutOptions;
 
 /// One life after the other on one device.
 fn lives(seed: u64, lives: u32, turns: u64) -> (u64, u64) {
     let mut random = Random::new(seed);
+    // A small data space, so that extents are soon written again.
+    let small = random.chance(2);
+    let layout =
+        LayoutOptions { chunk_blocks: if small { 16 } else { 64 }, ..LayoutOptions::default() };
     let options = RigOptions {
+        bytes: if small { (4 << 20) + (300 << 12) } else { 16 << 20 },
         block_size: if random.chance(2) { 512 } else { 4096 },
         volatile: !random.chance(5),
         seed,
-        ..RigOptions::default()
+        layout,
     };
     let mut rig = Rig::new(&options);
     let recovered = rig.open();

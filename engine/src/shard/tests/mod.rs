@@ -2,5 +2,6 @@
 
 mod composer;
 mod crash;
+mod figures;
 mod rig;
 mod running;

@@ -87,15 +87,15 @@ impl Rig {
             seed: options.seed,
             ..EmulatedOptions::new(options.bytes)
         };
-        assert!(matches!(DeviceUri::new(Device::Emulated(device.clone())).device(), Device::Emulated(_)));
+        assert!(matches!(
+            DeviceUri::new(Device::Emulated(device.clone())).device(),
+            Device::Emulated(_)
+        ));
         let open = OpenOptions { depth: 64, ..OpenOptions::default() };
         let mut pair = Emulated::open(&device, &open).expect("memory");
-        let pool = Pool::new(&PoolOptions {
-            bytes: 4 << 20,
-            lock: false,
-            ..PoolOptions::default()
-        })
-        .expect("memory");
+        let pool =
+            Pool::new(&PoolOptions { bytes: 4 << 20, lock: false, ..PoolOptions::default() })
+                .expect("memory");
         for region in pool.regions() {
             pair.register(region).expect("a place for a region");
         }
@@ -129,8 +129,7 @@ impl Rig {
 
     pub(super) fn try_open(&mut self, mode: OpeningMode) -> Result<Opened, OpenError> {
         let namespace = self.pair.namespace().clone();
-        let mut opening =
-            Opening::new(self.config, &namespace, &self.header, 0, mode, &self.pool)?;
+        let mut opening = Opening::new(self.config, &namespace, &self.header, 0, mode, &self.pool)?;
         for _ in 0..1_000_000 {
             if let Some(result) = opening.poll() {
                 return result;

@@ -187,6 +187,17 @@ fn absence_covers_what_it_outlived_and_nothing_else() {
     assert!(!store.covers(key(9), LogIndex(101)));
     assert!(!store.covers(key(2), LogIndex(1)), "it is still to come");
     assert!(!store.covers(ChunkKey { copyset: CopysetId(8), chunk: ChunkId(9) }, LogIndex(1)));
-    store.forget_deletions(COPYSET, LogIndex(100));
+    // A list from before, of a leader that is behind, tells nothing new.
+    store.retain_chunks(COPYSET, LogIndex(90), &[ChunkId(9)]);
+    assert!(store.covers(key(9), LogIndex(95)));
+    assert!(!store.covers(key(2), LogIndex(1)));
+    // A later list has a chunk that was born since: its absence until 100 is not forgotten.
+    store.retain_chunks(COPYSET, LogIndex(110), &[ChunkId(2), ChunkId(9)]);
+    assert!(store.covers(key(9), LogIndex(100)));
+    assert!(!store.covers(key(9), LogIndex(101)));
+    assert!(store.covers(key(3), LogIndex(110)));
+    store.forget_deletions(COPYSET, LogIndex(110));
     assert!(!store.covers(key(1), LogIndex(1)));
+    let nothing = Encoded { bytes: 0, next: None };
+    assert_eq!(store.encode_absences(COPYSET, None, &mut [0; PIECE_BYTES_MIN]), nothing);
 }

@@ -1,0 +1,268 @@
+//! A cluster on this machine, made for the occasion: devices over memory-backed files, one server
+//! process for each node, everything in a scratch folder that goes with it.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use culvert::cluster::{Cluster, VolumeOptions};
+use culvert::config::{ByteSize, DeviceConfig, NodeConfig};
+use culvert::device::LayoutOptions;
+use culvert::ids::BLOCK_SIZE;
+use culvert_nvme::{Device, DeviceUri, EmulatedOptions, MediumKind};
+use culvert_transport::Address;
+
+use super::case::TransportKind;
+use super::cleanup::Scratch;
+use super::server_process::ServerProcess;
+use crate::cli::cluster::{PlannedNode, Wishes, plan};
+use crate::cli::connect::{CliClient, mint_uuid};
+use crate::cli::exit::{Outcome, Refuse};
+use crate::cli::format::format_device;
+use crate::cli::status::{ClusterStatus, ReplicaView, fetch};
+
+/// Name of the one volume.
+pub const VOLUME: &str = "bench";
+
+/// Chunks of a local cluster: small, so that a small volume is spread all the same.
+const CHUNK_SIZE: ByteSize = ByteSize::mib(4);
+
+/// Memory of each server's reactor.
+const POOL_BYTES: ByteSize = ByteSize::mib(128);
+
+/// What stands for the number of a node in the URI of its device.
+const NUMBER: &str = "{n}";
+
+/// What a local cluster is made of.
+#[derive(Clone, Debug)]
+pub struct LocalOptions {
+    /// Nodes, each with one device; as many as replicas.
+    pub nodes: u32,
+    /// URI of the devices; `{n}` stands for the number of the node. An emulated device without a
+    /// file gets one in the scratch folder.
+    pub device: String,
+    /// Copysets.
+    pub copysets: u32,
+    /// Bytes of the volume.
+    pub volume_bytes: ByteSize,
+    /// Addresses of the nodes, in the order in which they are tried.
+    pub transports: Vec<TransportKind>,
+}
+
+/// The cluster. Dropping it ends the servers and removes the files.
+pub struct LocalCluster {
+    servers: Vec<Option<ServerProcess>>,
+    configs: Vec<PathBuf>,
+    cluster_file: PathBuf,
+    cluster: Cluster,
+    addresses: Vec<Vec<(TransportKind, Address)>>,
+    scratch: Scratch,
+}
+
+impl LocalCluster {
+    /// Formats the devices and writes the configurations and the cluster file. Nothing runs yet.
+    pub fn create(options: &LocalOptions) -> Outcome<LocalCluster> {
+        let scratch = Scratch::new().context("no place for the files of the cluster")?;
+        let cluster_file = scratch.path("cluster.toml");
+        let cores = culvert_memory::allowed_cores()?;
+        let mut configs = Vec::new();
+        let mut nodes = Vec::new();
+        let mut addresses = Vec::new();
+        for number in 0..options.nodes as usize {
+            let uri = device_uri(&options.device, number, &scratch).refuse()?;
+            let layout = LayoutOptions {
+                chunk_blocks: (CHUNK_SIZE.bytes() / BLOCK_SIZE as u64) as u32,
+                ..LayoutOptions::default()
+            };
+            let header = format_device(&uri, layout, true)?;
+            let socket = Address::Shm(scratch.path(&format!("node-{number}.sock")));
+            let port = Address::Tcp(free_port()?);
+            let core = cores[number % cores.len()];
+            let mut config = NodeConfig::new(mint_uuid()?, cluster_file.clone(), core);
+            config.reactors[0].pool_bytes = POOL_BYTES;
+            config.reactors[0].listen = vec![socket.to_string(), port.to_string()];
+            config.devices.push(DeviceConfig::new(uri));
+            config.check().context("the configuration of a local node")?;
+            let path = scratch.path(&format!("node-{number}.toml"));
+            std::fs::write(&path, config.to_toml())?;
+            configs.push(path);
+            addresses.push(vec![(TransportKind::Shm, socket), (TransportKind::Tcp, port)]);
+            nodes.push(PlannedNode { config, devices: vec![header] });
+        }
+        let wishes =
+            Wishes { replicas: options.nodes, copysets: options.copysets, quota_blocks: None };
+        let mut cluster = plan(&nodes, wishes)?;
+        cluster
+            .create_volume(VOLUME, options.volume_bytes.bytes(), &VolumeOptions::default())
+            .refuse()?;
+        let servers = (0..nodes.len()).map(|_| None).collect();
+        let mut local =
+            LocalCluster { servers, configs, cluster_file, cluster, addresses, scratch };
+        local.use_transports(&options.transports)?;
+        Ok(local)
+    }
+
+    /// Rewrites the cluster file, so that servers started from now on, and clients, use these
+    /// transports in this order.
+    pub fn use_transports(&mut self, transports: &[TransportKind]) -> anyhow::Result<()> {
+        let mut document = self.cluster.document().clone();
+        for (node, known) in document.nodes.iter_mut().zip(&self.addresses) {
+            let of = |kind: &TransportKind| known.iter().find(|(known, _)| known == kind);
+            node.reactors[0].addresses =
+                transports.iter().filter_map(of).map(|(_, address)| address.clone()).collect();
+        }
+        self.cluster = Cluster::check(document)?;
+        Ok(self.cluster.save(&self.cluster_file)?)
+    }
+
+    /// The cluster file's content.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Configurations of the nodes.
+    pub fn configs(&self) -> &[PathBuf] {
+        &self.configs
+    }
+
+    /// A path in the cluster's scratch folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path(name)
+    }
+
+    /// Processes of the servers that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.servers.iter().flatten().map(ServerProcess::pid).collect()
+    }
+
+    /// Starts all servers; `create` for the first time.
+    pub fn start_all(&mut self, create: bool) -> anyhow::Result<()> {
+        (0..self.servers.len()).try_for_each(|number| self.start(number, create))
+    }
+
+    /// Starts one server.
+    pub fn start(&mut self, number: usize, create: bool) -> anyhow::Result<()> {
+        let log = self.log(number);
+        let arguments: &[&str] = if create { &["--create-replicas"] } else { &[] };
+        let server = ServerProcess::start(&self.configs[number], &log, arguments);
+        self.servers[number] = Some(server.context("cannot start a server")?);
+        Ok(())
+    }
+
+    fn log(&self, number: usize) -> PathBuf {
+        self.scratch.path(&format!("node-{number}.log"))
+    }
+
+    /// Kills one server, as a crash would.
+    pub fn kill(&mut self, number: usize) -> anyhow::Result<()> {
+        if let Some(mut server) = self.servers[number].take() {
+            server.kill()?;
+        }
+        Ok(())
+    }
+
+    /// Ends all servers in order.
+    pub fn stop_all(&mut self) -> anyhow::Result<()> {
+        for server in &mut self.servers {
+            if let Some(mut server) = server.take() {
+                server.stop()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails if a server has ended by itself, with the end of its log.
+    pub fn check_servers(&mut self) -> anyhow::Result<()> {
+        for (number, server) in self.servers.iter_mut().enumerate() {
+            let Some(server) = server else { continue };
+            if let Some(status) = server.ended()? {
+                bail!(
+                    "server {number} ended with {status}; its log ends:\n{}",
+                    server.last_words()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every node serves, every copyset has a leader, and every replica has applied
+    /// what its leader has committed.
+    pub fn wait_ready(&mut self, client: &mut CliClient, limit: Duration) -> anyhow::Result<()> {
+        let started = Instant::now();
+        loop {
+            self.check_servers()?;
+            let status = fetch(client);
+            let waits_for = self.missing(&status);
+            match waits_for {
+                None => return Ok(()),
+                Some(what) if started.elapsed() > limit => {
+                    bail!("after {limit:?} the cluster still waits for {what}")
+                }
+                Some(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    /// What is not there yet.
+    fn missing(&self, status: &ClusterStatus) -> Option<String> {
+        if let Some(node) = status.nodes.iter().position(|node| node.iter().any(Result::is_err)) {
+            return Some(format!("node {node}"));
+        }
+        let copysets = status.copysets();
+        for copyset in self.cluster.copysets() {
+            let id = copyset.id.0;
+            let replicas = copysets.get(&id).map_or(&[][..], Vec::as_slice);
+            if status.leader_of(id).is_none() {
+                return Some(format!("a leader of copyset {id}"));
+            }
+            let commit = replicas.iter().map(|(_, replica)| replica.commit).max().unwrap_or(0);
+            let behind = |(_, replica): &&(usize, _)| lags(replica, commit);
+            if let Some((node, _)) = replicas.iter().find(behind) {
+                return Some(format!("node {node} to catch up with copyset {id}"));
+            }
+            if replicas.len() < copyset.replicas.len() {
+                return Some(format!("a replica of copyset {id}"));
+            }
+        }
+        None
+    }
+}
+
+fn lags(replica: &ReplicaView, commit: u64) -> bool {
+    replica.role == "out of service" || replica.applied < commit
+}
+
+/// The URI of one node's device: its number put in, and a file in the scratch folder where an
+/// emulated device has none.
+fn device_uri(template: &str, number: usize, scratch: &Scratch) -> anyhow::Result<String> {
+    let text = template.replace(NUMBER, &number.to_string());
+    let uri: DeviceUri = text.parse().with_context(|| format!("--device {template}"))?;
+    match uri.device() {
+        Device::Emulated(options) if options.medium == MediumKind::Memory => {
+            let file = scratch.path(&format!("device-{number}"));
+            let options = EmulatedOptions { medium: MediumKind::File(file), ..options.clone() };
+            Ok(DeviceUri::new(Device::Emulated(options)).to_string())
+        }
+        _ if !template.contains(NUMBER) => Err(anyhow!(
+            "--device {template}: every node needs a device of its own; write {NUMBER} where the \
+             number of the node goes"
+        )),
+        _ => Ok(text),
+    }
+}
+
+/// An address on the loopback interface that nobody uses at the moment.
+fn free_port() -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    Ok(listener.context("no free port on the loopback interface")?.local_addr()?)
+}
+
+/// The size of an emulated device, from its URI; `None` for others.
+pub fn emulated_bytes(uri: &str) -> Option<u64> {
+    let uri: DeviceUri = uri.replace(NUMBER, "0").parse().ok()?;
+    match uri.device() {
+        Device::Emulated(options) => Some(options.bytes),
+        Device::Uring(_) => None,
+    }
+}

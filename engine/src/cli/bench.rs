@@ -1,0 +1,161 @@
+//! `culvert bench`: one transport against another, on the same engine.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use culvert::cluster::Cluster;
+use culvert::config::{ByteSize, read_key};
+
+use super::connect::show;
+use super::exit::{Outcome, Refuse, refuse};
+use super::terminal::Progress;
+use crate::bench::case::{Pattern, TransportKind, rows};
+use crate::bench::local_cluster::{LocalCluster, LocalOptions, VOLUME, emulated_bytes};
+use crate::bench::matrix::{self, MatrixOptions};
+use crate::bench::result::{CaseResult, Nodes};
+use crate::bench::servers::{OneThread, Servers};
+use crate::bench::{cleanup, html, table};
+
+/// Volume of a local cluster where nobody says how large: half of the device, at most this.
+const VOLUME_MAX: ByteSize = ByteSize::mib(1024);
+
+const EXAMPLES: &str = "\
+Examples:
+  culvert bench
+  culvert bench --transport shm --pattern randwrite --block-size 4KiB --depth 128 --rounds 5
+  culvert bench --depth 1,8,32,128 --report report.html
+  culvert bench --device 'uring:/data/disk-{n}?size=4GiB' --volume-size 1GiB --json
+  culvert bench --cluster cluster.toml --volume scratch --transport tcp    # overwrites the volume
+
+Without --cluster it starts servers of its own, three processes on this machine, and ends them. The
+CPU, the device bytes and the copies of each operation come from the servers' own counters.";
+
+/// Compares transports on the same engine in one command
+///
+/// Runs every combination of pattern, block size and depth on every transport and prints one table
+/// with the ratio between transports. Rounds in which the hypervisor stole more than 2% of the time
+/// are left out; figures are medians of the others.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct BenchArgs {
+    /// Transports; the first is what the others are compared with
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "shm,tcp")]
+    transport: Vec<TransportKind>,
+    /// Patterns
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "randwrite,write,randread")]
+    pattern: Vec<Pattern>,
+    /// Bytes of a request
+    #[arg(long, value_delimiter = ',', default_value = "4KiB,16KiB", value_name = "SIZE,...")]
+    block_size: Vec<ByteSize>,
+    /// Requests in flight
+    #[arg(long, value_delimiter = ',', default_value = "1,128", value_name = "N,...")]
+    depth: Vec<u32>,
+    /// Replicas of each copyset, and as many nodes
+    #[arg(long, default_value_t = 3)]
+    replicas: u32,
+    /// Devices of the nodes; {n} stands for the number of the node
+    #[arg(long, default_value = "emulated:2GiB", value_name = "URI")]
+    device: String,
+    /// How the servers run
+    #[arg(long, value_enum, default_value_t = Nodes::Processes)]
+    nodes: Nodes,
+    /// How long each case is measured in each round
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Rounds: more give steadier medians
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+    /// Copysets that the volume is spread over
+    #[arg(long, default_value_t = 4)]
+    copysets: u32,
+    /// Size of the volume [default: half of an emulated device, at most 1GiB]
+    #[arg(long, value_name = "SIZE")]
+    volume_size: Option<ByteSize>,
+    /// Use this cluster instead of starting one
+    #[arg(long, value_name = "FILE", requires = "volume")]
+    cluster: Option<PathBuf>,
+    /// Volume of that cluster; it is OVERWRITTEN
+    #[arg(long, value_name = "NAME", requires = "cluster")]
+    volume: Option<String>,
+    /// File with the key that the servers of that cluster ask for
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    pre_shared_key_file: Option<PathBuf>,
+    /// Print JSON: one array of cases
+    #[arg(long)]
+    json: bool,
+    /// Write a report with charts, one self-contained HTML file
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(arguments: &BenchArgs) -> Outcome {
+    cleanup::on_signals()?;
+    let options = matrix_options(arguments)?;
+    let (mut servers, cluster) = servers(arguments)?;
+    let cases = options.rounds as usize * options.transports.len() * options.rows.len();
+    let mut bar = Progress::steps("cases", cases as u64);
+    let results = matrix::run(&options, &cluster, &mut servers, &mut || bar.advance(1));
+    bar.finish();
+    let results = results?;
+    if let Some(path) = &arguments.report {
+        let written = std::fs::write(path, html::render(&results));
+        written.with_context(|| format!("cannot write {}", show(path)))?;
+    }
+    print(&results, arguments.json)
+}
+
+fn print(results: &[CaseResult], json: bool) -> Outcome {
+    if json {
+        println!("{}", serde_json::to_string_pretty(results)?);
+    } else {
+        println!("{}\n{}", table::render(results), table::render_costs(results));
+    }
+    match results.iter().map(|result| result.errors).sum::<u64>() {
+        0 => Ok(()),
+        errors => Err(anyhow::anyhow!("{errors} operations failed"))?,
+    }
+}
+
+fn matrix_options(arguments: &BenchArgs) -> Outcome<MatrixOptions> {
+    let rows = rows(&arguments.pattern, &arguments.block_size, &arguments.depth).refuse()?;
+    let duration = Duration::try_from_secs_f64(arguments.seconds).context("--seconds").refuse()?;
+    if duration.is_zero() || arguments.rounds == 0 {
+        return Err(refuse!("--seconds and --rounds are more than zero"));
+    }
+    let key = arguments.pre_shared_key_file.as_deref().map(read_key).transpose().refuse()?;
+    Ok(MatrixOptions {
+        transports: arguments.transport.clone(),
+        rows,
+        duration,
+        rounds: arguments.rounds,
+        volume: arguments.volume.clone().unwrap_or_else(|| VOLUME.to_owned()),
+        pre_shared_key: key,
+        device: arguments.device.clone(),
+        nodes: arguments.nodes,
+    })
+}
+
+fn servers(arguments: &BenchArgs) -> Outcome<(Servers, Cluster)> {
+    if let Some(path) = &arguments.cluster {
+        return Ok((Servers::Foreign, Cluster::load(path).refuse()?));
+    }
+    let half = emulated_bytes(&arguments.device).map(|bytes| ByteSize(bytes / 2).min(VOLUME_MAX));
+    let volume_bytes = arguments.volume_size.or(half);
+    let local = LocalCluster::create(&LocalOptions {
+        nodes: arguments.replicas,
+        device: arguments.device.clone(),
+        copysets: arguments.copysets,
+        volume_bytes: volume_bytes
+            .ok_or_else(|| refuse!("--volume-size is needed with --device {}", arguments.device))?,
+        transports: arguments.transport.clone(),
+    })?;
+    let cluster = local.cluster().clone();
+    let servers = match arguments.nodes {
+        Nodes::Processes => Servers::Processes(local),
+        Nodes::OneThread => Servers::OneThread(local, OneThread::default()),
+    };
+    Ok((servers, cluster))
+}

@@ -1,0 +1,121 @@
+//! `culvert format`: devices become Culvert's.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use clap::Args;
+use culvert::config::ByteSize;
+use culvert::device::{DeviceHeader, FormatError, FormatOptions, LayoutOptions, format};
+use culvert::ids::BLOCK_SIZE;
+use serde_json::{Value, json};
+
+use super::connect::mint_uuid;
+use super::device::open_device;
+use super::exit::{Outcome, Refuse, refuse};
+use super::terminal::Paint;
+
+const EXAMPLES: &str = "\
+Examples:
+  culvert format uring:/dev/nvme0n1
+  culvert format 'uring:/data/disk?size=10GiB'            # a file, made if it is missing
+  culvert format 'emulated:2GiB?file=/dev/shm/disk' --shards 2
+  culvert format uring:/dev/nvme0n1 uring:/dev/nvme1n1 --json
+
+A device that is Culvert's already is refused (exit code 3) unless --force is given.";
+
+/// Formats devices: mints their names and lays out journal, checkpoints and data
+///
+/// What was on them is lost. The name (a UUID) that is printed is the one by which the cluster file
+/// lists the device from then on.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct FormatArgs {
+    /// Where the devices are
+    #[arg(required = true, value_name = "URI")]
+    devices: Vec<String>,
+    /// Shards, each with its own journal and run by one core
+    #[arg(long, default_value_t = 1)]
+    shards: u32,
+    /// Bytes of a chunk, equal on all devices of a cluster
+    #[arg(long, default_value_t = ByteSize::mib(16), value_name = "SIZE")]
+    chunk_size: ByteSize,
+    /// Bytes of each shard's journal ring [default: 1/64 of the device, at most 1GiB a shard]
+    #[arg(long, value_name = "SIZE")]
+    ring_size: Option<ByteSize>,
+    /// Format devices that are Culvert's already
+    #[arg(long)]
+    force: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(arguments: &FormatArgs) -> Outcome {
+    let blocks = arguments.chunk_size.bytes() / BLOCK_SIZE as u64;
+    let whole = arguments.chunk_size.bytes().is_multiple_of(BLOCK_SIZE as u64);
+    let chunk_blocks = u32::try_from(blocks).ok().filter(|_| whole);
+    let layout = LayoutOptions {
+        shards: arguments.shards,
+        ring_bytes: arguments.ring_size.map(ByteSize::bytes),
+        checkpoint_bytes: None,
+        chunk_blocks: chunk_blocks.ok_or_else(|| {
+            refuse!("--chunk-size {} is not whole blocks of 4KiB", arguments.chunk_size)
+        })?,
+    };
+    let paint = Paint::of_stdout();
+    for uri in &arguments.devices {
+        let header = format_device(uri, layout, arguments.force)?;
+        if arguments.json {
+            println!("{}", device_json(uri, &header));
+        } else {
+            println!("{}", device_line(uri, &header, paint));
+        }
+    }
+    Ok(())
+}
+
+/// Formats one device.
+pub fn format_device(uri: &str, layout: LayoutOptions, force: bool) -> Outcome<DeviceHeader> {
+    let mut device = open_device(uri, ByteSize::mib(2))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let options =
+        FormatOptions { uuid: mint_uuid()?, now_ns: now.as_nanos() as u64, layout, force };
+    match format(&mut device.queue, &device.pool, &options) {
+        Ok(header) => Ok(header),
+        Err(error @ FormatError::AlreadyFormatted { .. }) => {
+            Err(error).with_context(|| format!("device {uri} (--force formats it)")).refuse()
+        }
+        Err(error @ FormatError::Io(_)) => Err(error).with_context(|| format!("device {uri}"))?,
+        Err(error) => Err(error).with_context(|| format!("device {uri}")).refuse(),
+    }
+}
+
+fn device_line(uri: &str, header: &DeviceHeader, paint: Paint) -> String {
+    let shard = &header.layout.shards[0];
+    let data: u64 = header.layout.shards.iter().map(|shard| shard.data_bytes).sum();
+    format!(
+        "{} {uri}: {} shards, {} for data, rings of {}, blocks of {}",
+        paint.strong(&header.uuid.to_string()),
+        header.layout.shards.len(),
+        ByteSize(data),
+        ByteSize(shard.ring_bytes),
+        header.layout.block_size
+    )
+}
+
+fn device_json(uri: &str, header: &DeviceHeader) -> Value {
+    let layout = &header.layout;
+    json!({
+        "device": header.uuid,
+        "uri": uri,
+        "bytes": layout.device_bytes,
+        "block_size": layout.block_size,
+        "chunk_size": u64::from(layout.chunk_blocks) * BLOCK_SIZE as u64,
+        "shards": layout.shards.iter().map(|shard| json!({
+            "ring_bytes": shard.ring_bytes,
+            "checkpoint_bytes": shard.checkpoint_bytes,
+            "data_bytes": shard.data_bytes,
+        })).collect::<Vec<_>>(),
+    })
+}

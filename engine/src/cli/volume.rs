@@ -1,0 +1,148 @@
+//! `culvert volume`: create, list, import, export.
+
+use clap::{Args, Subcommand};
+use culvert::cluster::{Cluster, Volume, VolumeOptions};
+use culvert::config::ByteSize;
+use culvert::ids::{BLOCK_SIZE, CopysetId};
+use serde_json::{Value, json};
+
+use super::connect::ClusterArgs;
+use super::exit::{Outcome, Refuse, refuse};
+use super::terminal::Paint;
+use super::transfer::{ExportArgs, ImportArgs, run_export, run_import};
+
+const CREATE_EXAMPLES: &str = "\
+Examples:
+  culvert volume create disk --size 10GiB --cluster cluster.toml
+  culvert volume create logs --size 1GiB --copysets 1,2,3 --cluster cluster.toml";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  culvert volume list --cluster cluster.toml
+  culvert volume list --cluster cluster.toml --json";
+
+/// Creates, lists, fills and reads volumes
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Adds a volume to the cluster file
+    ///
+    /// A volume is an array of 4 KiB blocks, striped over the chunks of its copysets. Blocks that
+    /// were never written read as zeroes and take no space. Servers need not be told; clients that
+    /// are running see the volume when they read the file again.
+    #[command(after_help = CREATE_EXAMPLES)]
+    Create(CreateArgs),
+    /// Lists the volumes of the cluster file
+    #[command(after_help = LIST_EXAMPLES)]
+    List(ListArgs),
+    Import(ImportArgs),
+    Export(ExportArgs),
+}
+
+/// Arguments of `volume create`.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Name: letters, digits, '.', '_' and '-'
+    name: String,
+    /// Size, a multiple of 4KiB
+    #[arg(long, short)]
+    size: ByteSize,
+    /// Bytes of a stripe, a divisor of the chunk size [default: 128KiB]
+    #[arg(long, value_name = "SIZE")]
+    stripe_size: Option<ByteSize>,
+    /// Numbers of the copysets to lie on [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "ID,...")]
+    copysets: Vec<u32>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `volume list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs a command of `culvert volume`.
+pub fn run(command: VolumeCommand) -> Outcome {
+    match command {
+        VolumeCommand::Create(arguments) => create(&arguments),
+        VolumeCommand::List(arguments) => list(&arguments),
+        VolumeCommand::Import(arguments) => run_import(&arguments),
+        VolumeCommand::Export(arguments) => run_export(&arguments),
+    }
+}
+
+fn create(arguments: &CreateArgs) -> Outcome {
+    let mut cluster = arguments.cluster.load()?;
+    let stripe_blocks = |size: ByteSize| {
+        let blocks = size.bytes() / BLOCK_SIZE as u64;
+        let whole = size.bytes().is_multiple_of(BLOCK_SIZE as u64);
+        let blocks = u32::try_from(blocks).ok().filter(|_| whole);
+        blocks.ok_or_else(|| refuse!("--stripe-size {size} is not whole blocks of 4KiB"))
+    };
+    let copysets = arguments.copysets.iter().map(|id| CopysetId(*id)).collect::<Vec<_>>();
+    let options = VolumeOptions {
+        stripe_blocks: arguments.stripe_size.map(stripe_blocks).transpose()?,
+        copysets: (!copysets.is_empty()).then_some(copysets),
+    };
+    let size = arguments.size.bytes();
+    let volume = cluster.create_volume(&arguments.name, size, &options).refuse()?.clone();
+    cluster.save(&arguments.cluster.cluster)?;
+    if arguments.json {
+        println!("{}", volume_json(&cluster, &volume));
+    } else {
+        println!(
+            "{}: {} over {} copysets, number {}",
+            volume.name,
+            arguments.size,
+            volume.copysets.len(),
+            volume.id
+        );
+    }
+    Ok(())
+}
+
+fn list(arguments: &ListArgs) -> Outcome {
+    let cluster = arguments.cluster.load()?;
+    if arguments.json {
+        let volumes = cluster.volumes().iter().map(|volume| volume_json(&cluster, volume));
+        println!("{}", Value::Array(volumes.collect()));
+        return Ok(());
+    }
+    let paint = Paint::of_stdout();
+    let width = cluster.volumes().iter().map(|volume| volume.name.len()).max().unwrap_or(0).max(6);
+    let heading =
+        format!("{:width$} {:>6} {:>10} {:>8}  copysets", "volume", "number", "size", "stripe");
+    println!("{}", paint.strong(&heading));
+    for volume in cluster.volumes() {
+        let stripe = ByteSize(u64::from(volume.stripe_blocks) * BLOCK_SIZE as u64);
+        let copysets: Vec<String> = volume.copysets.iter().map(ToString::to_string).collect();
+        println!(
+            "{:width$} {:>6} {:>10} {:>8}  {}",
+            volume.name,
+            volume.id,
+            ByteSize(volume.size).to_string(),
+            stripe.to_string(),
+            copysets.join(",")
+        );
+    }
+    Ok(())
+}
+
+fn volume_json(cluster: &Cluster, volume: &Volume) -> Value {
+    json!({
+        "name": volume.name,
+        "id": volume.id,
+        "size": volume.size,
+        "stripe_size": u64::from(volume.stripe_blocks) * BLOCK_SIZE as u64,
+        "chunks": cluster.layout(volume).chunks(),
+        "copysets": volume.copysets.iter().map(|id| id.0).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,413 @@
+//! Single rules, one test each.
+
+use std::time::Duration;
+
+use super::world::{Faults, OwnedEvent};
+use super::*;
+use crate::ids::Epoch;
+use crate::network::Address;
+use crate::wire::{ReplyStatus, RequestKind};
+
+fn write_lengths(bench: &Bench) -> Vec<u32> {
+    let world = bench.world();
+    let writes = world.servers.arrivals.iter().filter(|(kind, _)| *kind == RequestKind::Write);
+    writes.map(|(_, blocks)| *blocks).collect()
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let mut bench = Bench::plain();
+    bench.write(1, 71, 5, 100).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    assert_eq!(write_lengths(&bench), [27, 32, 32, 9], "split where stripes end");
+    bench.read(2, 0, 128).expect("room");
+    let expected: Vec<u64> =
+        (0..128).map(|block| 71 * u64::from((5..105).contains(&block))).collect();
+    assert_eq!(bench.outcome(), Ok(expected));
+    assert_eq!(bench.client.statistics().copied_bytes, 0);
+    bench.check_idle();
+}
+
+#[test]
+fn submissions_are_refused_with_what_was_submitted() {
+    let mut bench = Bench::plain();
+    assert_eq!(bench.read(1, 2048, 1), Err(Refusal::OutOfRange));
+    assert_eq!(bench.read(1, 2047, 2), Err(Refusal::OutOfRange));
+    assert_eq!(bench.read(1, u64::MAX, 1), Err(Refusal::OutOfRange));
+    assert_eq!(bench.read(1, 0, 0), Err(Refusal::OutOfRange));
+    assert_eq!(bench.read(1, 0, 257), Err(Refusal::TooLarge));
+    assert_eq!(bench.discard(1, 0, bench.volume.discard_blocks_max() + 1), Err(Refusal::TooLarge));
+    for token in 0..256 {
+        bench.read(token, token, 1).expect("256 slots");
+    }
+    assert_eq!(bench.read(256, 0, 1), Err(Refusal::Full));
+    let pages = bench.client.pool().acquire(1).expect("a page").freeze();
+    let operation = Operation::Write { volume: bench.volume, offset_blocks: 3, pages };
+    let refused = bench.client.submit(operation, 256).expect_err("full");
+    assert_eq!((refused.reason, refused.operation.range()), (Refusal::Full, (3, 1)));
+    drop(refused);
+    assert_eq!(bench.finish().len(), 256);
+    bench.check_idle();
+}
+
+#[test]
+fn volumes_are_opened_by_name_and_reach() {
+    let mut bench = Bench::plain();
+    assert_eq!(bench.client.open_volume("disk"), Ok(bench.volume));
+    assert_eq!(bench.client.open_volume("disc"), Err(OpenError::Unknown("disc".into())));
+    let mut document = cluster(32).document().clone();
+    let shm = |address: &Address| matches!(address, Address::Shm(_));
+    for reactor in document.nodes.iter_mut().flat_map(|node| &mut node.reactors) {
+        reactor.addresses.retain(shm);
+    }
+    let cluster = Cluster::check(document).expect("one address is enough");
+    let options = ClientOptions { transports: Transports::Tcp, ..ClientOptions::default() };
+    let network = ModelNetwork::new(cluster.clone(), 1);
+    let mut client = Client::new(cluster, network, pool(2 << 20), options).expect("good options");
+    assert_eq!(client.open_volume("disk"), Err(OpenError::NoAddress));
+}
+
+#[test]
+fn options_are_checked() {
+    let refused = |options: ClientOptions| options.check().expect_err("no sense");
+    let options = ClientOptions::default();
+    let none = ClientOptions { in_flight_max: 0, ..options.clone() };
+    assert_eq!(refused(none), OptionsError::InFlight(0));
+    let never = ClientOptions { attempts_max: 0, ..options.clone() };
+    assert_eq!(refused(never), OptionsError::NoAttempts);
+    let hasty = ClientOptions { attempt_timeout: Duration::ZERO, ..options };
+    assert_eq!(refused(hasty), OptionsError::ZeroTime("attempt_timeout"));
+}
+
+#[test]
+fn a_request_takes_half_of_a_small_window() {
+    let mut bench = Bench::plain();
+    bench.world().window_pages = (8, 8);
+    bench.write(1, 71, 0, 30).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    assert_eq!(write_lengths(&bench), [4, 4, 4, 4, 4, 4, 4, 2]);
+    bench.read(2, 0, 30).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![71; 30]));
+    assert_eq!(bench.client.statistics().copied_bytes, 30 * BLOCK_SIZE as u64, "gathered");
+    bench.check_idle();
+}
+
+#[test]
+fn windows_grow_when_they_are_too_small() {
+    let mut bench = Bench::plain();
+    bench.world().window_pages = (8, 264);
+    bench.write(1, 71, 0, 32).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    bench.write(2, 72, 0, 32).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    assert_eq!(write_lengths(&bench).last(), Some(&32));
+    bench.read(3, 0, 32).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![72; 32]));
+    assert_eq!(bench.client.statistics().copied_bytes, 0, "it waits for the growth");
+}
+
+#[test]
+fn a_discard_is_one_request_per_chunk() {
+    let mut bench = Bench::new(1, 4, ClientOptions::default());
+    for (token, offset) in (0..).zip((0..512).step_by(256)) {
+        bench.write(token, 71, offset, 256).expect("room");
+    }
+    assert_eq!(bench.finish().len(), 2);
+    bench.world().servers.arrivals.clear();
+    bench.discard(2, 2, 300).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    let mut lengths: Vec<u32> = bench.world().servers.arrivals.iter().map(|(_, n)| *n).collect();
+    lengths.sort_unstable();
+    // A set has 4 chunks of 64 blocks: two blocks short of one set, and 46 blocks of the next.
+    assert_eq!(lengths, [10, 12, 12, 12, 62, 64, 64, 64]);
+    for block in 0..512 {
+        let expected = if (2..302).contains(&block) { 0 } else { 71 };
+        assert_eq!(bench.stored(block), expected, "block {block}");
+    }
+}
+
+#[test]
+fn a_hint_is_followed_at_once() {
+    let mut bench = Bench::plain();
+    (0..4).for_each(|copyset| bench.world().servers.set_leader(copyset, 2));
+    let started_ns = bench.now_ns;
+    bench.read(1, 0, 1).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![0]));
+    let statistics = bench.client.statistics();
+    assert_eq!((statistics.redirects, statistics.retries, statistics.connects), (1, 1, 2));
+    assert!(bench.turned_ns - started_ns < 500_000, "no pause");
+    bench.read(2, 0, 1).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![0]));
+    assert_eq!(bench.client.statistics().redirects, 1, "the leader is remembered");
+}
+
+#[test]
+fn without_hints_the_replicas_are_asked_in_turn() {
+    let mut bench = Bench::plain();
+    bench.world().faults.bad_hint = 1000;
+    (0..4).for_each(|copyset| bench.world().servers.set_leader(copyset, 1));
+    bench.write(1, 71, 0, 256).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+}
+
+#[test]
+fn a_node_that_is_down_is_left() {
+    let mut bench = Bench::plain();
+    bench.write(1, 71, 0, 256).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    bench.world().take_down(0);
+    let started_ns = bench.now_ns;
+    bench.write(2, 72, 0, 256).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    assert!(bench.turned_ns - started_ns < 1_000_000_000, "two nodes are enough");
+    bench.check_idle();
+}
+
+#[test]
+fn when_nobody_is_there_time_runs_out() {
+    let mut bench = Bench::plain();
+    bench.world().down = vec![0, 1, 2];
+    let started_ns = bench.now_ns;
+    bench.write(1, 71, 0, 8).expect("room");
+    bench.read(2, 0, 8).expect("room");
+    let reports = bench.finish();
+    let timed_out = Err(ClientError::TimedOut(Obstacle::Connection));
+    assert!(reports.iter().all(|report| report.result == timed_out), "{reports:?}");
+    let took = Duration::from_nanos(bench.turned_ns - started_ns);
+    assert!((30..32).contains(&took.as_secs()), "{took:?}");
+    let attempts = bench.world().asked.len();
+    assert!((100..2000).contains(&attempts), "{attempts} attempts to connect");
+    bench.world().down.clear();
+    bench.read(3, 0, 8).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![0; 8]), "and it goes on when somebody is");
+    bench.check_idle();
+}
+
+#[test]
+fn addresses_are_tried_in_order() {
+    let mut bench = Bench::plain();
+    bench.world().faults.connect_fails = 1000;
+    bench.read(1, 0, 1).expect("room");
+    let mut reports = Vec::new();
+    while bench.world().asked.len() < 2 {
+        bench.turn(&mut reports);
+    }
+    let shm: Vec<bool> =
+        bench.world().asked.iter().map(|asked| matches!(asked, Address::Shm(_))).collect();
+    assert_eq!(shm, [true, false]);
+    bench.world().faults = Faults::default();
+    assert_eq!(bench.outcome(), Ok(vec![0]));
+
+    let options = ClientOptions { transports: Transports::Tcp, ..ClientOptions::default() };
+    let mut bench = Bench::new(1, 32, options);
+    bench.read(1, 0, 256).expect("room");
+    bench.outcome().expect("it works");
+    assert!(bench.world().asked.iter().all(|asked| matches!(asked, Address::Tcp(_))));
+}
+
+#[test]
+fn strangers_are_not_trusted() {
+    let mut bench = Bench::plain();
+    bench.world().impostor = true;
+    bench.write(1, 71, 0, 1).expect("room");
+    assert_eq!(bench.outcome(), Err(ClientError::TimedOut(Obstacle::Connection)));
+    assert_eq!((bench.world().requests_seen, bench.client.statistics().connects), (0, 0));
+    bench.check_idle();
+}
+
+#[test]
+fn who_sends_nonsense_is_left() {
+    for nonsense in [&b"nonsense"[..], &[2, 0, 1, 0, 8, 0, 0, 0]] {
+        let mut bench = Bench::plain();
+        bench.read(1, 0, 1).expect("room");
+        bench.outcome().expect("it works");
+        let connection = bench.world().links[0].id;
+        bench.world().inject(OwnedEvent::Frame(connection, nonsense.to_vec()));
+        bench.read(2, 0, 1).expect("room");
+        assert_eq!(bench.outcome(), Ok(vec![0]));
+        let statistics = bench.client.statistics();
+        assert_eq!((statistics.bad_frames, statistics.disconnects), (1, 1));
+        bench.check_idle();
+    }
+}
+
+#[test]
+fn a_session_that_expired_in_peace_is_opened_again() {
+    let mut bench = Bench::plain();
+    bench.write(1, 71, 0, 32).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    bench.world().servers.expire_all_sessions();
+    bench.write(2, 72, 0, 32).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    assert_eq!(bench.stored(0), 72);
+    assert_eq!(bench.client.statistics().sessions, 2);
+}
+
+#[test]
+fn a_session_lost_with_a_change_on_its_way_is_told() {
+    let mut bench = Bench::plain();
+    bench.write(1, 71, 0, 8).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    bench.world().faults.lose_reply = 1000;
+    bench.write(2, 72, 0, 8).expect("room");
+    let mut reports = Vec::new();
+    while bench.stored(0) != 72 {
+        bench.turn(&mut reports);
+    }
+    bench.world().servers.expire_all_sessions();
+    bench.world().faults.lose_reply = 0;
+    assert_eq!(bench.outcome(), Err(ClientError::OutcomeUnknown));
+    bench.check_idle();
+}
+
+#[test]
+fn a_lost_answer_is_asked_for_again() {
+    let mut bench = Bench::plain();
+    bench.write(1, 71, 0, 8).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    bench.world().faults.lose_reply = 1000;
+    bench.write(2, 72, 0, 8).expect("room");
+    let mut reports = Vec::new();
+    while bench.stored(0) != 72 {
+        bench.turn(&mut reports);
+    }
+    bench.world().faults.lose_reply = 0;
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    assert_eq!(bench.world().servers.executions[&(72, 0)], 1);
+    assert!(bench.client.statistics().retries > 0);
+}
+
+#[test]
+fn a_silent_connection_is_closed_and_its_pages_come_back() {
+    let mut bench = Bench::plain();
+    bench.world().faults.lose_request = 1000;
+    bench.read(1, 0, 32).expect("room");
+    let mut reports = Vec::new();
+    while bench.client.statistics().disconnects == 0 {
+        bench.turn(&mut reports);
+    }
+    assert_eq!(bench.client.reads_in_quarantine(), 0);
+    assert_eq!(bench.world().links[0].pages_out(), 0);
+    bench.world().faults.lose_request = 0;
+    assert_eq!(bench.outcome(), Ok(vec![0; 32]));
+}
+
+#[test]
+fn verdicts_are_final() {
+    for (verdict, error) in [
+        ((ReplyStatus::NoSpace, 0), ClientError::NoSpace),
+        ((ReplyStatus::Fenced, 7), ClientError::Fenced(Epoch(7))),
+        ((ReplyStatus::Malformed, 0), ClientError::Refused),
+        ((ReplyStatus::OutOfRange, 0), ClientError::Refused),
+        ((ReplyStatus::BelowWindow, 0), ClientError::OutcomeUnknown),
+    ] {
+        for session_first in [false, true] {
+            let mut bench = Bench::plain();
+            if session_first {
+                bench.write(1, 71, 0, 8).expect("room");
+                assert_eq!(bench.outcome(), Ok(vec![]));
+            }
+            bench.world().servers.verdict = Some(verdict);
+            bench.write(2, 72, 0, 256).expect("room");
+            assert_eq!(bench.outcome(), Err(error));
+            bench.check_idle();
+        }
+    }
+}
+
+#[test]
+fn attempts_are_bounded() {
+    let options = ClientOptions { attempts_max: 3, ..ClientOptions::default() };
+    let mut bench = Bench::new(1, 32, options);
+    bench.write(1, 71, 0, 1).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    let before = bench.world().requests_seen;
+    bench.world().servers.verdict = Some((ReplyStatus::Busy, 0));
+    bench.write(2, 72, 0, 1).expect("room");
+    assert_eq!(bench.outcome(), Err(ClientError::TimedOut(Obstacle::Busy)));
+    assert_eq!(bench.world().requests_seen - before, 3);
+}
+
+#[test]
+fn bad_blocks_and_bad_transfers_are_told_apart() {
+    let mut bench = Bench::plain();
+    bench.world().faults.media = 1000;
+    bench.read(1, 0, 1).expect("room");
+    assert_eq!(bench.outcome(), Err(ClientError::Media));
+    bench.world().faults = Faults { corrupt_read: 1000, ..Faults::default() };
+    bench.read(2, 0, 1).expect("room");
+    assert_eq!(bench.outcome(), Err(ClientError::Corrupt));
+    bench.check_idle();
+}
+
+#[test]
+fn reads_wait_for_pages_that_the_caller_keeps() {
+    let mut bench = Bench::new(1, 64, ClientOptions::default());
+    bench.world().window_pages = (32, 32);
+    let mut kept = Vec::new();
+    bench.read(1, 0, 32).expect("room");
+    while bench.client.in_flight() > 0 {
+        bench.now_ns += 10_000;
+        bench.client.poll(bench.now_ns, &mut |done| kept.extend(done.data.take()));
+    }
+    bench.read(2, 0, 32).expect("room");
+    let error = bench.outcome().expect_err("no pages");
+    assert_eq!(error, ClientError::TimedOut(Obstacle::LandingPages));
+    bench.read(3, 0, 32).expect("room");
+    kept.clear();
+    assert_eq!(bench.outcome(), Ok(vec![0; 32]));
+    bench.check_idle();
+}
+
+#[test]
+fn reads_do_not_wait_for_each_other_for_ever() {
+    let mut bench = Bench::new(1, 4, ClientOptions::default());
+    // Each of these reads needs more pages than there are, of every connection.
+    bench.world().window_pages = (16, 16);
+    for token in 0..8 {
+        bench.read(token, token * 256, 256).expect("room");
+    }
+    let started_ns = bench.now_ns;
+    let reports = bench.finish();
+    assert!(reports.iter().all(|report| report.result.is_ok()), "{reports:?}");
+    assert!(bench.turned_ns - started_ns < 10_000_000_000);
+    assert!(bench.client.statistics().copied_bytes > 0);
+    bench.check_idle();
+}
+
+#[test]
+fn a_status_comes_in_pieces() {
+    let mut bench = Bench::plain();
+    let status = format!("{{\"long\": \"{}\"}}", "x".repeat(10_000));
+    bench.world().servers.status.clone_from(&status);
+    let endpoint = EndpointIndex { node: 1, reactor: 1 };
+    let fetch = |bench: &mut Bench| {
+        bench.client.request_status(endpoint).expect("none under way");
+        loop {
+            bench.turn(&mut Vec::new());
+            if let Some(result) = bench.client.take_status() {
+                return result;
+            }
+        }
+    };
+    assert_eq!(fetch(&mut bench), Ok(status));
+    bench.world().servers.status.clear();
+    assert_eq!(fetch(&mut bench), Ok(String::new()));
+    bench.world().down = vec![1];
+    let links = bench.world().links[0].id;
+    bench.world().drop_connection(links, crate::network::CloseReason::PeerVanished);
+    assert_eq!(fetch(&mut bench), Err(StatusError::Unreachable));
+    let nowhere = EndpointIndex { node: 1, reactor: 2 };
+    assert_eq!(bench.client.request_status(nowhere), Err(StatusError::UnknownEndpoint));
+    bench.client.request_status(endpoint).expect("none under way");
+    assert_eq!(bench.client.request_status(endpoint), Err(StatusError::InProgress));
+}
+
+#[test]
+fn the_epoch_goes_along() {
+    let options = ClientOptions { epoch: Epoch(9), ..ClientOptions::default() };
+    let mut bench = Bench::new(1, 32, options);
+    bench.write(1, 71, 0, 1).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    assert_eq!(bench.world().servers.epochs, [9, 9], "of the session and of the write");
+}
