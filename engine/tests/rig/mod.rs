@@ -121,10 +121,12 @@ impl Rig {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !blocks.is_empty() {
             assert!(Instant::now() < deadline, "in vain for a minute\n{:#?}", self.state());
+            let mut failed = None;
             self.turn(|token, result, _| {
-                assert_eq!(result, Ok(()), "block {token}");
                 blocks.remove(&token);
+                failed = result.err().map(|error| (token, error)).or(failed);
             });
+            assert_eq!(failed, None, "{:#?}", self.state());
             during(self);
         }
     }
@@ -172,9 +174,9 @@ impl Rig {
     fn state(&mut self) -> Vec<String> {
         let mut out = Vec::new();
         for node in 0..3 {
-            for copyset in self.status(node).map_or(Vec::new(), |status| status.copysets) {
-                out.push(format!("node {node}: {copyset:?}"));
-            }
+            let Some(status) = self.status(node) else { continue };
+            out.push(format!("node {node}: {:?} {:?}", status.shards, status.counters));
+            out.extend(status.copysets.iter().map(|copyset| format!("node {node}: {copyset:?}")));
         }
         out
     }
