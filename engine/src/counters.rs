@@ -31,8 +31,6 @@ pub struct Counters {
     pub entries_fed_from_device: u64,
     /// Bytes of blocks sent to replicas that lack more than the log holds.
     pub catch_up_bytes_sent: u64,
-    /// Frames with messages of raft groups.
-    pub message_frames_sent: u64,
     /// User bytes written: payload of entries applied here as leader or follower.
     pub user_bytes_written: u64,
     /// User bytes read.

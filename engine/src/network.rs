@@ -69,6 +69,9 @@ pub trait Network {
         payloads: &[(Placement, Pages)],
     ) -> Result<(), SendError>;
 
+    /// Payload pages that sends on this connection still hold: accepted, and not yet on the wire.
+    fn unsent_pages(&self, connection: ConnectionId) -> u32;
+
     /// Sends what was queued in this turn.
     fn post(&mut self, now_ns: u64);
 
@@ -143,6 +146,10 @@ impl Network for Transport {
         payloads: &[(Placement, Pages)],
     ) -> Result<(), SendError> {
         Transport::send(self, connection, class, frame, payloads)
+    }
+
+    fn unsent_pages(&self, connection: ConnectionId) -> u32 {
+        Transport::unsent_pages(self, connection)
     }
 
     fn post(&mut self, now_ns: u64) {

@@ -109,6 +109,17 @@ impl Copyset {
         }
     }
 
+    /// Read-index rounds end with leadership: who waits for one asks the next leader.
+    pub(super) fn refuse_round_reads(&mut self, replies: &mut Replies) {
+        let hint = self.group.leader().map_or(0, |leader| leader.0);
+        for round in self.round_reads.drain(..) {
+            let (connection, token) = (round.read.connection, round.read.token);
+            let mut reply = QueuedReply::new(connection, token, ReplyStatus::NotLeader);
+            reply.value = hint;
+            replies.push(reply);
+        }
+    }
+
     /// Answers everybody who waits: this replica can do nothing for them.
     pub(super) fn abandon(&mut self, replies: &mut Replies) {
         for waiting in self.waiting.drain(..) {

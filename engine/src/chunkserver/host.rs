@@ -46,10 +46,10 @@ impl CopysetHost<'_> {
             let run = run.min(blocks - block);
             if live {
                 for extent in self.shard.store_mut().allocate(run)? {
-                    extents.try_push(extent).ok()?;
+                    extents.push(extent);
                 }
             } else {
-                extents.try_push(Extent { start: MISSING, blocks: run }).ok()?;
+                extents.push(Extent { start: MISSING, blocks: run });
             }
             block += run;
         }
@@ -160,7 +160,7 @@ impl Host for CopysetHost<'_> {
         // under its session gets the truth.
         for waiting in self.waiting.drain(..) {
             let mut reply =
-                QueuedReply::new(waiting.connection, waiting.token, ReplyStatus::NotLeader);
+                QueuedReply::new(waiting.connection, waiting.token, ReplyStatus::Deposed);
             reply.value = leader.map_or(0, |leader| leader.0);
             self.replies.push(reply);
         }

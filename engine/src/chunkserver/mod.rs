@@ -88,7 +88,7 @@ impl RunningShard {
     /// needs beside its record: its item, hard state, and what the library adds by itself.
     fn stage(&mut self, record_bytes: usize, blocks: u32) -> bool {
         let bytes = self.staged.bytes + record_bytes + ENTRY_OVERHEAD_BYTES;
-        let commands = self.staged.commands + blocks.div_ceil(8) + 1;
+        let commands = self.staged.commands + blocks + 1;
         if bytes > self.shard.room() || commands > self.shard.commands_free() {
             return false;
         }
@@ -98,7 +98,7 @@ impl RunningShard {
 }
 
 /// Item head, extents, and the entry's part of hard states and empty entries.
-const ENTRY_OVERHEAD_BYTES: usize = 256;
+const ENTRY_OVERHEAD_BYTES: usize = 512;
 
 /// See the module's documentation.
 pub struct Chunkserver {
@@ -353,10 +353,13 @@ impl Chunkserver {
             copyset.compact(self.retained);
             copyset.settle_reads(applied);
         }
-        if let Some(batch) = copyset.group.waits_for() {
-            if running.waiting.back() != Some(&(batch, position)) {
-                running.waiting.push_back((batch, position));
-            }
+        if !copyset.group.is_leader() {
+            copyset.refuse_round_reads(&mut self.replies);
+        }
+        if let Some(batch) = copyset.group.waits_for()
+            && running.waiting.back() != Some(&(batch, position))
+        {
+            running.waiting.push_back((batch, position));
         }
         if copyset.group.has_ready() {
             Self::mark(&mut self.dirty, copyset, position);

@@ -50,7 +50,6 @@ pub(super) struct Peers {
     peers: Vec<Peer>,
     options: PeerOptions,
     writer: AppendWriter,
-    message_frames_sent: u64,
 }
 
 impl Peers {
@@ -68,7 +67,7 @@ impl Peers {
                 data: PeerMessagesWriter::default(),
             })
             .collect();
-        Peers { peers, options, writer: AppendWriter::default(), message_frames_sent: 0 }
+        Peers { peers, options, writer: AppendWriter::default() }
     }
 
     /// The peer behind an established connection.
@@ -86,10 +85,6 @@ impl Peers {
 
     pub fn append_writer(&mut self) -> &mut AppendWriter {
         &mut self.writer
-    }
-
-    pub fn message_frames_sent(&self) -> u64 {
-        self.message_frames_sent
     }
 
     /// Endpoint and whether it is connected, for `status`.
@@ -137,9 +132,7 @@ impl Peers {
                 continue;
             }
             // A full queue is that of a peer that does not read; what it misses is sent again.
-            if network.send(connection, class, writer.frame(), &[]).is_ok() {
-                self.message_frames_sent += 1;
-            }
+            let _refused = network.send(connection, class, writer.frame(), &[]);
             writer.clear();
         }
     }

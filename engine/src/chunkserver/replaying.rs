@@ -157,6 +157,7 @@ fn install(
         key,
         birth: head.birth,
         applied: head.applied,
+        as_of: head.as_of,
         since: head.since,
         blocks: &blocks,
     })?;

@@ -27,8 +27,12 @@ const FETCHES_MAX: usize = 16;
 /// Ranges that wait in one feed; the library's own bound on messages in flight is below it.
 const RANGES_MAX: usize = 512;
 
+/// Pages that sends to one follower may hold, accepted and not on the wire. A stopped follower
+/// holds so many pages of clients' windows and no more; the rest it gets from this device later.
+const UNSENT_PAGES_MAX: u32 = 256;
+
 /// Payload runs in one frame.
-const FRAME_PAYLOADS_MAX: usize = 32;
+const FRAME_PAYLOADS_MAX: usize = culvert_transport::PAYLOADS_MAX;
 
 /// Marks the tokens of device reads for feeds.
 const FEED_TOKEN: u64 = 1 << 63;
@@ -318,9 +322,7 @@ fn claim_payload(
     while came < said {
         let Some(run) = runs.next() else { return Err(Offence::Payload { said, came }) };
         came += run.pages();
-        if payload.try_push(run.freeze()).is_err() {
-            return Err(Offence::Payload { said, came });
-        }
+        payload.push(run.freeze());
     }
     if came == said { Ok(payload) } else { Err(Offence::Payload { said, came }) }
 }
@@ -366,6 +368,9 @@ impl Pump<'_> {
         while let Some(range) = copyset.feeds[self.at].ranges.front().copied() {
             if !copyset.group.is_leader() || copyset.group.term() != range.term {
                 return Err(Stop::Lost);
+            }
+            if network.unsent_pages(self.connection) > UNSENT_PAGES_MAX {
+                return Ok(());
             }
             self.send_range(copyset, range, network)?;
         }
@@ -458,11 +463,12 @@ impl Pump<'_> {
     ) -> Result<(Added, crate::ids::Term), Stop> {
         let Some(entry) = copyset.group.log().get(index) else { return Err(Stop::Lost) };
         let term = entry.record.term();
+        let blocks = entry.record.payload_blocks();
+        let runs_max = if entry.payload.is_some() { 1 } else { blocks as usize };
         let room = FRAME_PAYLOADS_MAX - payloads.len();
-        if !self.writer.fits(entry.record.bytes().len()) || room < OPERATION_EXTENTS_MAX {
+        if !self.writer.fits(entry.record.bytes().len()) || room < runs_max {
             return Ok((Added::FrameFull, term));
         }
-        let blocks = entry.record.payload_blocks();
         if blocks == 0 {
             self.writer.push(entry.record.bytes(), 0, None);
             return Ok((Added::Yes, term));
@@ -529,7 +535,7 @@ impl Pump<'_> {
             let applied = copyset.group.applied().max(copyset.ahead);
             let key = ChunkKey { copyset: copyset.id, chunk: entry.record.chunk() };
             let number = feed.next_fetch;
-            let Some((fetch, reads)) = self.plan(&entry, key, applied, number)? else { break };
+            let Some((fetch, reads)) = self.plan(&entry, key, applied, number) else { break };
             let ticket = (!reads.is_empty()).then(|| self.shard.shard.store_mut().read_begin());
             for (piece, (extent, buffer)) in reads.into_iter().enumerate() {
                 let token = token_of(self.position, self.at, number, piece);
@@ -550,7 +556,7 @@ impl Pump<'_> {
         key: ChunkKey,
         applied: LogIndex,
         number: u32,
-    ) -> Result<Option<(Fetch, ArrayVec<(Extent, Buffer), OPERATION_EXTENTS_MAX>)>, Stop> {
+    ) -> Option<(Fetch, ArrayVec<(Extent, Buffer), OPERATION_EXTENTS_MAX>)> {
         let index = entry.record.index();
         let live = live_blocks(entry, key, applied, self.shard);
         let mut runs: ArrayVec<Extent, OPERATION_EXTENTS_MAX> = ArrayVec::new();
@@ -562,14 +568,12 @@ impl Pump<'_> {
             crcs.push(crc);
             match runs.last_mut() {
                 Some(run) if run.end() == *place => run.blocks += 1,
-                // More runs than a record has room for: only a catch-up beyond the log helps.
-                _ => runs.try_push(Extent { start: *place, blocks: 1 }).map_err(|_| Stop::Lost)?,
+                _ => runs.push(Extent { start: *place, blocks: 1 }),
             }
         }
         let mut reads = ArrayVec::new();
         for run in runs {
-            let Some(buffer) = self.pool.acquire(run.blocks) else { return Ok(None) };
-            reads.push((run, buffer));
+            reads.push((run, self.pool.acquire(run.blocks)?));
         }
         let all = live_mask == live_mask_of(entry.record.payload_blocks());
         let fetch = Fetch {
@@ -583,7 +587,7 @@ impl Pump<'_> {
             ticket: None,
             failed: false,
         };
-        Ok(Some((fetch, reads)))
+        Some((fetch, reads))
     }
 }
 

@@ -252,6 +252,9 @@ impl Chunkserver {
     }
 }
 
+/// Why a replica does not serve, and what was found of it.
+type LeftOut = (Unfit, Option<Box<RecoveredGroup>>);
+
 /// One replica as it starts.
 struct Revived {
     log: Log,
@@ -267,7 +270,7 @@ fn restore(
     found: Option<RecoveredGroup>,
     plan: &ReplicaPlan,
     create: bool,
-) -> Result<Revived, (Unfit, Option<RecoveredGroup>)> {
+) -> Result<Revived, LeftOut> {
     let Some(found) = found else {
         if !create {
             return Err((Unfit::Absent, None));
@@ -279,7 +282,7 @@ fn restore(
     };
     match revive(shard, &found, plan) {
         Ok(revived) => Ok(revived),
-        Err(unfit) => Err((unfit, Some(found))),
+        Err(unfit) => Err((unfit, Some(Box::new(found)))),
     }
 }
 

@@ -125,6 +125,12 @@ fn matrix_options(arguments: &BenchArgs) -> Outcome<MatrixOptions> {
     if duration.is_zero() || arguments.rounds == 0 {
         return Err(refuse!("--seconds and --rounds are more than zero"));
     }
+    let mut transports = arguments.transport.clone();
+    transports.sort_unstable();
+    transports.dedup();
+    if transports.len() < arguments.transport.len() {
+        return Err(refuse!("--transport names one twice"));
+    }
     let key = arguments.pre_shared_key_file.as_deref().map(read_key).transpose().refuse()?;
     Ok(MatrixOptions {
         transports: arguments.transport.clone(),

@@ -91,7 +91,7 @@ fn run_plan(arguments: &PlanArgs) -> Outcome {
         cluster.devices().len(),
         cluster.copysets().len(),
         arguments.replicas,
-        ByteSize(cluster.copysets()[0].quota_blocks * BLOCK_SIZE as u64)
+        ByteSize(cluster.copysets()[0].quota_blocks * BLOCK_SIZE as u64).approximate()
     );
     Ok(())
 }

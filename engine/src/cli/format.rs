@@ -98,8 +98,8 @@ fn device_line(uri: &str, header: &DeviceHeader, paint: Paint) -> String {
         "{} {uri}: {} shards, {} for data, rings of {}, blocks of {}",
         paint.strong(&header.uuid.to_string()),
         header.layout.shards.len(),
-        ByteSize(data),
-        ByteSize(shard.ring_bytes),
+        ByteSize(data).approximate(),
+        ByteSize(shard.ring_bytes).approximate(),
         header.layout.block_size
     )
 }

@@ -9,6 +9,7 @@ pub mod connect;
 mod device;
 pub mod exit;
 pub mod format;
+mod quickstart;
 mod serve;
 pub mod status;
 pub mod terminal;
@@ -36,6 +37,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Quickstart(quickstart::QuickstartArgs),
     Format(format::FormatArgs),
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -60,6 +62,7 @@ pub fn run() -> ExitCode {
 
 fn dispatch(command: Command) -> Outcome {
     match command {
+        Command::Quickstart(arguments) => quickstart::run(&arguments),
         Command::Format(arguments) => format::run(&arguments),
         Command::Cluster(command) => cluster::run(command),
         Command::Serve(arguments) => serve::run(&arguments),

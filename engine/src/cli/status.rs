@@ -181,7 +181,8 @@ fn complaints(cluster: &Cluster, status: &ClusterStatus) -> Vec<String> {
     complaints
 }
 
-fn render(cluster: &Cluster, status: &ClusterStatus, paint: Paint) -> String {
+/// The status as text.
+pub fn render(cluster: &Cluster, status: &ClusterStatus, paint: Paint) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{}", paint.strong(&format!("cluster {}", cluster.uuid())));
     for (node, reactors) in cluster.nodes().iter().zip(&status.nodes) {
@@ -230,7 +231,7 @@ fn copyset_line(
     let commit = replicas.iter().map(|(_, replica)| replica.commit).max().unwrap_or(0);
     let newest = replicas.iter().max_by_key(|(_, replica)| replica.commit);
     let (term, mapped) = newest.map_or((0, 0), |(_, r)| (r.term, r.mapped_blocks));
-    let bytes = |blocks: u64| ByteSize(blocks * BLOCK_SIZE as u64).to_string();
+    let bytes = |blocks: u64| ByteSize(blocks * BLOCK_SIZE as u64).approximate();
     let space = format!("{} of {}", bytes(mapped), bytes(copyset.quota_blocks));
     let states: Vec<String> = replicas
         .iter()

@@ -24,6 +24,12 @@ impl Paint {
         Paint { colours: std::io::stdout().is_terminal() && !objected && !dumb }
     }
 
+    /// No colours.
+    #[must_use]
+    pub fn plain() -> Paint {
+        Paint { colours: false }
+    }
+
     fn wrap(self, text: &str, code: &str) -> String {
         if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
@@ -44,12 +50,6 @@ impl Paint {
     #[must_use]
     pub fn strong(self, text: &str) -> String {
         self.wrap(text, "1")
-    }
-
-    /// What matters less.
-    #[must_use]
-    pub fn faint(self, text: &str) -> String {
-        self.wrap(text, "2")
     }
 }
 

@@ -193,19 +193,24 @@ impl<N: Network> Client<N> {
         self.core.submit(operation, token)
     }
 
-    /// One turn: takes in what has come, sends what can be sent, and reports what is over.
+    /// One turn: starts what is new, takes in what has come, sends what can be sent, and reports
+    /// what is over.
     /// `now_ns` is any clock that does not go back.
     pub fn poll(&mut self, now_ns: u64, handler: &mut dyn FnMut(Completion<'_>)) -> Turn {
         let core = &mut self.core;
         core.now_ns = now_ns.max(core.now_ns);
-        core.start_fresh();
         core.start_status_timer();
+        // What is new goes first: it need not wait for what has come in.
+        let mut sent = core.start_fresh() && core.dispatch(&mut self.network);
+        if sent {
+            self.network.post(core.now_ns);
+        }
         let events = self.network.poll(core.now_ns, config::EVENTS_PER_TURN, &mut |event| {
             core.on_event(event);
         });
         core.expire();
         core.close_connections(&mut self.network);
-        let sent = core.dispatch(&mut self.network);
+        sent |= core.dispatch(&mut self.network);
         core.close_connections(&mut self.network);
         self.network.post(core.now_ns);
         let completed = core.deliver(handler);

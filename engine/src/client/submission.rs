@@ -93,8 +93,9 @@ impl Core {
         index
     }
 
-    /// Starts the operations taken since the last turn.
-    pub(super) fn start_fresh(&mut self) {
+    /// Starts the operations taken since the last turn; whether there were any.
+    pub(super) fn start_fresh(&mut self) -> bool {
+        let any = !self.fresh.is_empty();
         let deadline_ns = self.now_ns.saturating_add(self.settings.request_timeout_ns);
         let mut fresh = std::mem::take(&mut self.fresh);
         for id in fresh.drain(..) {
@@ -112,6 +113,7 @@ impl Core {
             self.timer.note(deadline_ns);
         }
         self.fresh = fresh;
+        any
     }
 }
 

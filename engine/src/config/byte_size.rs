@@ -33,6 +33,21 @@ impl ByteSize {
         self.0
     }
 
+    /// The number for people: one digit behind the point, and a unit that suits it.
+    #[must_use]
+    pub fn approximate(self) -> String {
+        match UNITS.iter().find(|(_, shift)| self.0 >> shift > 0) {
+            Some((name, shift)) => {
+                let tenths = (u128::from(self.0) * 10 + (1 << shift) / 2) >> shift;
+                match (tenths / 10, tenths % 10) {
+                    (whole, 0) => format!("{whole} {name}"),
+                    (whole, tenth) => format!("{whole}.{tenth} {name}"),
+                }
+            }
+            None => format!("{} bytes", self.0),
+        }
+    }
+
     /// A number of KiB.
     #[must_use]
     pub const fn kib(count: u64) -> ByteSize {
@@ -118,6 +133,19 @@ mod tests {
         }
         assert_eq!("4k".parse(), Ok(ByteSize(4096)));
         assert_eq!("1 GiB".parse(), Ok(ByteSize(1 << 30)));
+    }
+
+    #[test]
+    fn approximates_for_people() {
+        for (bytes, text) in [
+            (0, "0 bytes"),
+            (4096, "4 KiB"),
+            (257_990_656, "246 MiB"),
+            (1_600_000_000, "1.5 GiB"),
+            (u64::MAX, "16777216 TiB"),
+        ] {
+            assert_eq!(ByteSize(bytes).approximate(), text);
+        }
     }
 
     #[test]

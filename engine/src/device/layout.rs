@@ -6,7 +6,7 @@ use crate::ids::BLOCK_SIZE;
 pub const SHARDS_MAX: u32 = 64;
 
 /// Smallest journal ring of a shard, in bytes.
-pub const RING_BYTES_MIN: u64 = 2 << 20;
+pub const RING_BYTES_MIN: u64 = 4 << 20;
 
 /// Smallest checkpoint area, in bytes.
 pub const CHECKPOINT_BYTES_MIN: u64 = 512 << 10;

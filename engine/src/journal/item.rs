@@ -4,10 +4,10 @@ use arrayvec::ArrayVec;
 use uuid::Uuid;
 
 use super::chunk_installed::ChunkInstalled;
-use crate::ids::{
-    ChunkId, CopysetId, Extent, Extents, LogIndex, OPERATION_EXTENTS_MAX, ReplicaId, Term,
-};
-use crate::record::{RecordError, RecordView};
+use super::entry::{Entry, emit_entry, parse_entry, record_length};
+use super::lists::{ChunkList, Verdict};
+use crate::ids::{CopysetId, LogIndex, ReplicaId, Term};
+use crate::record::RecordError;
 
 /// Bytes before the body of an item.
 pub const ITEM_HEADER_BYTES: usize = 8;
@@ -15,29 +15,22 @@ pub const ITEM_HEADER_BYTES: usize = 8;
 /// Bytes of the longest body: the header's length has 24 bits.
 const BODY_BYTES_MAX: usize = (1 << 24) - 1;
 
-/// Start of an extent that stands for payload this replica does not hold.
-pub const NOWHERE: u32 = u32::MAX;
-
-const EXTENT_BYTES: usize = 8;
-const LOCAL_BYTES_MAX: usize = 8 + OPERATION_EXTENTS_MAX * EXTENT_BYTES;
-const GROUP_VERDICT_BYTES: usize = 20;
-
-mod kind {
-    pub(super) const ENTRY: u8 = 1;
-    pub(super) const ENTRY_SUPERSEDED: u8 = 2;
-    pub(super) const HARD_STATE: u8 = 3;
-    pub(super) const APPLIED_NOTE: u8 = 4;
-    pub(super) const TRUNCATE: u8 = 5;
-    pub(super) const VERDICT: u8 = 6;
-    pub(super) const REPLICA_CREATED: u8 = 7;
-    pub(super) const REPLICA_REMOVED: u8 = 8;
-    pub(super) const CONF_STATE: u8 = 9;
-    pub(super) const CHUNK_INSTALLED: u8 = 10;
-    pub(super) const CATCH_UP: u8 = 11;
-    pub(super) const LOG_START: u8 = 12;
-    pub(super) const CHUNKS_RETAINED: u8 = 13;
-    pub(super) const STATE_PART: u8 = 14;
-    pub(super) const EXTENSION: u8 = 15;
+pub(super) mod kind {
+    pub(in crate::journal) const ENTRY: u8 = 1;
+    pub(in crate::journal) const ENTRY_SUPERSEDED: u8 = 2;
+    pub(in crate::journal) const HARD_STATE: u8 = 3;
+    pub(in crate::journal) const APPLIED_NOTE: u8 = 4;
+    pub(in crate::journal) const TRUNCATE: u8 = 5;
+    pub(in crate::journal) const VERDICT: u8 = 6;
+    pub(in crate::journal) const REPLICA_CREATED: u8 = 7;
+    pub(in crate::journal) const REPLICA_REMOVED: u8 = 8;
+    pub(in crate::journal) const CONF_STATE: u8 = 9;
+    pub(in crate::journal) const CHUNK_INSTALLED: u8 = 10;
+    pub(in crate::journal) const CATCH_UP: u8 = 11;
+    pub(in crate::journal) const LOG_START: u8 = 12;
+    pub(in crate::journal) const CHUNKS_RETAINED: u8 = 13;
+    pub(in crate::journal) const STATE_PART: u8 = 14;
+    pub(in crate::journal) const EXTENSION: u8 = 15;
 }
 
 /// Why bytes are not an item. Inside a block whose checksum is right it means another version of
@@ -61,18 +54,6 @@ pub enum ItemError {
     Record(#[from] RecordError),
 }
 
-/// A raft entry as this replica stores it.
-#[derive(Clone)]
-pub struct Entry<'a> {
-    /// What all replicas have in common.
-    pub record: RecordView<'a>,
-    /// Where the payload lies, in the order of its blocks. An extent that starts at
-    /// [`NOWHERE`] stands for blocks whose payload is not stored. Empty without payload.
-    pub extents: Extents,
-    /// A committed later entry that overwrote what is not stored.
-    pub superseded_by: Option<LogIndex>,
-}
-
 /// Raft's hard state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
@@ -91,82 +72,6 @@ pub struct ReplicaIdentity {
     pub id: ReplicaId,
     /// Everybody's name for it.
     pub uuid: Uuid,
-}
-
-/// What recovery took from one group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GroupVerdict {
-    /// The group.
-    pub copyset: CopysetId,
-    /// Last index kept.
-    pub last_kept: LogIndex,
-    /// Everything of the group in batches from this position up to the incarnation's start is
-    /// void.
-    pub position: u64,
-}
-
-/// The list in a verdict, as bytes.
-#[derive(Clone, Copy)]
-pub struct Verdict<'a>(pub(super) &'a [u8]);
-
-impl<'a> Verdict<'a> {
-    /// The groups that lost something.
-    pub fn groups(self) -> impl ExactSizeIterator<Item = GroupVerdict> + 'a {
-        self.0.chunks_exact(GROUP_VERDICT_BYTES).map(|bytes| GroupVerdict {
-            copyset: CopysetId(u32_at(bytes, 0)),
-            last_kept: LogIndex(u64_at(bytes, 4)),
-            position: u64_at(bytes, 12),
-        })
-    }
-
-    /// Encodes a list for [`Item::Verdict`].
-    pub fn encode(groups: &[GroupVerdict], out: &mut Vec<u8>) {
-        for group in groups {
-            out.extend_from_slice(&group.copyset.0.to_le_bytes());
-            out.extend_from_slice(&group.last_kept.0.to_le_bytes());
-            out.extend_from_slice(&group.position.to_le_bytes());
-        }
-    }
-
-    /// Looks at an encoded list.
-    ///
-    /// # Errors
-    ///
-    /// [`ItemError::Body`] if it is none.
-    pub fn parse(bytes: &'a [u8]) -> Result<Verdict<'a>, ItemError> {
-        if bytes.len().is_multiple_of(GROUP_VERDICT_BYTES) {
-            Ok(Verdict(bytes))
-        } else {
-            Err(ItemError::Body)
-        }
-    }
-}
-
-/// A list of chunks, as bytes.
-#[derive(Clone, Copy)]
-pub struct ChunkList<'a>(&'a [u8]);
-
-impl<'a> ChunkList<'a> {
-    /// The chunks.
-    pub fn chunks(self) -> impl ExactSizeIterator<Item = ChunkId> + 'a {
-        self.0.chunks_exact(8).map(|bytes| ChunkId(u64_at(bytes, 0)))
-    }
-
-    /// Encodes a list for [`Item::ChunksRetained`].
-    pub fn encode(chunks: impl Iterator<Item = ChunkId>, out: &mut Vec<u8>) {
-        for chunk in chunks {
-            out.extend_from_slice(&chunk.0.to_le_bytes());
-        }
-    }
-
-    /// Looks at an encoded list.
-    ///
-    /// # Errors
-    ///
-    /// [`ItemError::Body`] if it is none.
-    pub fn parse(bytes: &'a [u8]) -> Result<ChunkList<'a>, ItemError> {
-        if bytes.len().is_multiple_of(8) { Ok(ChunkList(bytes)) } else { Err(ItemError::Body) }
-    }
 }
 
 /// One thing that the journal says.
@@ -227,7 +132,7 @@ impl Sink for Vec<u8> {
 }
 
 /// The fixed part of a body, before opaque bytes.
-type Fixed = ArrayVec<u8, { OPERATION_EXTENTS_MAX * EXTENT_BYTES }>;
+type Fixed = ArrayVec<u8, 32>;
 
 impl<'a> Item<'a> {
     /// Bytes that [`Item::emit`] puts.
@@ -238,15 +143,12 @@ impl<'a> Item<'a> {
 
     fn body_length(&self) -> usize {
         match self {
-            Item::Entry(entry) => {
-                let superseded = if entry.superseded_by.is_some() { 8 } else { 0 };
-                entry.record.bytes().len() + superseded + entry.extents.len() * EXTENT_BYTES
-            }
+            Item::Entry(entry) => entry.body_length(),
             Item::HardState(..) => 28,
             Item::AppliedNote(..) | Item::Truncate(..) => 12,
             Item::LogStart(..) => 20,
-            Item::ChunksRetained(_, _, chunks) => 12 + chunks.0.len(),
-            Item::Verdict(verdict) => verdict.0.len(),
+            Item::ChunksRetained(_, _, chunks) => 12 + chunks.bytes().len(),
+            Item::Verdict(verdict) => verdict.bytes().len(),
             Item::ReplicaCreated(_, _, bytes) => 28 + bytes.len(),
             Item::ReplicaRemoved(_) => 4,
             Item::StatePart(_, part) => 12 + part.bytes.len(),
@@ -268,7 +170,7 @@ impl<'a> Item<'a> {
             Item::ChunkInstalled(installed) => {
                 emit_parts(kind::CHUNK_INSTALLED, &[], installed.bytes(), sink);
             }
-            Item::Verdict(verdict) => emit_parts(kind::VERDICT, &[], verdict.0, sink),
+            Item::Verdict(verdict) => emit_parts(kind::VERDICT, &[], verdict.bytes(), sink),
             _ => {
                 let mut fixed = Fixed::new();
                 let (kind, opaque) = self.fixed_part(&mut fixed);
@@ -305,7 +207,7 @@ impl<'a> Item<'a> {
             Item::ChunksRetained(copyset, index, chunks) => {
                 put(&copyset.0.to_le_bytes());
                 put(&index.0.to_le_bytes());
-                (kind::CHUNKS_RETAINED, chunks.0)
+                (kind::CHUNKS_RETAINED, chunks.bytes())
             }
             Item::ReplicaCreated(copyset, identity, bytes) => {
                 put(&copyset.0.to_le_bytes());
@@ -388,7 +290,11 @@ impl<'a> Item<'a> {
     }
 }
 
-fn item_header(kind: u8, body_length: usize, local: [&[u8]; 2]) -> [u8; ITEM_HEADER_BYTES] {
+pub(super) fn item_header(
+    kind: u8,
+    body_length: usize,
+    local: [&[u8]; 2],
+) -> [u8; ITEM_HEADER_BYTES] {
     assert!(body_length <= BODY_BYTES_MAX, "an item is shorter than 16 MiB");
     let word = (body_length as u32 | u32::from(kind) << 24).to_le_bytes();
     let mut crc = crc32c::crc32c(&word);
@@ -405,62 +311,6 @@ fn emit_parts(kind: u8, fixed: &[u8], opaque: &[u8], sink: &mut impl Sink) {
     sink.put(&item_header(kind, fixed.len() + opaque.len(), [fixed, opaque]));
     sink.put(fixed);
     sink.put(opaque);
-}
-
-fn emit_entry(entry: &Entry<'_>, sink: &mut impl Sink) {
-    let record = entry.record.bytes();
-    let mut bytes = [0; LOCAL_BYTES_MAX];
-    let (kind, superseded) = match entry.superseded_by {
-        Some(index) => {
-            bytes[..8].copy_from_slice(&index.0.to_le_bytes());
-            (kind::ENTRY_SUPERSEDED, 8)
-        }
-        None => (kind::ENTRY, 0),
-    };
-    for (extent, bytes) in entry.extents.iter().zip(bytes[superseded..].chunks_exact_mut(8)) {
-        bytes[..4].copy_from_slice(&extent.start.to_le_bytes());
-        bytes[4..].copy_from_slice(&extent.blocks.to_le_bytes());
-    }
-    let local = &bytes[..superseded + entry.extents.len() * EXTENT_BYTES];
-    sink.put(&item_header(kind, record.len() + local.len(), [local, &[]]));
-    sink.put(record);
-    sink.put(local);
-}
-
-/// Length of the record at the start of an entry's body, not believed beyond the body's end.
-fn record_length(body: &[u8]) -> Result<usize, ItemError> {
-    let length = body.get(4..6).ok_or(ItemError::Body)?;
-    let length = usize::from(u16::from_le_bytes([length[0], length[1]]));
-    if length > body.len() { Err(ItemError::Body) } else { Ok(length) }
-}
-
-fn parse_entry<'a>(
-    record: &'a [u8],
-    local: &[u8],
-    superseded: bool,
-) -> Result<Entry<'a>, ItemError> {
-    let record = RecordView::parse(record)?;
-    let (index, list) =
-        local.split_at_checked(if superseded { 8 } else { 0 }).ok_or(ItemError::Body)?;
-    let superseded_by = superseded.then(|| LogIndex(u64_at(index, 0)));
-    if !list.len().is_multiple_of(EXTENT_BYTES) {
-        return Err(ItemError::Body);
-    }
-    let mut extents = Extents::new();
-    for bytes in list.chunks_exact(EXTENT_BYTES) {
-        let extent = Extent { start: u32_at(bytes, 0), blocks: u32_at(bytes, 4) };
-        let ends = extent.start == NOWHERE || extent.start.checked_add(extent.blocks).is_some();
-        if extent.blocks == 0 || !ends {
-            return Err(ItemError::Body);
-        }
-        extents.try_push(extent).map_err(|_| ItemError::Body)?;
-    }
-    let blocks: u64 = extents.iter().map(|extent| u64::from(extent.blocks)).sum();
-    let nothing = superseded && extents.is_empty();
-    if blocks != u64::from(record.payload_blocks()) && !nothing {
-        return Err(ItemError::Body);
-    }
-    Ok(Entry { record, extents, superseded_by })
 }
 
 fn parse_local(kind: u8, body: &[u8]) -> Result<Item<'_>, ItemError> {

@@ -12,7 +12,9 @@
 mod batch;
 mod block;
 mod chunk_installed;
+mod entry;
 mod item;
+mod lists;
 mod ring;
 mod scan;
 mod scanned;
@@ -20,10 +22,9 @@ mod scanned;
 pub use batch::BatchWriter;
 pub use block::{BLOCK_HEADER_BYTES, BlockError, BlockView, Stamp};
 pub use chunk_installed::{ChunkInstalled, HOLE, InstalledBlock, InstalledHead};
-pub use item::{
-    ChunkList, Entry, GroupVerdict, HardState, ITEM_HEADER_BYTES, Item, ItemError, NOWHERE,
-    ReplicaIdentity, Sink, StatePart, Verdict,
-};
+pub use entry::{Entry, NOWHERE};
+pub use item::{HardState, ITEM_HEADER_BYTES, Item, ItemError, ReplicaIdentity, Sink, StatePart};
+pub use lists::{ChunkList, GroupVerdict, Verdict};
 pub use ring::{Ring, RingRun, Space};
 pub use scan::Scan;
 pub use scanned::{Located, MalformedItem, Scanned, Step};

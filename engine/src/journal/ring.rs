@@ -8,7 +8,7 @@ pub enum Space {
     /// Below the reserve: proposals are to be refused as busy. Hard state, truncation and
     /// checkpoints go on.
     Busy,
-    /// Not even those fit until a checkpoint moves the tail.
+    /// Nothing may be appended until a checkpoint moves the tail.
     Full,
 }
 
@@ -90,12 +90,13 @@ impl Ring {
         (self.blocks - self.used()).saturating_sub(self.verdict_reserve())
     }
 
-    /// How full the ring is, for a writer whose batches have at most `batch_blocks` blocks.
+    /// How full the ring is, for a writer that has to find room for `needed` blocks whatever
+    /// happens.
     #[must_use]
-    pub fn space(&self, batch_blocks: u64) -> Space {
+    pub fn space(&self, needed: u64) -> Space {
         match self.free() {
-            free if free < batch_blocks => Space::Full,
-            free if free < self.reserve() + batch_blocks => Space::Busy,
+            free if free < needed => Space::Full,
+            free if free < needed + self.reserve() => Space::Busy,
             _ => Space::Normal,
         }
     }

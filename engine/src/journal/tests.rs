@@ -311,7 +311,8 @@ fn a_hole_that_may_hide_a_verdict_casts_doubt_back_to_the_mark() {
     model.damage(verdict);
     let scanned = model.scan(0);
     assert_eq!(found(&scanned), [1, 2, 0, 11], "3 and 4 may have been given up");
-    assert_eq!(scanned.holes().collect::<Vec<_>>(), [1..verdict + 1]);
+    let holes: Vec<_> = scanned.holes().map(|hole| (hole.start, hole.end)).collect();
+    assert_eq!(holes, [(1, verdict + 1)]);
 }
 
 #[test]

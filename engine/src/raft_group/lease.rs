@@ -19,19 +19,35 @@ pub struct Lease {
     duration_ns: u64,
     answered: ArrayVec<(ReplicaId, u64), VOTERS_MAX>,
     until_ns: u64,
+    /// No lease until the next term: a transfer was started.
+    barred: bool,
 }
 
 impl Lease {
     /// A lease that nobody has granted yet.
     #[must_use]
     pub fn new(duration_ns: u64) -> Lease {
-        Lease { duration_ns, answered: ArrayVec::new(), until_ns: 0 }
+        Lease { duration_ns, answered: ArrayVec::new(), until_ns: 0, barred: false }
     }
 
-    /// Forgets every answer: leadership or configuration changed, or a transfer starts.
-    pub fn revoke(&mut self) {
+    /// Forgets every answer: the configuration changed.
+    pub fn forget_answers(&mut self) {
         self.answered.clear();
         self.until_ns = 0;
+    }
+
+    /// Begins afresh: leadership was won or lost.
+    pub fn revoke(&mut self) {
+        self.forget_answers();
+        self.barred = false;
+    }
+
+    /// Ends the lease for the rest of the term: a transfer starts. Its order to campaign may
+    /// arrive long after the transfer was given up, and the vote it asks for is subject to no
+    /// promise.
+    pub fn bar(&mut self) {
+        self.revoke();
+        self.barred = true;
     }
 
     /// Whether a read may be answered at `now_ns`.
@@ -57,7 +73,7 @@ impl Lease {
         voters: &[&[u64]],
     ) {
         // An answer from the future is a lie or a bug of the peer, and grants nothing.
-        if sent_ns == 0 || sent_ns > now_ns {
+        if sent_ns == 0 || sent_ns > now_ns || self.barred {
             return;
         }
         match self.answered.iter_mut().find(|(replica, _)| *replica == from) {
@@ -135,6 +151,17 @@ mod tests {
         let mut lease = Lease::new(100);
         lease.answered(ReplicaId(2), 2000, 1000, OWN, &[&[1, 2, 3]]);
         assert!(!lease.holds(1000));
+    }
+
+    #[test]
+    fn a_transfer_ends_it_for_the_term() {
+        let mut lease = Lease::new(100);
+        lease.bar();
+        lease.answered(ReplicaId(2), 1000, 1001, OWN, &[&[1, 2, 3]]);
+        assert!(!lease.holds(1002));
+        lease.revoke();
+        lease.answered(ReplicaId(2), 1000, 1001, OWN, &[&[1, 2, 3]]);
+        assert!(lease.holds(1002), "the next term begins afresh");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::arena::Arena;
-use crate::ids::{Extent, Extents, LogIndex, ReplicaId, Term};
+use crate::ids::{Extent, Extents, LogIndex, OPERATION_EXTENTS_MAX, ReplicaId, Term};
 use crate::record::{Operation, RecordView};
 
 /// One entry, apart from its bytes.
@@ -119,7 +119,7 @@ impl Log {
         payload: Option<Pages>,
     ) {
         assert_eq!(record.index(), self.last().next(), "log entries are contiguous");
-        let mut extent_bytes = [0; 64];
+        let mut extent_bytes = [0; OPERATION_EXTENTS_MAX * 8];
         for (extent, bytes) in extents.iter().zip(extent_bytes.chunks_exact_mut(8)) {
             bytes[..4].copy_from_slice(&extent.start.to_le_bytes());
             bytes[4..].copy_from_slice(&extent.blocks.to_le_bytes());

@@ -13,7 +13,7 @@
 //!   batch before it, is durable, payloads included ([`Group::durable`]). A follower's answers
 //!   leave only then; a leader's messages leave at once.
 //! * Hard state and entries of one ready are in one batch, hard state first.
-//! * The library's panics are out of a peer's reach: [`guard`] clamps or refuses what would
+//! * The library's panics are out of a peer's reach: `guard` clamps or refuses what would
 //!   trip them.
 //! * The election timeout is a hash of replica, term and restart count, never random.
 
@@ -30,10 +30,10 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use arrayvec::ArrayVec;
 use culvert_memory::Pages;
 use raft::eraftpb::{ConfChangeV2, ConfState, Entry, Message, MessageType};
 use raft::{Config, RawNode, StateRole};
+use smallvec::SmallVec;
 
 pub use guard::Refusal;
 pub use lease::Lease;
@@ -43,9 +43,7 @@ pub use membership::{
 };
 pub use proposals::NotLeader;
 
-use crate::ids::{
-    BatchNumber, CopysetId, Extents, LogIndex, OPERATION_EXTENTS_MAX, ReplicaId, Term,
-};
+use crate::ids::{BatchNumber, CopysetId, Extents, LogIndex, ReplicaId, Term};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 use crate::wire::{AppendHeader, PeerMessage, PeerMessageKind};
 use proposals::Stash;
@@ -107,8 +105,9 @@ pub trait Host {
 }
 
 /// Payload of one entry: runs of pages that hold its live blocks, in order. A client's payload is
-/// one run; what a leader sends from its device comes in as many as it had extents.
-pub type Payload = ArrayVec<Pages, OPERATION_EXTENTS_MAX>;
+/// one run and needs no allocation; what a leader sends from its device comes in as many as it had
+/// extents.
+pub type Payload = SmallVec<[Pages; 1]>;
 
 /// An entry on its way to the journal.
 pub struct StoredEntry<'a> {
@@ -393,7 +392,7 @@ impl Group {
     /// Asks the library to hand leadership to `to`. The lease ends here.
     pub fn transfer(&mut self, to: ReplicaId) {
         self.flush_proposals();
-        self.lease.revoke();
+        self.lease.bar();
         self.raw.transfer_leader(to.0);
     }
 
@@ -659,7 +658,7 @@ impl Group {
         // on every replica alike.
         let Some(change) = change else { return };
         if let Ok(conf_state) = self.raw.apply_conf_change(&change) {
-            self.lease.revoke();
+            self.lease.forget_answers();
             host.store_conf_state(self.copyset, &conf_state);
             self.raw.mut_store().set_conf_state(conf_state);
         }

@@ -8,7 +8,7 @@ use culvert_nvme::{Lba, Operation};
 use super::config::ShardConfig;
 use crate::device::Salt;
 use crate::ids::{BLOCK_SIZE, BatchNumber};
-use crate::journal::{BLOCK_HEADER_BYTES, BatchWriter, Item, Ring, Stamp};
+use crate::journal::{BLOCK_HEADER_BYTES, BatchWriter, Item, Ring, Space, Stamp};
 
 /// What the writing side needs to know of its shard.
 #[derive(Clone, Copy, Debug)]
@@ -88,9 +88,12 @@ impl Appender {
         self.ring.release(tail);
     }
 
-    /// Blocks of the largest batch.
-    pub(super) fn batch_blocks(&self) -> u64 {
-        (self.options.batch_bytes / self.options.block_size) as u64
+    /// How full the ring is. Full: what was accepted fits, and one batch more, so that a checkpoint
+    /// can always end.
+    pub(super) fn space(&self) -> Space {
+        let batch = (self.options.batch_bytes / self.options.block_size) as u64;
+        let waiting = self.waiting.iter().map(|(_, filled)| filled.writer.blocks() as u64);
+        self.ring.space(waiting.sum::<u64>() + 2 * batch)
     }
 
     /// Bytes of items that an empty batch holds.

@@ -102,11 +102,6 @@ impl Batches {
         self.batches.back().expect("the open batch").had_payload
     }
 
-    /// Whether anything is on its way to being durable.
-    pub(super) fn is_busy(&self) -> bool {
-        self.batches.len() > 1
-    }
-
     /// Counts a payload write to the open batch.
     pub(super) fn add_payload(&mut self) -> BatchNumber {
         let open = self.open();

@@ -8,8 +8,9 @@ pub const BATCHES_MAX: usize = 64;
 /// Commands kept back for the shard's own use when payload and reads take all others.
 pub const COMMANDS_RESERVED: u32 = 64;
 
-/// Commands of one batch's journal write, at most: two runs, each cut by the transfer limit.
-pub const JOURNAL_COMMANDS_MAX: usize = 34;
+/// Commands of one batch's journal write, at most: two runs, each cut by the transfer limit. A batch
+/// is no longer than half as many transfers.
+pub const JOURNAL_COMMANDS_MAX: usize = 32;
 
 /// Extents told to the device in one deallocate.
 pub const DEALLOCATE_EXTENTS_MAX: usize = culvert_nvme::DEALLOCATE_RANGES_MAX;
@@ -27,7 +28,7 @@ pub struct ShardConfig {
     pub tag_prefix: u16,
     /// Commands queued or in flight, at most; 65,535 at most.
     pub commands_max: u32,
-    /// Bytes of one journal write, at most.
+    /// Bytes of one journal write, at most; less where the device's transfer limit is small.
     pub batch_bytes: usize,
     /// Journal buffers: one in flight, one open, the others for batches that wait.
     pub batch_buffers: usize,
@@ -81,7 +82,6 @@ impl ShardConfig {
         assert!(self.commands_max <= u32::from(u16::MAX), "a slot has 16 bits in a tag");
         assert!(self.batch_bytes.is_multiple_of(BLOCK_SIZE), "batch_bytes in steps of 4096");
         assert!(self.batch_bytes >= 16 * BLOCK_SIZE, "a batch holds the longest item");
-        assert!(self.batch_bytes <= 32 * (64 << 10), "a batch has few commands");
         assert!(self.batch_buffers >= 2, "one buffer in flight, one open");
         assert!(self.checkpoint_buffer_pages > 0, "a checkpoint command has a page");
         assert!(self.checkpoint_pages_per_turn > 0, "a checkpoint makes progress");

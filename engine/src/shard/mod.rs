@@ -16,7 +16,7 @@
 //! | `batches` | which batches are durable |
 //! | `appender` | open, waiting and in-flight journal writes |
 //! | `groups` | applied notes and names of the groups |
-//! | `checkpointing` | writing a checkpoint while work goes on |
+//! | `checkpointing`, `checkpoint_stream` | writing a checkpoint while work goes on |
 //! | `opening`, `replay`, `verify` | recovery |
 //! | [`check`] | offline verification |
 //!
@@ -26,6 +26,7 @@
 mod appender;
 mod batches;
 pub mod check;
+mod checkpoint_stream;
 mod checkpointing;
 mod commands;
 mod completing;
@@ -63,7 +64,7 @@ use crate::journal::{ReplicaIdentity, Ring, Space};
 use crate::store::{LivePayload, SpaceError, Store};
 use appender::{Appender, AppenderOptions};
 use batches::Batches;
-use checkpointing::Checkpointing;
+use checkpoint_stream::Checkpointing;
 use commands::Commands;
 use groups::Groups;
 
@@ -138,6 +139,8 @@ pub struct Shard {
     counters: ShardCounters,
     failure: Option<Failure>,
     failure_told: bool,
+    /// Until [`Shard::finish_recovery`].
+    recovering: bool,
     /// The mark in the last block submitted.
     last_mark: u64,
     /// Position behind the last block that has to be covered by a mark soon.
@@ -166,12 +169,14 @@ pub struct Shard {
 impl Shard {
     /// A shard out of what an opening found; `None` if the pool has too few pages.
     fn new(parts: Parts, pool: &Pool) -> Option<Shard> {
-        let Parts { config, device, layout, salt, superblock, ring, .. } = parts;
+        let Parts { mut config, device, layout, salt, superblock, ring, .. } = parts;
+        let transfer_bytes_max = device.transfer_pages_max as usize * BLOCK_SIZE;
+        config.batch_bytes = config.batch_bytes.min(JOURNAL_COMMANDS_MAX / 2 * transfer_bytes_max);
         let end = ring.head();
         let options = AppenderOptions {
             salt,
             block_size: device.block_size as usize,
-            transfer_bytes_max: device.transfer_pages_max as usize * BLOCK_SIZE,
+            transfer_bytes_max,
             ring_lba: device.lba(layout.ring()).0,
             incarnation: parts.incarnation,
             start: parts.start,
@@ -194,6 +199,7 @@ impl Shard {
             counters: ShardCounters::default(),
             failure: None,
             failure_told: false,
+            recovering: true,
             last_mark: parts.mark,
             weighty_end: end,
             touched: false,
@@ -215,7 +221,7 @@ impl Shard {
     #[must_use]
     pub fn pool_pages(config: &ShardConfig) -> u32 {
         let journal = config.batch_buffers as u32 * appender::buffer_pages(config);
-        journal + checkpointing::RUNS as u32 * config.checkpoint_buffer_pages
+        journal + checkpoint_stream::RUNS as u32 * config.checkpoint_buffer_pages
     }
 
     /// Ends recovery: free is what neither a map nor `live` names. `live`: the payload of all
@@ -229,6 +235,7 @@ impl Shard {
         live: impl IntoIterator<Item = LivePayload<'a>>,
     ) -> Result<(), SpaceError> {
         self.store.finish_recovery(live)?;
+        self.recovering = false;
         self.plan_checkpoint();
         Ok(())
     }
@@ -261,7 +268,7 @@ impl Shard {
     /// How full the journal's ring is.
     #[must_use]
     pub fn space(&self) -> Space {
-        self.appender.ring().space(self.appender.batch_blocks())
+        self.appender.space()
     }
 
     /// Blocks of the ring in use, and all there are.

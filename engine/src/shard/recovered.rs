@@ -108,6 +108,13 @@ impl RecoveredGroup {
             changes: std::mem::take(&mut self.changes),
         });
     }
+
+    /// The last index of the log.
+    #[must_use]
+    pub fn last_index(&self) -> LogIndex {
+        let start = self.log_start.map_or(LogIndex(0), |(index, _)| index);
+        self.entries.last().unwrap_or(start)
+    }
 }
 
 /// An entry that was kept.

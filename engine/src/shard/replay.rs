@@ -87,8 +87,7 @@ impl Replay {
         for group in self.groups.values_mut() {
             let start = group.log_start.map_or(LogIndex(0), |(index, _)| index);
             let known = group.applied_note.max(group.hard_state.commit);
-            let last = group.entries.last().unwrap_or(start);
-            let first_bad = known.min(last).max(start).next();
+            let first_bad = known.min(group.last_index()).max(start).next();
             let damage = group.damaged.get_or_insert(Damage { first_bad, vote_unknown: true });
             damage.first_bad = damage.first_bad.min(first_bad);
             damage.vote_unknown = true;

@@ -9,7 +9,6 @@ struct Void {
     copyset: CopysetId,
     from: u64,
     until: u64,
-    last_kept: LogIndex,
 }
 
 /// The verdicts of earlier openings and of this one.
@@ -30,7 +29,6 @@ impl Voids {
                 copyset: group.copyset,
                 from: group.position,
                 until: batch,
-                last_kept: group.last_kept,
             }));
         }
         Ok(voids)
@@ -38,8 +36,7 @@ impl Voids {
 
     /// Adds this opening's verdict on a group: everything from a batch on is void.
     pub(super) fn add(&mut self, copyset: CopysetId, from: u64) {
-        let (until, last_kept) = (u64::MAX, LogIndex(0));
-        self.voids.push(Void { copyset, from, until, last_kept });
+        self.voids.push(Void { copyset, from, until: u64::MAX });
     }
 
     /// Whether an item of a group is void.

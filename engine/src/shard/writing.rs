@@ -6,7 +6,7 @@ use culvert_nvme::{LbaRange, Operation};
 use super::groups::Group;
 use super::{DEALLOCATE_EXTENTS_MAX, Purpose, Shard};
 use crate::ids::{BLOCK_SIZE, BatchNumber, CopysetId, Extent, Extents, LogIndex, Term};
-use crate::journal::{Entry, HardState, Item, NOWHERE};
+use crate::journal::{Entry, HardState, Item, NOWHERE, Space};
 use crate::record::RecordView;
 
 impl Shard {
@@ -77,7 +77,7 @@ impl Shard {
             return self.batches.open();
         }
         if length > self.appender.open_room() {
-            assert!(length <= self.room(), "room was looked for");
+            assert!(length <= self.batch_room(), "room was looked for");
             self.close();
         }
         for item in front.iter().chain(items) {
@@ -95,7 +95,7 @@ impl Shard {
     /// Adds an item; rolls over to the next batch where it does not fit.
     fn add(&mut self, item: &Item<'_>, weighty: bool) {
         if item.length() > self.appender.open_room() {
-            assert!(item.length() <= self.room(), "room was looked for");
+            assert!(item.length() <= self.batch_room(), "room was looked for");
             self.close();
         }
         self.counters.items += 1;
@@ -105,9 +105,13 @@ impl Shard {
 
     /// Bytes of items that can be appended before the next [`Shard::seal`]: one item of this size,
     /// or several. A record takes [`RECORD_BYTES_MAX`](crate::record::RECORD_BYTES_MAX) and 80
-    /// more at most.
+    /// more at most. None at all while the ring is [full](crate::journal::Space::Full).
     #[must_use]
     pub fn room(&self) -> usize {
+        if self.space() == Space::Full { 0 } else { self.batch_room() }
+    }
+
+    fn batch_room(&self) -> usize {
         if self.batches.has_room() { self.appender.room() } else { self.appender.open_room() }
     }
 

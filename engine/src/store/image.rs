@@ -6,7 +6,7 @@
 //! of the touched blocks and their entries. Byte map: `docs/format/chunk-image.md`.
 //!
 //! Fault model: the checkpoint guards pieces by a CRC; the bytes are still not believed. Whatever
-//! they are, [`ChunkMap::load`] returns or reports, and the store is thrown away after an error.
+//! they are, `ChunkMap::load` returns or reports, and the store is thrown away after an error.
 
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -28,6 +28,8 @@ pub struct ChunkInstall<'a> {
     pub birth: LogIndex,
     /// Its applied index on the sender when it was frozen.
     pub applied: LogIndex,
+    /// The copyset's applied index on the sender when the chunk was frozen.
+    pub as_of: LogIndex,
     /// The blocks hold every change above this index; zero: all.
     pub since: LogIndex,
     /// What changed, blocks ascending.
@@ -51,7 +53,7 @@ impl ChunkInstall<'_> {
         if self.birth == LogIndex(0) || self.birth > self.applied {
             return Err(Field("birth"));
         }
-        if self.applied > LOG_INDEX_MAX || self.since > self.applied {
+        if self.applied > self.as_of || self.as_of > LOG_INDEX_MAX || self.since > self.applied {
             return Err(Field("applied"));
         }
         if !self.blocks.is_sorted_by(|one, next| one.block < next.block) {
@@ -132,8 +134,7 @@ impl ChunkMap {
 
     fn standing(&self, install: &ChunkInstall<'_>) -> Result<Standing, InstallError> {
         let Some(chunk) = self.chunks.get(&install.key) else {
-            // A chunk that lived on behind its absence here was touched there too.
-            if self.absences.covers(install.key, install.applied) {
+            if self.absences.covers(install.key, install.as_of) {
                 return Ok(Standing::Seen);
             }
             return other(install);

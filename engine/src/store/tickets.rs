@@ -5,7 +5,7 @@
 //! ticket out: everything that began before the release has ended then. A slow read therefore
 //! holds back what is released behind it, and only that, however many reads begin meanwhile.
 //!
-//! The counts lie in a ring. When it is full (one read outlived [`EPOCHS_MAX`] seals) the epoch is
+//! The counts lie in a ring. When it is full (one read outlived `EPOCHS_MAX` seals) the epoch is
 //! not cut but lasts on, which holds back more than it must, and never less.
 
 /// Epochs that may have tickets out.

@@ -106,6 +106,14 @@ impl Established {
         }
     }
 
+    /// Payload pages accepted and not yet taken by the kernel.
+    pub(crate) fn unsent_pages(&self) -> u32 {
+        match &self.link {
+            Link::Shm(_) => 0,
+            Link::Tcp(link) => link.sender.unsent_pages(),
+        }
+    }
+
     pub(crate) fn backend(&self) -> Backend {
         match self.link {
             Link::Shm(_) => Backend::Shm,

@@ -1,7 +1,6 @@
 //! What there is to be said of a connection.
 
 use crate::connection::Connection;
-use crate::connection::established::Link;
 use crate::{Address, ConnectionId, Identity, WindowMode};
 
 /// A snapshot of one connection.
@@ -61,10 +60,7 @@ impl ConnectionInfo {
                 peer_window_mode: open.remote.mode(),
                 peer_window_pages: open.remote.pages(),
                 credits: open.remote.free_pages(),
-                unsent_pages: match &open.link {
-                    Link::Shm(_) => 0,
-                    Link::Tcp(link) => link.sender.unsent_pages(),
-                },
+                unsent_pages: open.unsent_pages(),
                 bytes_sent: open.bytes_sent,
                 bytes_received: open.bytes_received,
             },

@@ -71,6 +71,15 @@ impl Transport {
         }
     }
 
+    /// Payload pages accepted by [`send`](Self::send) and still held for the wire: 0 over shared
+    /// memory, where a send copies at once, and for a connection that is not open.
+    pub fn unsent_pages(&self, connection: ConnectionId) -> u32 {
+        match self.connections.get(slot(connection)).and_then(Connection::open) {
+            Some(open) => open.unsent_pages(),
+            None => 0,
+        }
+    }
+
     /// The longest frame of a class that both sides take; `None` when the connection is not open.
     pub fn frame_bytes_max(&self, connection: ConnectionId, class: Class) -> Option<usize> {
         let open = self.connections.get(slot(connection)).and_then(Connection::open)?;

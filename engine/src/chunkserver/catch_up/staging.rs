@@ -104,6 +104,7 @@ impl Staging {
             key: ChunkKey { copyset: self.head.copyset, chunk: self.head.chunk },
             birth: self.head.birth,
             applied: self.head.applied,
+            as_of: self.head.as_of,
             since: self.head.since,
             blocks: &self.blocks,
         }

@@ -115,6 +115,7 @@ impl Bench {
 
     /// One turn, and then on to the next time at which something happens.
     fn turn(&mut self, reports: &mut Vec<Report>) {
+        self.world().now_ns = self.now_ns;
         self.client.poll(self.now_ns, &mut |completion| {
             let mut tags = Vec::new();
             let mut expected = completion.data.parts().first().map(|part| part.block);

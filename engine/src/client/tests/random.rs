@@ -190,7 +190,7 @@ fn trial(seed: u64, faults: Faults, operations: u64) -> (Statistics, u64) {
 
 #[test]
 fn without_faults_nothing_is_repeated() {
-    for seed in 0..40 {
+    for seed in 0..20 {
         let (statistics, unknown) = trial(seed, Faults::default(), 300);
         assert_eq!((statistics.retries, statistics.timeouts, statistics.failed), (0, 0, 0));
         assert_eq!(unknown, 0);
@@ -201,7 +201,7 @@ fn without_faults_nothing_is_repeated() {
 fn leaders_change_and_servers_are_busy() {
     let faults = Faults { change_leader: 20, busy: 50, bad_hint: 200, ..Faults::default() };
     let mut redirects = 0;
-    for seed in 0..60 {
+    for seed in 0..30 {
         let (statistics, unknown) = trial(seed, faults, 300);
         assert_eq!(unknown, 0, "sessions outlive leaders");
         assert_eq!(statistics.failed, 0);
@@ -213,7 +213,7 @@ fn leaders_change_and_servers_are_busy() {
 #[test]
 fn connections_drop() {
     let faults = Faults { drop_connection: 20, connect_fails: 200, ..Faults::default() };
-    for seed in 0..60 {
+    for seed in 0..30 {
         let (statistics, unknown) = trial(seed, faults, 300);
         assert_eq!((unknown, statistics.failed), (0, 0), "sessions outlive connections");
     }
@@ -228,7 +228,7 @@ fn frames_are_lost_late_and_doubled() {
         slow: 5,
         ..Faults::default()
     };
-    for seed in 0..40 {
+    for seed in 0..20 {
         let (statistics, unknown) = trial(seed, faults, 300);
         assert_eq!((unknown, statistics.failed), (0, 0));
     }
@@ -238,7 +238,7 @@ fn frames_are_lost_late_and_doubled() {
 fn bytes_are_damaged() {
     let faults = Faults { corrupt_read: 20, damage_write: 20, media: 20, ..Faults::default() };
     let mut corrupt = 0;
-    for seed in 0..40 {
+    for seed in 0..20 {
         let (statistics, _) = trial(seed, faults, 300);
         assert_eq!(statistics.failed, 0);
         corrupt += statistics.corrupt_reads;
@@ -264,7 +264,7 @@ fn everything_at_once() {
         media: 3,
     };
     let mut unknown = 0;
-    for seed in 0..100 {
+    for seed in 0..50 {
         unknown += trial(seed, faults, 300).1;
     }
     assert!(unknown > 0, "sessions expire with changes on their way");

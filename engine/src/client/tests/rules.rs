@@ -19,7 +19,9 @@ fn what_is_written_is_read() {
     let mut bench = Bench::plain();
     bench.write(1, 71, 5, 100).expect("room");
     assert_eq!(bench.outcome(), Ok(vec![]));
-    assert_eq!(write_lengths(&bench), [27, 32, 32, 9], "split where stripes end");
+    let mut lengths = write_lengths(&bench);
+    lengths.sort_unstable();
+    assert_eq!(lengths, [9, 27, 32, 32], "split where stripes end");
     bench.read(2, 0, 128).expect("room");
     let expected: Vec<u64> =
         (0..128).map(|block| 71 * u64::from((5..105).contains(&block))).collect();

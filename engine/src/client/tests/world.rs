@@ -494,6 +494,10 @@ impl Network for ModelNetwork {
         true
     }
 
+    fn unsent_pages(&self, _: ConnectionId) -> u32 {
+        0
+    }
+
     fn next_deadline_ns(&self) -> Option<u64> {
         None
     }

@@ -140,7 +140,8 @@ impl Pair {
                 blocks.push(InstallBlock { block, state });
             }
         }
-        let indexes = [summary.birth, summary.applied, since.min(summary.applied)];
+        let as_of = self.sender.state.applied();
+        let indexes = [summary.birth, summary.applied, as_of, since.min(summary.applied)];
         self.take(What::Chunk { key, indexes, blocks });
         self.sender.store.thaw(frozen);
     }

@@ -16,16 +16,17 @@ pub(super) struct Taken {
 #[derive(Clone, Debug)]
 pub(super) enum What {
     List { as_of: LogIndex, present: Vec<ChunkId> },
-    Chunk { key: ChunkKey, indexes: [LogIndex; 3], blocks: Vec<InstallBlock> },
+    Chunk { key: ChunkKey, indexes: [LogIndex; 4], blocks: Vec<InstallBlock> },
 }
 
 impl Taken {
     pub(super) fn take(&self, store: &mut Store) {
         match &self.what {
             What::List { as_of, present } => store.retain_chunks(COPYSET, *as_of, present),
-            What::Chunk { key, indexes: [birth, applied, since], blocks } => {
-                let (key, birth, applied, since) = (*key, *birth, *applied, *since);
-                let install = ChunkInstall { key, birth, applied, since, blocks };
+            What::Chunk { key, indexes: [birth, applied, as_of, since], blocks } => {
+                let (key, birth, applied) = (*key, *birth, *applied);
+                let (as_of, since) = (*as_of, *since);
+                let install = ChunkInstall { key, birth, applied, as_of, since, blocks };
                 store.install(&install).expect("it fits");
             }
         }

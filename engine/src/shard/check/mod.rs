@@ -36,8 +36,7 @@ pub struct HeldPayload {
 
 /// Brings a group's maps up to its applied note, as its composer would, and says what the entries
 /// behind hold. `None`: the group's state cannot be read.
-pub type Rebuild<'r> =
-    dyn FnMut(&mut Store, &RecoveredGroup) -> Option<Vec<HeldPayload>> + 'r;
+pub type Rebuild<'r> = dyn FnMut(&mut Store, &RecoveredGroup) -> Option<Vec<HeldPayload>> + 'r;
 
 /// How far a check is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +113,8 @@ impl<Q: QueuePair + ?Sized> ShardCheck<'_, Q> {
             report.lost(Subject::Journal { shard: number, position: from }, to - from);
         }
         if recovery.fell_back {
-            report.note(Subject::Checkpoint { shard: number }, "is damaged; the one before it does");
+            report
+                .note(Subject::Checkpoint { shard: number }, "is damaged; the one before it does");
         }
         let mut held = Vec::new();
         for group in &groups {
@@ -163,7 +163,7 @@ impl<Q: QueuePair + ?Sized> ShardCheck<'_, Q> {
                     let bytes: &[u8; STRUCTURE_BYTES] =
                         buffer.as_slice().try_into().expect("a page is as long");
                     if let Err(error) = Superblock::parse(bytes, self.layout, salt) {
-                        report.note(subject, &error);
+                        report.note(subject, error);
                     }
                 }
                 Err(error @ DeviceIoError::Device { .. }) => report.damage(subject, &error),
@@ -178,8 +178,7 @@ impl<Q: QueuePair + ?Sized> ShardCheck<'_, Q> {
         let namespace = self.queue.namespace().clone();
         let mode = OpeningMode::Inspect;
         let number = self.layout.shard;
-        let opening =
-            Opening::new(*self.config, &namespace, self.header, number, mode, self.pool);
+        let opening = Opening::new(*self.config, &namespace, self.header, number, mode, self.pool);
         let mut opening = match opening {
             Ok(opening) => opening,
             Err(error) => return Ok(Err(error)),

@@ -342,7 +342,11 @@ impl ModelGroup {
 
     /// Finds the state that was recovered among those that the group went through, not before the
     /// last durable one, and returns it whole.
-    fn check(&self, found: &RecoveredGroup, durable: BatchNumber) -> (Vec<LogEntry>, HardState) {
+    pub(super) fn check(
+        &self,
+        found: &RecoveredGroup,
+        durable: BatchNumber,
+    ) -> (Vec<LogEntry>, HardState) {
         let (base, _) = found.log_start.unwrap_or_default();
         let kept: Vec<LogEntry> = found
             .entries

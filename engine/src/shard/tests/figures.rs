@@ -8,9 +8,7 @@ use uuid::Uuid;
 
 use super::composer::apply_record;
 use crate::device::{FormatOptions, LayoutOptions, format};
-use crate::ids::{
-    BlockRange, ChunkId, CopysetId, Epoch, LogIndex, RequestNumber, SessionId, Term,
-};
+use crate::ids::{BlockRange, ChunkId, CopysetId, Epoch, LogIndex, RequestNumber, SessionId, Term};
 use crate::journal::{Item, ReplicaIdentity, Space};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 use crate::shard::{Opened, Opening, OpeningMode, Recovered, Shard, ShardConfig};
@@ -29,8 +27,8 @@ impl Machine {
     fn open(&mut self) -> Recovered {
         let namespace = self.pair.namespace().clone();
         let mode = OpeningMode::Run;
-        let mut opening =
-            Opening::new(self.config, &namespace, &self.header, 0, mode, &self.pool).expect("shard");
+        let mut opening = Opening::new(self.config, &namespace, &self.header, 0, mode, &self.pool)
+            .expect("shard");
         loop {
             match opening.poll() {
                 Some(Ok(Opened::Running(recovered))) => return *recovered,
@@ -71,8 +69,7 @@ fn append_and_recovery() {
                 .expect("memory");
         pair.register(&pool.regions()[0]).expect("room");
         let layout = LayoutOptions::default();
-        let options =
-            FormatOptions { uuid: Uuid::from_u128(9), now_ns: 1, layout, force: false };
+        let options = FormatOptions { uuid: Uuid::from_u128(9), now_ns: 1, layout, force: false };
         let header = format(&mut pair, &pool, &options).expect("fresh");
         let config = ShardConfig { deallocate: false, ..ShardConfig::default() };
         let mut machine = Machine { pair, pool, header, config };
@@ -95,7 +92,10 @@ fn append_and_recovery() {
                 let proposal = Proposal {
                     operation: Operation::Write,
                     chunk: ChunkId(index.wrapping_mul(0x9e37_79b9) % 48),
-                    range: BlockRange { first: (index.wrapping_mul(2_654_435_761) >> 7) as u32 % 4096, blocks: 1 },
+                    range: BlockRange {
+                        first: (index.wrapping_mul(2_654_435_761) >> 7) as u32 % 4096,
+                        blocks: 1,
+                    },
                     sequence: 0,
                     epoch: Epoch(0),
                     session: SessionId(1),
@@ -105,7 +105,14 @@ fn append_and_recovery() {
                 };
                 let mut bytes = [0; RECORD_BYTES_MAX];
                 let record = proposal.emit(copyset, Term(1), LogIndex(index), &mut bytes).to_vec();
-                let extents = shard.store_mut().allocate(1).unwrap_or_else(|| panic!("{index} {:?} {:?} {:?}", shard.store().statistics(), shard.counters(), waiting.len()));
+                let extents = shard.store_mut().allocate(1).unwrap_or_else(|| {
+                    panic!(
+                        "{index} {:?} {:?} {:?}",
+                        shard.store().statistics(),
+                        shard.counters(),
+                        waiting.len()
+                    )
+                });
                 ready.push((record, extents));
             }
             let before = Instant::now();
@@ -136,11 +143,17 @@ fn append_and_recovery() {
         let counters = *shard.counters();
         let total = counters.payload_bytes + counters.journal_bytes + counters.checkpoint_bytes;
         println!("block size {block_size}:");
-        println!("  append {} ns, whole turn {} ns per entry (with the emulated device)",
-            spent.as_nanos() / u128::from(index), begun.elapsed().as_nanos() / u128::from(index));
-        println!("  {} items a batch, {} checkpoints, bytes per user byte {:.3}",
-            counters.items / counters.batches, counters.checkpoints,
-            total as f64 / counters.payload_bytes as f64);
+        println!(
+            "  append {} ns, whole turn {} ns per entry (with the emulated device)",
+            spent.as_nanos() / u128::from(index),
+            begun.elapsed().as_nanos() / u128::from(index)
+        );
+        println!(
+            "  {} items a batch, {} checkpoints, bytes per user byte {:.3}",
+            counters.items / counters.batches,
+            counters.checkpoints,
+            total as f64 / counters.payload_bytes as f64
+        );
         drop(shard);
         let begun = Instant::now();
         let recovered = machine.open();
@@ -153,7 +166,11 @@ fn append_and_recovery() {
                 apply_record(shard.store_mut(), key, entry.record, &entry.extents);
             }
         }
-        println!("  opened in {opened:?}: {} checkpoint pages, {} items; entries applied in {:?}",
-            report.checkpoint_pages, report.items, begun.elapsed());
+        println!(
+            "  opened in {opened:?}: {} checkpoint pages, {} items; entries applied in {:?}",
+            report.checkpoint_pages,
+            report.items,
+            begun.elapsed()
+        );
     }
 }

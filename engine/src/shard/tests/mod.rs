@@ -2,6 +2,7 @@
 
 mod composer;
 mod crash;
+mod damage;
 mod figures;
 mod rig;
 mod running;

@@ -128,8 +128,17 @@ impl Rig {
     }
 
     pub(super) fn try_open(&mut self, mode: OpeningMode) -> Result<Opened, OpenError> {
+        self.open_shard(0, mode)
+    }
+
+    pub(super) fn open_shard(
+        &mut self,
+        shard: u32,
+        mode: OpeningMode,
+    ) -> Result<Opened, OpenError> {
         let namespace = self.pair.namespace().clone();
-        let mut opening = Opening::new(self.config, &namespace, &self.header, 0, mode, &self.pool)?;
+        let mut opening =
+            Opening::new(self.config, &namespace, &self.header, shard, mode, &self.pool)?;
         for _ in 0..1_000_000 {
             if let Some(result) = opening.poll() {
                 return result;

@@ -56,7 +56,8 @@ fn batches_form_by_themselves_and_share_a_block() {
     let after = *composer.shard.counters();
     assert_eq!(after.batches - before.batches, 2);
     assert_eq!(after.entries - before.entries, 21);
-    let durable: Vec<_> = rig.events.iter().filter(|event| matches!(event, Event::Durable(_))).collect();
+    let durable: Vec<_> =
+        rig.events.iter().filter(|event| matches!(event, Event::Durable(_))).collect();
     assert_eq!(durable.len(), 2);
 }
 
@@ -116,9 +117,10 @@ fn reads_return_what_was_written() {
 
 #[test]
 fn a_failed_write_poisons_and_acknowledges_nothing() {
-    for (target, expected) in
-        [(FaultTarget::Writes, FailedCommand::Payload), (FaultTarget::Flushes, FailedCommand::Flush)]
-    {
+    for (target, expected) in [
+        (FaultTarget::Writes, FailedCommand::Payload),
+        (FaultTarget::Flushes, FailedCommand::Flush),
+    ] {
         let (mut rig, mut composer) = start(&RigOptions::default(), 1);
         let mut random = Random::new(3);
         let durable = composer.shard.durable();
@@ -151,8 +153,7 @@ fn a_failed_write_poisons_and_acknowledges_nothing() {
 #[test]
 fn a_checkpoint_runs_beside_the_work_and_moves_the_tail() {
     for volatile in [false, true] {
-        let (mut rig, mut composer) =
-            start(&RigOptions { volatile, ..RigOptions::default() }, 3);
+        let (mut rig, mut composer) = start(&RigOptions { volatile, ..RigOptions::default() }, 3);
         let mut random = Random::new(5);
         work(&mut rig, &mut composer, &mut random, 30);
         let (used, _) = composer.shard.ring_use();
@@ -270,9 +271,10 @@ fn a_bad_superblock_is_no_matter_while_the_other_is_whole() {
 
 /// Brings the maps up to the note, like [`Composer`] does.
 fn rebuild(store: &mut Store, group: &RecoveredGroup) -> Option<Vec<HeldPayload>> {
-    let image = group.image.as_ref().map_or(Some(0), |image| {
-        Some(u64::from_le_bytes(image[..].try_into().ok()?))
-    })?;
+    let image = group
+        .image
+        .as_ref()
+        .map_or(Some(0), |image| Some(u64::from_le_bytes(image[..].try_into().ok()?)))?;
     let mut held = Vec::new();
     for entry in group.entries.iter() {
         let view = entry.record;
@@ -313,7 +315,8 @@ fn check_finds_what_is_wrong_and_nothing_else() {
     let json = serde_json::to_string(&report).expect("a report is serializable");
     assert!(json.contains("\"checked_blocks\""));
     // A block of payload, a copy of the header, the journal.
-    let (_, group) = composer.groups.iter().find(|(_, group)| !group.blocks.is_empty()).expect("one");
+    let (_, group) =
+        composer.groups.iter().find(|(_, group)| !group.blocks.is_empty()).expect("one");
     let _ = group;
     let granule = composer.a_mapped_block();
     let data = composer.shard.layout().data();
@@ -321,7 +324,14 @@ fn check_finds_what_is_wrong_and_nothing_else() {
     rig.overwrite(0, |page| page[20] ^= 1);
     let report = look(&mut rig, &mut told);
     assert_eq!(report.shards[0].bad_blocks, 1, "{:?}", report.findings);
-    assert_eq!(report.findings.iter().filter(|finding| finding.severity == crate::shard::check::Severity::Damage).count(), 2);
+    assert_eq!(
+        report
+            .findings
+            .iter()
+            .filter(|finding| finding.severity == crate::shard::check::Severity::Damage)
+            .count(),
+        2
+    );
     assert!(!report.is_clean());
 }
 

@@ -18,6 +18,7 @@ fn install<'a>(
         key: key(1),
         birth: LogIndex(birth),
         applied: LogIndex(applied),
+        as_of: LogIndex(applied),
         since: LogIndex(since),
         blocks,
     }

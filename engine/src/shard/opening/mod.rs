@@ -5,27 +5,29 @@
 //! verdict; an empty block whose mark covers all that. Nothing else is written before the verdict
 //! is durable, and an inspection ends before it.
 
-use culvert_memory::{Buffer, Pages, Pool};
-use culvert_nvme::{Completion, Lba, Namespace, Operation, Status, Submission, Tag};
+mod beginning;
+mod error;
 
+pub use error::{OpenError, Place};
+
+use culvert_memory::{Buffer, Pool};
+use culvert_nvme::{Completion, Namespace, Operation, Status, Submission, Tag};
+
+use super::DeviceMeasures;
 use super::commands::Commands;
 use super::config::ShardConfig;
-use super::groups::{Group, Groups};
 use super::reader::{Part, RangeReader, ReadPart};
 use super::recovered::{Inspection, Recovered, RecoveredGroup, RecoveryReport};
 use super::replay::Replay;
 use super::verdict::Voids;
 use super::verify::Verify;
-use super::{DeviceMeasures, Parts, Shard};
 use crate::checkpoint::{CheckpointError, Section, StreamReader};
 use crate::device::{
-    CheckpointPlace, DeviceHeader, STRUCTURE_BYTES, Salt, ShardLayout, Superblock, SuperblockError,
+    DeviceHeader, STRUCTURE_BYTES, Salt, ShardLayout, Superblock, SuperblockError,
 };
 use crate::ids::BLOCK_SIZE;
-use crate::journal::{
-    BatchWriter, Item, ItemError, MalformedItem, Ring, Scan, Scanned, Stamp, Verdict,
-};
-use crate::store::{Geometry, ImageError, Store};
+use crate::journal::{Ring, Scan, Scanned};
+use crate::store::{Geometry, Store};
 
 /// What to end in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,63 +36,6 @@ pub enum OpeningMode {
     Run,
     /// What is there; nothing is written.
     Inspect,
-}
-
-/// Where on the device something went wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// The first flush.
-    Flush,
-    /// A superblock slot.
-    Superblock,
-    /// The verdict.
-    Verdict,
-}
-
-/// Why a shard cannot be opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// Device: a command failed that cannot be done without.
-    #[error("{status} at {place:?}")]
-    Device {
-        /// What it was.
-        place: Place,
-        /// What the device said.
-        status: Status,
-    },
-    /// Device: neither superblock slot holds one.
-    #[error("no valid superblock: {0}; {1}")]
-    Superblock(SuperblockError, SuperblockError),
-    /// Device: the checkpoint is damaged, and there is no older one that could do.
-    #[error("the checkpoint is damaged")]
-    Checkpoint(#[from] CheckpointError),
-    /// The checkpoint holds items that this version cannot read.
-    #[error("the checkpoint's section of a copyset")]
-    CheckpointItem(#[from] ItemError),
-    /// The checkpoint holds a chunk that cannot be.
-    #[error("the checkpoint's section of a chunk")]
-    Chunk(#[from] ImageError),
-    /// The journal holds items that this version cannot read.
-    #[error(transparent)]
-    Journal(#[from] MalformedItem),
-    /// Device: the ring is newer than the superblock allows; the newest superblock is lost.
-    #[error("the journal at position {position} is newer than the superblock")]
-    SuperblockLost {
-        /// A position found.
-        position: u64,
-    },
-    /// Device: the ring has no room for a verdict. Too many openings crashed in a row.
-    #[error("the journal has no room for another opening")]
-    RingFull,
-    /// Caller: the pool has too few pages.
-    #[error("too few pages in the pool to open a shard")]
-    Memory,
-    /// Caller: the device has no such shard.
-    #[error("the device has no shard {shard}")]
-    NoShard {
-        /// The number asked for.
-        shard: u32,
-    },
 }
 
 /// What an opening ends in.
@@ -151,7 +96,7 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// Begins to open a shard. The pool must have [`Shard::pool_pages`] pages for the shard, and
+    /// Begins to open a shard. The pool must have [`Shard::pool_pages`](super::Shard::pool_pages) pages for the shard, and
     /// lends some for as long as the opening takes.
     ///
     /// # Errors
@@ -515,136 +460,6 @@ impl Opening {
             damaged_groups: damaged.count() as u32,
             ..std::mem::take(&mut self.report)
         };
-    }
-
-    /// Writes the verdict: the first batch of the new incarnation. Its mark is the old one: until
-    /// all of it is durable, the payloads above that have to be looked at again.
-    fn begin_verdict(&mut self, scanned: &Scanned) -> Result<(), OpenError> {
-        let blocks = self.layout.ring_bytes / self.device.block_size;
-        self.ring = Some(Ring::new(blocks, scanned.from, scanned.end));
-        let groups = &self.groups;
-        let kept = |copyset| {
-            let group = groups.iter().find(|group| group.copyset == copyset);
-            group.and_then(|group| group.entries.last()).unwrap_or_default()
-        };
-        let mut list = Vec::new();
-        Verdict::encode(&self.voids.to_write(kept), &mut list);
-        let commands =
-            self.write_batch(scanned.mark.max(scanned.from), scanned.end, Some(&list))?;
-        self.stage = Stage::Verdict(commands);
-        Ok(())
-    }
-
-    /// Writes a batch of this opening; returns its number of commands.
-    fn write_batch(
-        &mut self,
-        mark: u64,
-        start: u64,
-        verdict: Option<&[u8]>,
-    ) -> Result<usize, OpenError> {
-        let ring = self.ring.as_mut().expect("known since the verdict");
-        let block_size = self.device.block_size as usize;
-        let bytes = verdict.map_or(0, <[u8]>::len) + 2 * BLOCK_SIZE;
-        let pages = (bytes + bytes / 8).div_ceil(BLOCK_SIZE) as u32;
-        let mut buffer = self.pool.acquire(pages).ok_or(OpenError::Memory)?;
-        let mut writer = BatchWriter::new(block_size, buffer.len());
-        if let Some(list) = verdict {
-            let verdict = Verdict::parse(list).expect("just encoded");
-            writer.add(buffer.as_mut_slice(), &Item::Verdict(verdict));
-        }
-        if ring.used() + writer.blocks().max(1) as u64 > ring.blocks() {
-            return Err(OpenError::RingFull);
-        }
-        let incarnation = self.report.incarnation;
-        let stamp = Stamp { position: ring.head(), mark, start, incarnation };
-        let blocks = writer.seal(buffer.as_mut_slice(), &stamp, self.salt);
-        let position = ring.advance(blocks);
-        let runs = ring.runs(position, blocks);
-        let memory = buffer.freeze();
-        let mut commands = 0;
-        let mut at = 0;
-        for run in runs {
-            for slot in run.slot..run.slot + u64::from(run.blocks) {
-                let lba = Lba(self.device.lba(self.layout.ring()).0 + slot);
-                let pages = self.block_page(&memory, at)?;
-                let fua = self.device.volatile;
-                let write = Operation::WriteBlocks { lba, pages, blocks: 1, fua };
-                self.commands.push(Purpose::Write, write);
-                commands += 1;
-                at += 1;
-            }
-        }
-        Ok(commands)
-    }
-
-    /// A page that begins with block number `at` of a batch: commands begin on pages.
-    fn block_page(&self, memory: &Pages, at: usize) -> Result<Pages, OpenError> {
-        let block_size = self.device.block_size as usize;
-        let offset = at * block_size;
-        if offset.is_multiple_of(BLOCK_SIZE) {
-            return Ok(memory.slice((offset / BLOCK_SIZE) as u32, 1));
-        }
-        let mut page = self.pool.acquire(1).ok_or(OpenError::Memory)?;
-        page.copy_range_from(0, memory, offset..offset + block_size);
-        Ok(page.freeze())
-    }
-
-    fn written(&mut self) -> Result<(), OpenError> {
-        match &mut self.stage {
-            Stage::Verdict(commands) if *commands > 1 => *commands -= 1,
-            Stage::Verdict(_) => {
-                let mark = self.ring.as_ref().expect("known since the verdict").head();
-                self.write_batch(mark, self.report.end, None)?;
-                self.stage = Stage::Mark;
-            }
-            Stage::Mark => self.run()?,
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// The shard runs.
-    fn run(&mut self) -> Result<(), OpenError> {
-        self.stage = Stage::Done;
-        let ring = self.ring.take().expect("known since the verdict");
-        let mut groups = Groups::default();
-        for group in &self.groups {
-            let known = Group {
-                identity: group.identity.unwrap_or_default(),
-                applied: group.applied_note,
-                damaged: group.damaged.map(|damage| damage.first_bad),
-                ..Group::default()
-            };
-            groups.insert(group.copyset, known);
-        }
-        let mark = ring.head() - 1;
-        let parts = Parts {
-            config: self.config,
-            device: self.device,
-            layout: self.layout,
-            salt: self.salt,
-            superblock: self.superblock,
-            incarnation: self.report.incarnation,
-            start: self.report.end,
-            ring,
-            mark,
-            groups,
-            store: self.store.take().expect("made with the checkpoint"),
-        };
-        let shard = Shard::new(parts, &self.pool).ok_or(OpenError::Memory)?;
-        let recovered = Recovered {
-            shard,
-            groups: std::mem::take(&mut self.groups),
-            report: self.report.clone(),
-        };
-        self.result = Some(Ok(Opened::Running(Box::new(recovered))));
-        Ok(())
-    }
-
-    /// The checkpoint that is being read, or was.
-    #[must_use]
-    pub fn checkpoint(&self) -> Option<CheckpointPlace> {
-        self.superblock.checkpoint
     }
 }
 
