@@ -380,6 +380,9 @@ impl Group {
 
     /// One tick of the group's clock.
     pub fn tick(&mut self) {
+        if self.is_restoring() {
+            return;
+        }
         // A lone voter would lead at once, and the library then requires that nothing it wrote
         // as a follower is still on its way to the device.
         if !self.is_leader() && self.voters().len() == 1 && !self.unpersisted.is_empty() {
@@ -398,6 +401,9 @@ impl Group {
 
     /// Starts an election at once; for tests and single-replica copysets.
     pub fn campaign(&mut self) {
+        if self.is_restoring() {
+            return;
+        }
         let _refused_while_changing_members = self.raw.campaign();
         self.set_election_timeout();
     }
@@ -592,6 +598,17 @@ impl Group {
             self.send(message, outbox, now_ns);
         }
         self.raw.on_persist_ready(number);
+        // A raft snapshot counts as applied for the library once it is durable.
+        if self.is_restoring() && self.raw.raft.raft_log.persisted >= self.applied.0 {
+            self.raw.advance_apply_to(self.applied.0);
+        }
+    }
+
+    /// Whether a raft snapshot is on its way to the device. The library must not campaign then: it
+    /// would look for the entries behind what it thinks was applied, and panic because the log
+    /// does not have them.
+    fn is_restoring(&self) -> bool {
+        self.raw.raft.raft_log.applied < self.applied.0
     }
 
     /// Everything up to `batch` is durable. Answers that waited for it go to `outbox`.
