@@ -531,7 +531,8 @@ impl Pump<'_> {
             if entry.payload.is_some() || entry.record.payload_blocks() == 0 {
                 continue;
             }
-            let applied = copyset.group.applied();
+            // What a catch-up left in the chunks is as good as applied: it was committed.
+            let applied = copyset.group.applied().max(copyset.ahead);
             let key = ChunkKey { copyset: copyset.id, chunk: entry.record.chunk() };
             let number = feed.next_fetch;
             let Some((fetch, reads)) = self.plan(&entry, key, applied, number) else { break };
@@ -598,7 +599,7 @@ fn live_blocks(
     shard: &RunningShard,
 ) -> ArrayVec<Option<u32>, 32> {
     let index = entry.record.index();
-    if index > applied {
+    if index > applied && !shard.shard.store().covers(key, index) {
         let block_of = |extent: &Extent, at| (extent.start != MISSING).then(|| extent.start + at);
         let extents = entry.extents.iter();
         return extents
