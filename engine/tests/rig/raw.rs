@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use culvert::cluster::Cluster;
-use culvert::ids::{
-    BlockRange, ChunkId, CopysetId, Epoch, RequestNumber, SessionId,
-};
+use culvert::ids::{BlockRange, ChunkId, CopysetId, Epoch, RequestNumber, SessionId};
 use culvert::node::SystemClock;
 use culvert::reactor::Clock;
 use culvert::wire::{self, FRAME_BYTES_MAX, FrameKind, Reply, ReplyStatus, Request, RequestKind};
