@@ -31,25 +31,27 @@ fn place(number: u64) -> (ChunkKey, u32) {
     (key, block % CHUNK_BLOCKS)
 }
 
-/// A shard in its steady state.
+/// A shard in its steady state: filled, then overwritten once over in writes of one size, aligned
+/// to it.
 struct Shard {
     store: Store,
+    blocks: u32,
     index: u64,
     random: u64,
 }
 
 impl Shard {
-    fn full() -> Shard {
+    fn full(blocks: u32) -> Shard {
         let deallocate = false;
         let geometry =
             Geometry { data_blocks: DATA_BLOCKS, chunk_blocks: CHUNK_BLOCKS, deallocate };
-        let mut shard = Shard { store: Store::new(geometry), index: 0, random: 1 };
+        let mut shard = Shard { store: Store::new(geometry), blocks, index: 0, random: 1 };
         for block in (0..CHUNKS * CHUNK_BLOCKS).step_by(32) {
             let (key, first) = place(block.into());
             shard.write(key, BlockRange { first, blocks: 32 });
         }
-        for _ in 0..DATA_BLOCKS {
-            shard.overwrite(1);
+        for _ in 0..DATA_BLOCKS / blocks {
+            shard.overwrite();
         }
         shard
     }
@@ -66,32 +68,35 @@ impl Shard {
         }
     }
 
-    /// Allocates, applies and frees: all that the store does for a write.
-    fn overwrite(&mut self, blocks: u32) {
+    fn place(&mut self) -> (ChunkKey, BlockRange) {
         let (key, first) = place(scatter(&mut self.random));
-        let first = first.min(CHUNK_BLOCKS - blocks);
-        self.write(key, BlockRange { first, blocks });
+        (key, BlockRange { first: first / self.blocks * self.blocks, blocks: self.blocks })
     }
 
-    fn lookup(&mut self, blocks: u32) {
-        let (key, first) = place(scatter(&mut self.random));
-        let first = first.min(CHUNK_BLOCKS - blocks);
+    /// Allocates, applies and frees: all that the store does for a write.
+    fn overwrite(&mut self) {
+        let (key, range) = self.place();
+        self.write(key, range);
+    }
+
+    fn lookup(&mut self) {
+        let (key, range) = self.place();
         let mut out = BlockStates::new();
-        self.store.lookup(key, BlockRange { first, blocks }, &mut out);
+        self.store.lookup(key, range, &mut out);
         black_box(&out);
     }
 }
 
 fn store(c: &mut Criterion) {
-    let mut shard = Shard::full();
-    let statistics = shard.store.statistics();
-    println!("{:.2} bytes a block", statistics.memory_bytes as f64 / f64::from(DATA_BLOCKS));
     for blocks in [1, 8, 32] {
-        c.bench_function(&format!("overwrite, {blocks} blocks"), |b| {
-            b.iter(|| shard.overwrite(blocks));
-        });
-        c.bench_function(&format!("lookup, {blocks} blocks"), |b| b.iter(|| shard.lookup(blocks)));
+        let mut shard = Shard::full(blocks);
+        let statistics = shard.store.statistics();
+        let per_block = statistics.memory_bytes as f64 / statistics.mapped_blocks as f64;
+        println!("{per_block:.2} bytes a mapped block");
+        c.bench_function(&format!("overwrite, {blocks} blocks"), |b| b.iter(|| shard.overwrite()));
+        c.bench_function(&format!("lookup, {blocks} blocks"), |b| b.iter(|| shard.lookup()));
     }
+    let mut shard = Shard::full(32);
     let (key, _) = place(7);
     c.bench_function("freeze and thaw", |b| {
         b.iter(|| {

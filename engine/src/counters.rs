@@ -29,6 +29,8 @@ pub struct Counters {
     pub entries_sent: u64,
     /// Entries whose payload was read back from the device for a follower that lags.
     pub entries_fed_from_device: u64,
+    /// Bytes of blocks sent to replicas that lack more than the log holds.
+    pub catch_up_bytes_sent: u64,
     /// User bytes written: payload of entries applied here as leader or follower.
     pub user_bytes_written: u64,
     /// User bytes read.

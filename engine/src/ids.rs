@@ -10,8 +10,9 @@ pub const BLOCK_SIZE: usize = 4096;
 /// Blocks that one operation (one raft entry) covers at most: 128 KiB.
 pub const OPERATION_BLOCKS_MAX: u32 = 32;
 
-/// Extents that the blocks of one operation may be scattered over at most.
-pub const OPERATION_EXTENTS_MAX: usize = 8;
+/// Extents that the blocks of one operation may be scattered over at most: each may lie alone,
+/// because a follower cannot refuse an entry for want of a longer run.
+pub const OPERATION_EXTENTS_MAX: usize = OPERATION_BLOCKS_MAX as usize;
 
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
@@ -89,8 +90,9 @@ impl Extent {
     }
 }
 
-/// The extents of one operation's payload, in the order of its blocks.
-pub type Extents = arrayvec::ArrayVec<Extent, OPERATION_EXTENTS_MAX>;
+/// The extents of one operation's payload, in the order of its blocks: at most
+/// [`OPERATION_EXTENTS_MAX`], and no allocation for up to four.
+pub type Extents = smallvec::SmallVec<[Extent; 4]>;
 
 /// A run of blocks within a chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

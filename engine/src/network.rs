@@ -13,7 +13,7 @@ use std::os::fd::BorrowedFd;
 pub use culvert_transport::Counters as NetworkCounters;
 pub use culvert_transport::{
     Address, Class, CloseReason, ConnectError, ConnectionId, Event, Identity, ListenError,
-    Payloads, PeerKind, Placement, RegionEvent, SendError, WindowMode,
+    PAYLOADS_MAX, Payloads, PeerKind, Placement, RegionEvent, SendError, WindowMode,
 };
 
 use culvert_memory::{Buffer, Pages};

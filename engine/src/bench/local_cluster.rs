@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use culvert::cluster::{Cluster, VolumeOptions};
+use culvert::cluster::{Cluster, Copyset, VolumeOptions};
 use culvert::config::{ByteSize, DeviceConfig, NodeConfig};
 use culvert::device::LayoutOptions;
 use culvert::ids::BLOCK_SIZE;
@@ -194,8 +194,8 @@ impl LocalCluster {
         loop {
             self.check_servers()?;
             let status = fetch(client);
-            let waits_for = self.missing(&status);
-            match waits_for {
+            let missing = self.absent(&status).or_else(|| self.lagging(&status));
+            match missing {
                 None => return Ok(()),
                 Some(what) if started.elapsed() > limit => {
                     let status = render(&self.cluster, &status, Paint::plain());
@@ -206,18 +206,46 @@ impl LocalCluster {
         }
     }
 
-    /// What is not there yet.
-    fn missing(&self, status: &ClusterStatus) -> Option<String> {
+    /// Waits until every node serves and every copyset has a leader, and a little longer for
+    /// replicas that lag. Returns those that still do.
+    pub fn wait_serving(
+        &mut self,
+        client: &mut CliClient,
+        limit: Duration,
+        patience: Duration,
+    ) -> anyhow::Result<Option<String>> {
+        let started = Instant::now();
+        loop {
+            self.check_servers()?;
+            let status = fetch(client);
+            match (self.absent(&status), self.lagging(&status)) {
+                (Some(what), _) if started.elapsed() > limit => {
+                    let status = render(&self.cluster, &status, Paint::plain());
+                    bail!("after {limit:?} the cluster still waits for {what}\n{status}")
+                }
+                (None, Some(what)) if started.elapsed() > patience => return Ok(Some(what)),
+                (None, None) => return Ok(None),
+                _ => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    /// A node that does not serve, or a copyset without leader.
+    fn absent(&self, status: &ClusterStatus) -> Option<String> {
         if let Some(node) = status.nodes.iter().position(|node| node.iter().any(Result::is_err)) {
             return Some(format!("node {node}"));
         }
+        let led = |copyset: &&Copyset| status.leader_of(copyset.id.0).is_some();
+        let leaderless = self.cluster.copysets().iter().find(|copyset| !led(copyset))?;
+        Some(format!("a leader of copyset {}", leaderless.id))
+    }
+
+    /// A replica that does not serve or has not applied everything.
+    fn lagging(&self, status: &ClusterStatus) -> Option<String> {
         let copysets = status.copysets();
         for copyset in self.cluster.copysets() {
             let id = copyset.id.0;
             let replicas = copysets.get(&id).map_or(&[][..], Vec::as_slice);
-            if status.leader_of(id).is_none() {
-                return Some(format!("a leader of copyset {id}"));
-            }
             let commit = replicas.iter().map(|(_, replica)| replica.commit).max().unwrap_or(0);
             let behind = |(_, replica): &&(usize, _)| lags(replica, commit);
             if let Some((node, _)) = replicas.iter().find(behind) {

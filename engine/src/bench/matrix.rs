@@ -8,6 +8,8 @@ use culvert::client::{BlockingClient, Transports};
 use culvert::client::{ClientOptions, VolumeHandle};
 use culvert::cluster::Cluster;
 use culvert::config::ByteSize;
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::case::{Pattern, Row, TransportKind};
 use super::load::{End, Load};
@@ -16,6 +18,7 @@ use super::result::{CaseResult, Nodes};
 use super::servers::Servers;
 use super::totals::Totals;
 use crate::cli::connect::{CliClient, connect};
+use crate::cli::status::ReactorView;
 
 /// How long a load runs before it is measured, at most: connections open, windows grow, caches
 /// fill.
@@ -166,7 +169,8 @@ impl Matrix<'_> {
         let measured = load.run(client.client_mut(), &clock, end, servers)?;
         let steal_percent = CoreTimes::now().steal_percent_since(cores_before);
         let time_after = servers.time_ns().map(|time| time + process_time_ns(own));
-        let counted = Totals::of(&servers.statuses(client)?).since(&before);
+        let statuses = servers.statuses(client)?;
+        let counted = Totals::of(&statuses).since(&before);
         anyhow::ensure!(measured.operations > 0, "no operation succeeded");
         let operations = measured.operations as f64;
         let replicas = client.client().cluster().copysets()[0].replicas.len() as u32;
@@ -199,6 +203,7 @@ impl Matrix<'_> {
             batch_mean: is_write.then(|| costs.batch_mean()),
             operations: measured.operations,
             errors: measured.errors,
+            entries_behind_max: entries_behind(&statuses),
             rounds: 1,
             rounds_dropped: 0,
             steal_percent,
@@ -249,4 +254,17 @@ impl Costs<'_> {
 /// Payload bytes that the client's transport copied so far where a wire would carry them.
 fn wire_bytes_copied(client: &CliClient) -> f64 {
     client.client().network().counters().wire_copy_bytes as f64
+}
+
+/// By how many entries the replica that is furthest behind is behind its leader.
+fn entries_behind(statuses: &[Value]) -> u64 {
+    let views: Vec<ReactorView> =
+        statuses.iter().filter_map(|status| ReactorView::deserialize(status).ok()).collect();
+    let mut copysets: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+    for replica in views.iter().flat_map(|view| &view.copysets) {
+        let (commit, applied) = copysets.entry(replica.id).or_insert((0, u64::MAX));
+        *commit = (*commit).max(replica.commit);
+        *applied = (*applied).min(replica.applied);
+    }
+    copysets.values().map(|(commit, applied)| commit.saturating_sub(*applied)).max().unwrap_or(0)
 }

@@ -71,6 +71,10 @@ pub struct CaseResult {
     pub operations: u64,
     /// Operations that failed after the client's retries.
     pub errors: u64,
+    /// Log entries by which the slowest replica was behind its leader at the end, in the worst
+    /// round. A replica that is far behind took no part: the figures are then those of fewer
+    /// replicas.
+    pub entries_behind_max: u64,
     /// Rounds that the figures are the median of.
     pub rounds: u32,
     /// Rounds that were left out because more than 2% of the time was stolen.
@@ -129,6 +133,11 @@ impl CaseResult {
             batch_mean: of_some(&|round| round.batch_mean),
             operations: kept.iter().map(|round| round.operations).sum(),
             errors: rounds.iter().map(|round| round.errors).sum(),
+            entries_behind_max: kept
+                .iter()
+                .map(|round| round.entries_behind_max)
+                .max()
+                .unwrap_or(0),
             rounds: kept.len() as u32,
             rounds_dropped: (rounds.len() - kept.len()) as u32,
             steal_percent: of(&|round| round.steal_percent),
@@ -172,6 +181,7 @@ pub(super) mod tests {
             batch_mean: pattern.is_write().then_some(31.5),
             operations: iops as u64,
             errors: 0,
+            entries_behind_max: 12,
             rounds: 1,
             rounds_dropped: 0,
             steal_percent: 0.1,

@@ -18,7 +18,10 @@ use crate::cli::connect::CliClient;
 use crate::cli::status::fetch;
 
 /// How long servers may take to elect leaders, or to recover.
-const READY_PATIENCE: Duration = Duration::from_secs(15);
+const READY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a replica may take to catch up before it is measured without.
+const LAG_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The servers of one matrix.
 pub enum Servers {
@@ -63,10 +66,15 @@ impl Servers {
         }
     }
 
-    /// Waits until everything serves.
+    /// Waits until everything serves. Replicas that lag are named on standard error.
     pub fn wait_ready(&mut self, client: &mut CliClient) -> anyhow::Result<()> {
         match self {
-            Servers::Processes(local) => local.wait_ready(client, READY_PATIENCE),
+            Servers::Processes(local) => {
+                if let Some(what) = local.wait_serving(client, READY_PATIENCE, LAG_PATIENCE)? {
+                    eprintln!("culvert: measuring all the same: the cluster waits for {what}");
+                }
+                Ok(())
+            }
             Servers::OneThread(_, nodes) => nodes.wait_for_leaders(&client.clock()),
             Servers::Foreign => Ok(()),
         }

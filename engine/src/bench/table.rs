@@ -6,6 +6,9 @@ use std::fmt::Write;
 use super::case::{Row, TransportKind};
 use super::result::{CaseResult, Nodes};
 
+/// A replica further behind than this is worth a footnote.
+const ENTRIES_BEHIND_NOTED: u64 = 4096;
+
 /// Renders cases as text, in the order in which rows and transports first occur.
 #[must_use]
 pub fn render(cases: &[CaseResult]) -> String {
@@ -78,6 +81,10 @@ fn footnotes(cases: &[CaseResult]) -> String {
     let errors: u64 = cases.iter().map(|case| case.errors).sum();
     if errors > 0 {
         let _ = writeln!(out, "{errors} operations FAILED");
+    }
+    let behind = cases.iter().map(|case| case.entries_behind_max).max().unwrap_or(0);
+    if behind > ENTRIES_BEHIND_NOTED {
+        let _ = writeln!(out, "a replica was up to {behind} entries behind its leader");
     }
     let steal = cases.iter().map(|case| case.steal_percent).fold(0.0, f64::max);
     let _ = writeln!(

@@ -2,7 +2,7 @@
 
 use super::section::{CopysetHead, SectionKind, section_head};
 use crate::ids::{CopysetId, Extents, LogIndex, Term};
-use crate::journal::{Entry, HardState, Item};
+use crate::journal::{Entry, HardState, Item, StatePart};
 use crate::record::RecordView;
 
 /// A sink for the state of one copyset. Recovery hands back what went in: the items as if the
@@ -56,6 +56,13 @@ impl CopysetImage {
     /// The newest catch-up mark, if a catch-up is not over.
     pub fn catch_up(&mut self, bytes: &[u8]) {
         Item::CatchUp(self.copyset, bytes).emit(&mut self.items);
+    }
+
+    /// The first bytes, of `total`, of a state that a catch-up is journalling part by part: the
+    /// journal's parts from the checkpoint's position on continue them.
+    pub fn partial_state(&mut self, total: u32, bytes: &[u8]) {
+        let part = StatePart { total, offset: 0, bytes };
+        Item::StatePart(self.copyset, part).emit(&mut self.items);
     }
 
     /// The composer's own state, appended to what was given before.

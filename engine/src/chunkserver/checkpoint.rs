@@ -1,5 +1,6 @@
 //! What this reactor gives to a shard's checkpoint of each copyset.
 
+use super::catch_up::mark;
 use super::{Chunkserver, RunningShard};
 use crate::copyset::CopysetState;
 use crate::ids::{CopysetId, LogIndex, ReplicaId, Term};
@@ -19,6 +20,8 @@ pub(super) struct Held {
     pub shard: usize,
     pub log: Log,
     pub state: CopysetState,
+    /// See [`Copyset::ahead`](super::Copyset).
+    pub ahead: LogIndex,
 }
 
 impl Chunkserver {
@@ -30,18 +33,28 @@ impl Chunkserver {
                 let served = self.by_id.binary_search_by_key(&id, |(id, _)| *id);
                 if let Ok(at) = served {
                     let copyset = &self.copysets[self.by_id[at].1 as usize];
-                    give(running, id, copyset.group.log(), &copyset.state);
+                    let mark = copyset.catch_up_mark();
+                    let partial = copyset.partial_state();
+                    give(running, id, copyset.group.log(), &copyset.state, mark, partial);
                     continue;
                 }
                 let held = self.held.iter().find(|held| held.shard == position && held.id == id);
                 let held = held.expect("every group of a shard is served or held");
-                give(running, id, &held.log, &held.state);
+                let mark = (held.ahead > held.state.applied()).then(|| mark::emit(held.ahead));
+                give(running, id, &held.log, &held.state, mark, None);
             }
         }
     }
 }
 
-fn give(running: &mut RunningShard, id: CopysetId, log: &Log, state: &CopysetState) {
+fn give(
+    running: &mut RunningShard,
+    id: CopysetId,
+    log: &Log,
+    state: &CopysetState,
+    mark: Option<[u8; 8]>,
+    partial: Option<(u32, &[u8])>,
+) {
     running.shard.checkpoint_copyset(id, |image| {
         let recent = LogIndex(state.applied().0.saturating_sub(ENTRIES_KEPT));
         let base = log.base().0.max(recent);
@@ -57,6 +70,12 @@ fn give(running: &mut RunningShard, id: CopysetId, log: &Log, state: &CopysetSta
         for index in base.0 + 1..=log.last().0 {
             let entry = log.get(LogIndex(index)).expect("an index within the log");
             image.entry(entry.record, &entry.extents, entry.superseded_by);
+        }
+        if let Some(mark) = &mark {
+            image.catch_up(mark);
+        }
+        if let Some((total, bytes)) = partial {
+            image.partial_state(total, bytes);
         }
         state.encode(image.state());
     });

@@ -8,6 +8,7 @@ use crate::network::ConnectionId;
 use crate::raft_group::Group;
 use crate::wire::ReplyStatus;
 
+use super::catch_up::{Arrival, Receiver, let_go_index, mark};
 use super::reading::QueuedRead;
 use super::replication::Feed;
 use super::replies::{QueuedReply, Replies};
@@ -53,6 +54,15 @@ pub struct Copyset {
     pub(super) ready_reads: VecDeque<QueuedRead>,
     /// The context of the read-index round under way.
     pub(super) round: Option<u64>,
+    /// The catch-up that brings this replica up to date.
+    pub(super) receiver: Option<Box<Receiver>>,
+    /// The state that a catch-up brought, for the raft snapshot that ends it.
+    pub(super) arrival: Option<Box<Arrival>>,
+    /// Chunks may be ahead of the state up to here, because a catch-up installed them. Durable;
+    /// means nothing once it is applied.
+    pub(super) ahead: LogIndex,
+    /// What a replica that catches up still needs of the log lies behind this index.
+    pub(super) floor: Option<LogIndex>,
     pub(super) dirty: bool,
 }
 
@@ -63,9 +73,25 @@ impl Copyset {
         self.id
     }
 
+    /// Whether this replica's chunks are ahead of its state.
+    pub(super) fn is_in_the_middle(&self) -> bool {
+        self.ahead > self.state.applied()
+    }
+
+    /// The mark that a checkpoint keeps, while there is need of one.
+    pub(super) fn catch_up_mark(&self) -> Option<[u8; 8]> {
+        self.is_in_the_middle().then(|| mark::emit(self.ahead))
+    }
+
+    /// What of a state on its way is journalled already, and how many bytes all of it has.
+    pub(super) fn partial_state(&self) -> Option<(u32, &[u8])> {
+        let receiver = self.receiver.as_ref().and_then(|receiver| receiver.journalled_state());
+        receiver.or_else(|| self.arrival.as_ref().map(|arrival| arrival.journalled()))
+    }
+
     /// Lets go of applied entries that are older than what the log retains.
     pub(super) fn compact(&mut self, retained: u64) {
-        let keep_from = self.group.applied().0.saturating_sub(retained);
+        let keep_from = let_go_index(self.group.applied(), retained, self.floor).0;
         // Entries are let go in runs, not one at a time.
         if keep_from > self.group.log().base().0.0 + retained / 4 {
             self.group.compact(LogIndex(keep_from));

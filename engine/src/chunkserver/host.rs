@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use culvert_memory::Pages;
 use raft::eraftpb::ConfState;
 
+use super::catch_up::Arrival;
 use super::copyset::Waiting;
 use super::replies::{QueuedReply, Replies, status_of};
 use crate::copyset::CopysetState;
@@ -23,6 +24,8 @@ pub(super) struct CopysetHost<'a> {
     pub state: &'a mut CopysetState,
     pub waiting: &'a mut VecDeque<Waiting>,
     pub replies: &'a mut Replies,
+    /// The state that a catch-up brought.
+    pub arrival: &'a mut Option<Box<Arrival>>,
     pub counters: &'a mut Counters,
     /// The data space ran out under an entry, which admission should have prevented.
     pub starved: bool,
@@ -43,10 +46,10 @@ impl CopysetHost<'_> {
             let run = run.min(blocks - block);
             if live {
                 for extent in self.shard.store_mut().allocate(run)? {
-                    extents.try_push(extent).ok()?;
+                    extents.push(extent);
                 }
             } else {
-                extents.try_push(Extent { start: MISSING, blocks: run }).ok()?;
+                extents.push(Extent { start: MISSING, blocks: run });
             }
             block += run;
         }
@@ -138,8 +141,14 @@ impl Host for CopysetHost<'_> {
         }
     }
 
-    fn install_snapshot(&mut self, index: LogIndex, term: Term, _conf_state: &ConfState) {
-        self.shard.append_item(&Item::LogStart(self.id, index, term));
+    fn install_snapshot(&mut self, index: LogIndex, term: Term, conf_state: &ConfState) {
+        let arrival = self.arrival.take().expect("a raft snapshot is let in behind its state");
+        assert_eq!(arrival.index, index, "a raft snapshot is let in behind its state");
+        let members = encode_conf_state(conf_state);
+        let items =
+            [Item::StatePart(self.id, arrival.last_part()), Item::ConfState(self.id, &members)];
+        self.shard.restart_log(self.id, (index, term), &items);
+        *self.state = arrival.state;
     }
 
     fn role_changed(&mut self, role: Role, leader: Option<ReplicaId>) {

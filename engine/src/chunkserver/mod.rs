@@ -7,11 +7,13 @@
 //! by whoever drains the shards' submissions.
 
 mod admission;
+mod catch_up;
 mod checkpoint;
 mod copyset;
 mod host;
 mod peers;
 mod reading;
+mod replaying;
 mod replication;
 mod replies;
 mod start;
@@ -23,6 +25,7 @@ use std::collections::VecDeque;
 use culvert_memory::{Buffer, Pool};
 use culvert_nvme::{Completion, Status};
 
+pub use catch_up::CatchUpStatus;
 pub use copyset::{Copyset, ReplicaPlace};
 pub use peers::{Endpoint, PeerOptions};
 pub use start::{ReplicaPlan, ShardPlan, StartError};
@@ -51,6 +54,8 @@ pub struct ChunkserverOptions {
     pub session_idle_ns: u64,
     /// Blocks of data space that only entries already proposed may use.
     pub reserve_blocks: u32,
+    /// Bytes of blocks sent in a second to replicas that lack more than the log holds.
+    pub catch_up_bytes_per_second: u64,
     /// Blocks of a chunk.
     pub chunk_blocks: u32,
     /// Connections to other nodes.
@@ -83,7 +88,7 @@ impl RunningShard {
     /// needs beside its record: its item, hard state, and what the library adds by itself.
     fn stage(&mut self, record_bytes: usize, blocks: u32) -> bool {
         let bytes = self.staged.bytes + record_bytes + ENTRY_OVERHEAD_BYTES;
-        let commands = self.staged.commands + blocks.div_ceil(8) + 1;
+        let commands = self.staged.commands + blocks + 1;
         if bytes > self.shard.room() || commands > self.shard.commands_free() {
             return false;
         }
@@ -93,7 +98,7 @@ impl RunningShard {
 }
 
 /// Item head, extents, and the entry's part of hard states and empty entries.
-const ENTRY_OVERHEAD_BYTES: usize = 256;
+const ENTRY_OVERHEAD_BYTES: usize = 512;
 
 /// See the module's documentation.
 pub struct Chunkserver {
@@ -109,6 +114,8 @@ pub struct Chunkserver {
     peers: Peers,
     reads: Reads,
     replies: Replies,
+    /// Replicas that this reactor's leaders bring up to date.
+    sources: catch_up::Sources,
     /// Copysets with something to do, each at most once.
     dirty: VecDeque<u32>,
     outbox: Outbox,
@@ -203,6 +210,7 @@ impl Chunkserver {
             Event::Writable { connection } => {
                 self.replies.writable(connection);
                 self.wake_feeds(connection);
+                self.sources.wake(connection);
             }
             Event::Closed { connection, .. } => {
                 self.replies.closed(connection);
@@ -236,6 +244,9 @@ impl Chunkserver {
                 }
                 Ok(())
             }
+            FrameKind::CatchUp if from_node => {
+                self.catch_up_frame(connection, count, body, payloads)
+            }
             other => Err(Offence::Role(other)),
         }
     }
@@ -266,6 +277,8 @@ impl Chunkserver {
     fn read_done(&mut self, token: u64, buffer: Buffer, status: Status) {
         if let Some(feed) = replication::feed_of(token) {
             self.feed_read_done(feed, token, buffer, status);
+        } else if catch_up::is_catch_up(token) {
+            self.catch_up_read_done(token, buffer, status);
         } else {
             self.reads.piece_done(token, buffer, status, &mut self.counters);
         }
@@ -278,6 +291,7 @@ impl Chunkserver {
         self.run_timers();
         self.run_groups(network);
         self.pump_feeds(network);
+        self.run_catch_ups(network);
         self.feed_checkpoints();
         self.start_reads();
         self.finish_reads(network);
@@ -332,6 +346,7 @@ impl Chunkserver {
             state: &mut copyset.state,
             waiting: &mut copyset.waiting,
             replies: &mut self.replies,
+            arrival: &mut copyset.arrival,
             counters: &mut self.counters,
             starved: false,
         };
@@ -354,7 +369,11 @@ impl Chunkserver {
         if copyset.group.has_ready() {
             Self::mark(&mut self.dirty, copyset, position);
         }
+        let wanted = copyset.group.log_mut().take_snapshot_wanted();
         self.route_outbox(Some(position));
+        if let Some(to) = wanted {
+            self.want_catch_up(position, to);
+        }
         if starved {
             self.fail_shard_of(position, "its data space is full although space is admitted");
         }
@@ -407,13 +426,15 @@ impl Chunkserver {
     /// Whether a turn without new events would do anything.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.dirty.is_empty() || self.reads.has_work() || self.replies.has_work()
+        let waiting = self.reads.has_work() || self.replies.has_work();
+        !self.dirty.is_empty() || waiting || self.sources.busy
     }
 
     /// When [`Self::run`] must be called next at the latest.
     #[must_use]
     pub fn deadline_ns(&self) -> u64 {
         let shards = self.shards.iter().filter_map(|running| running.shard.deadline());
-        shards.fold(self.next_tick_ns.min(self.peers.deadline_ns()), u64::min)
+        let others = [self.peers.deadline_ns(), self.sources.deadline_ns()];
+        shards.chain(others).fold(self.next_tick_ns, u64::min)
     }
 }

@@ -12,6 +12,9 @@ use super::{Chunkserver, Offence};
 use crate::network::{Address, Class, ConnectionId, Identity, Network, WindowMode};
 use crate::wire::{AppendWriter, PeerMessage, PeerMessageKind, PeerMessagesWriter};
 
+/// What a raft snapshot puts into the journal beside the last part of its state.
+const SNAPSHOT_OVERHEAD_BYTES: usize = 4096;
+
 /// One reactor of another node.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -243,10 +246,23 @@ impl Chunkserver {
         }
     }
 
+    /// Sets journal room aside for a raft snapshot, if one is expected.
+    fn stage_snapshot(&mut self, position: u32) -> bool {
+        let copyset = &self.copysets[position as usize];
+        let Some(arrival) = &copyset.arrival else { return true };
+        let bytes = arrival.last_part().bytes.len() + SNAPSHOT_OVERHEAD_BYTES;
+        self.shards[copyset.shard].stage(bytes, 0)
+    }
+
     /// Takes a raft message of a peer.
     pub(super) fn peer_message(&mut self, connection: ConnectionId, message: &PeerMessage) {
         let Some(position) = self.position(message.copyset) else { return };
         if !self.in_service(position) {
+            return;
+        }
+        if message.kind == PeerMessageKind::Snapshot && !self.stage_snapshot(position) {
+            // As if it had been lost: its leader offers it again.
+            self.counters.messages_refused += 1;
             return;
         }
         let copyset = &mut self.copysets[position as usize];

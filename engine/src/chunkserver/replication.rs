@@ -32,7 +32,7 @@ const RANGES_MAX: usize = 512;
 const UNSENT_PAGES_MAX: u32 = 256;
 
 /// Payload runs in one frame.
-const FRAME_PAYLOADS_MAX: usize = 32;
+const FRAME_PAYLOADS_MAX: usize = culvert_transport::PAYLOADS_MAX;
 
 /// Marks the tokens of device reads for feeds.
 const FEED_TOKEN: u64 = 1 << 63;
@@ -322,9 +322,7 @@ fn claim_payload(
     while came < said {
         let Some(run) = runs.next() else { return Err(Offence::Payload { said, came }) };
         came += run.pages();
-        if payload.try_push(run.freeze()).is_err() {
-            return Err(Offence::Payload { said, came });
-        }
+        payload.push(run.freeze());
     }
     if came == said { Ok(payload) } else { Err(Offence::Payload { said, came }) }
 }
@@ -465,11 +463,12 @@ impl Pump<'_> {
     ) -> Result<(Added, crate::ids::Term), Stop> {
         let Some(entry) = copyset.group.log().get(index) else { return Err(Stop::Lost) };
         let term = entry.record.term();
+        let blocks = entry.record.payload_blocks();
+        let runs_max = if entry.payload.is_some() { 1 } else { blocks as usize };
         let room = FRAME_PAYLOADS_MAX - payloads.len();
-        if !self.writer.fits(entry.record.bytes().len()) || room < OPERATION_EXTENTS_MAX {
+        if !self.writer.fits(entry.record.bytes().len()) || room < runs_max {
             return Ok((Added::FrameFull, term));
         }
-        let blocks = entry.record.payload_blocks();
         if blocks == 0 {
             self.writer.push(entry.record.bytes(), 0, None);
             return Ok((Added::Yes, term));
@@ -532,10 +531,11 @@ impl Pump<'_> {
             if entry.payload.is_some() || entry.record.payload_blocks() == 0 {
                 continue;
             }
-            let applied = copyset.group.applied();
+            // What a catch-up left in the chunks is as good as applied: it was committed.
+            let applied = copyset.group.applied().max(copyset.ahead);
             let key = ChunkKey { copyset: copyset.id, chunk: entry.record.chunk() };
             let number = feed.next_fetch;
-            let Some((fetch, reads)) = self.plan(&entry, key, applied, number)? else { break };
+            let Some((fetch, reads)) = self.plan(&entry, key, applied, number) else { break };
             let ticket = (!reads.is_empty()).then(|| self.shard.shard.store_mut().read_begin());
             for (piece, (extent, buffer)) in reads.into_iter().enumerate() {
                 let token = token_of(self.position, self.at, number, piece);
@@ -556,7 +556,7 @@ impl Pump<'_> {
         key: ChunkKey,
         applied: LogIndex,
         number: u32,
-    ) -> Result<Option<(Fetch, ArrayVec<(Extent, Buffer), OPERATION_EXTENTS_MAX>)>, Stop> {
+    ) -> Option<(Fetch, ArrayVec<(Extent, Buffer), OPERATION_EXTENTS_MAX>)> {
         let index = entry.record.index();
         let live = live_blocks(entry, key, applied, self.shard);
         let mut runs: ArrayVec<Extent, OPERATION_EXTENTS_MAX> = ArrayVec::new();
@@ -568,14 +568,12 @@ impl Pump<'_> {
             crcs.push(crc);
             match runs.last_mut() {
                 Some(run) if run.end() == *place => run.blocks += 1,
-                // More runs than a record has room for: only a catch-up beyond the log helps.
-                _ => runs.try_push(Extent { start: *place, blocks: 1 }).map_err(|_| Stop::Lost)?,
+                _ => runs.push(Extent { start: *place, blocks: 1 }),
             }
         }
         let mut reads = ArrayVec::new();
         for run in runs {
-            let Some(buffer) = self.pool.acquire(run.blocks) else { return Ok(None) };
-            reads.push((run, buffer));
+            reads.push((run, self.pool.acquire(run.blocks)?));
         }
         let all = live_mask == live_mask_of(entry.record.payload_blocks());
         let fetch = Fetch {
@@ -589,7 +587,7 @@ impl Pump<'_> {
             ticket: None,
             failed: false,
         };
-        Ok(Some((fetch, reads)))
+        Some((fetch, reads))
     }
 }
 
@@ -601,7 +599,7 @@ fn live_blocks(
     shard: &RunningShard,
 ) -> ArrayVec<Option<u32>, 32> {
     let index = entry.record.index();
-    if index > applied {
+    if index > applied && !shard.shard.store().covers(key, index) {
         let block_of = |extent: &Extent, at| (extent.start != MISSING).then(|| extent.start + at);
         let extents = entry.extents.iter();
         return extents

@@ -15,16 +15,18 @@ use super::checkpoint::Held;
 use super::peers::Peers;
 use super::reading::Reads;
 use super::replication::Feed;
+use super::catch_up::{Sources, mark};
+use super::replaying::{self, Gap, Live, ReplayError};
 use super::replies::Replies;
 use super::status::OutOfService;
 use super::{Chunkserver, ChunkserverOptions, Copyset, Endpoint, ReplicaPlace, RunningShard};
 use crate::copyset::{self, CopysetState};
 use crate::counters::{Counters, DriverCounters};
-use crate::ids::{CopysetId, Extents, LogIndex, Term};
+use crate::ids::{CopysetId, LogIndex, Term};
 use crate::journal::{Item, ReplicaIdentity};
 use crate::raft_group::{Group, Log, MembershipError, Outbox, parse_conf_state};
 use crate::shard::{Recovered, RecoveredGroup, Shard};
-use crate::store::{ChunkKey, LivePayload, SpaceError};
+use crate::store::{LivePayload, SpaceError};
 
 /// A replica that the cluster file puts on a shard.
 #[derive(Clone, Debug)]
@@ -80,8 +82,10 @@ enum Unfit {
     State(#[from] copyset::ImageError),
     #[error("{0}")]
     Membership(#[from] MembershipError),
-    #[error("its log has a gap before index {0}")]
-    Gap(LogIndex),
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    #[error(transparent)]
+    Gap(#[from] Gap),
 }
 
 /// Applied entries that a log keeps, however many copysets share the reactor.
@@ -102,6 +106,7 @@ impl Chunkserver {
         now_ns: u64,
     ) -> Result<Chunkserver, StartError> {
         let reads = Reads::new(options.reads_max, &pool).ok_or(StartError::Pool)?;
+        let options_rate = options.catch_up_bytes_per_second;
         let mut server = Chunkserver {
             peers: Peers::new(own, endpoints, options.peers),
             next_tick_ns: now_ns + options.group.tick_ns,
@@ -114,6 +119,7 @@ impl Chunkserver {
             held: Vec::new(),
             reads,
             replies: Replies::default(),
+            sources: Sources::new(options_rate),
             dirty: VecDeque::new(),
             outbox: Outbox::default(),
             shard_events: Vec::new(),
@@ -140,9 +146,9 @@ impl Chunkserver {
             let found = groups.iter().position(|group| group.copyset == replica.copyset);
             let found = found.map(|at| groups.swap_remove(at));
             match restore(&mut shard, found, &replica, plan.create) {
-                Ok((log, state)) => {
-                    live.extend(live_payload(&log, &state));
-                    self.start_replica(position, &shard, &replica, log, state);
+                Ok(revived) => {
+                    live.extend(replaying::live_payload(&revived.log, &revived.state));
+                    self.start_replica(position, &shard, &replica, revived);
                 }
                 Err((unfit, found)) => {
                     self.leave_out(position, replica.copyset, &unfit);
@@ -175,18 +181,25 @@ impl Chunkserver {
     /// returns the payload of its entries that are not applied.
     fn hold(&mut self, position: usize, shard: &mut Shard, found: &RecoveredGroup) -> Vec<Live> {
         let id = found.copyset;
+        for past in &found.past {
+            // What does not hang together ends here; the replica is out of service anyway.
+            let _broken = replaying::past(past, id, 0, shard);
+        }
         let stored = found.image.as_deref().and_then(|bytes| CopysetState::parse(bytes).ok());
         let mut state = stored.unwrap_or_else(|| CopysetState::new(id, 0));
         let members = found.conf_state.as_deref().and_then(|bytes| parse_conf_state(bytes).ok());
         let base = found.log_start.unwrap_or(first_base());
         let mut log = Log::new(HardState::default(), members.unwrap_or_default(), base);
         // What lies behind a gap is of no use without what is missing.
-        let _gap = fill(&mut log, found);
+        let _gap = replaying::fill(&mut log, &found.entries);
         settle_hard_state(&mut log, found, &state);
-        let _behind_the_log = apply(&log, &mut state, found.applied_note.min(log.last()), shard);
-        drop_covered(&mut log, &state, shard);
-        let live = live_payload(&log, &state);
-        self.held.push(Held { id, shard: position, log, state });
+        let changed = replaying::changes(&found.changes, &log, &mut state, shard);
+        let through = found.applied_note.min(log.last());
+        let _behind_the_log = replaying::apply(&log, &mut state, through, shard);
+        let ahead = changed.unwrap_or_default().max(mark::parse(found.catch_up.as_deref()));
+        replaying::drop_covered(&mut log, &state, ahead, shard);
+        let live = replaying::live_payload(&log, &state);
+        self.held.push(Held { id, shard: position, log, state, ahead });
         live
     }
 
@@ -195,9 +208,9 @@ impl Chunkserver {
         shard_position: usize,
         shard: &Shard,
         plan: &ReplicaPlan,
-        log: Log,
-        state: CopysetState,
+        revived: Revived,
     ) {
+        let Revived { log, state, ahead } = revived;
         let id = plan.copyset;
         let applied = state.applied();
         let restarts = u64::from(shard.incarnation());
@@ -225,6 +238,10 @@ impl Chunkserver {
             round_reads: VecDeque::new(),
             ready_reads: VecDeque::new(),
             round: None,
+            receiver: None,
+            arrival: None,
+            ahead,
+            floor: None,
             dirty: false,
         });
     }
@@ -238,32 +255,12 @@ impl Chunkserver {
 /// Why a replica does not serve, and what was found of it.
 type LeftOut = (Unfit, Option<Box<RecoveredGroup>>);
 
-type Live = (ChunkKey, LogIndex, Extents);
-
-/// Entries whose chunk is already past them, because a catch-up installed it, have lost their
-/// payload to it.
-fn drop_covered(log: &mut Log, state: &CopysetState, shard: &Shard) {
-    for index in state.applied().0 + 1..=log.last().0 {
-        let entry = log.get(LogIndex(index)).expect("an index within the log");
-        let key = ChunkKey { copyset: entry.record.copyset(), chunk: entry.record.chunk() };
-        if entry.record.payload_blocks() > 0 && shard.store().covers(key, LogIndex(index)) {
-            log.drop_extents(LogIndex(index));
-        }
-    }
-}
-
-/// Payload of entries that are not applied yet.
-fn live_payload(log: &Log, state: &CopysetState) -> Vec<Live> {
-    let first = state.applied().0 + 1;
-    let entries = (first..=log.last().0).filter_map(|index| log.get(LogIndex(index)));
-    entries
-        .filter(|entry| !entry.extents.is_empty())
-        .map(|entry| {
-            let record = entry.record;
-            let key = ChunkKey { copyset: record.copyset(), chunk: record.chunk() };
-            (key, record.index(), entry.extents)
-        })
-        .collect()
+/// One replica as it starts.
+struct Revived {
+    log: Log,
+    state: CopysetState,
+    /// See [`Copyset::ahead`].
+    ahead: LogIndex,
 }
 
 /// Log and state of one replica, applied as far as the device knows that it is committed; or why
@@ -273,14 +270,15 @@ fn restore(
     found: Option<RecoveredGroup>,
     plan: &ReplicaPlan,
     create: bool,
-) -> Result<(Log, CopysetState), LeftOut> {
+) -> Result<Revived, LeftOut> {
     let Some(found) = found else {
         if !create {
             return Err((Unfit::Absent, None));
         }
         shard.append_item(&Item::ReplicaCreated(plan.copyset, plan.identity, &[]));
         let state = CopysetState::new(plan.copyset, plan.quota_blocks);
-        return Ok((Log::new(HardState::default(), first_members(plan), first_base()), state));
+        let log = Log::new(HardState::default(), first_members(plan), first_base());
+        return Ok(Revived { log, state, ahead: LogIndex(0) });
     };
     match revive(shard, &found, plan) {
         Ok(revived) => Ok(revived),
@@ -292,13 +290,17 @@ fn revive(
     shard: &mut Shard,
     found: &RecoveredGroup,
     plan: &ReplicaPlan,
-) -> Result<(Log, CopysetState), Unfit> {
+) -> Result<Revived, Unfit> {
     if let Some(damage) = found.damaged {
         return Err(Unfit::Damaged(damage.first_bad));
     }
     let identity = found.identity.ok_or(Unfit::Absent)?;
     if identity != plan.identity {
         return Err(Unfit::Foreign(identity.uuid));
+    }
+    let mut ahead = mark::parse(found.catch_up.as_deref());
+    for past in &found.past {
+        ahead = ahead.max(replaying::past(past, plan.copyset, plan.quota_blocks, shard)?);
     }
     let mut state = match &found.image {
         Some(bytes) => CopysetState::parse(bytes)?,
@@ -310,27 +312,16 @@ fn revive(
     };
     let base = found.log_start.unwrap_or(first_base());
     let mut log = Log::new(HardState::default(), members, base);
-    fill(&mut log, found)?;
+    replaying::fill(&mut log, &found.entries)?;
     settle_hard_state(&mut log, found, &state);
     if state.applied() < base.0 {
-        return Err(Unfit::Gap(state.applied().next()));
+        return Err(Gap(state.applied().next()).into());
     }
-    apply(&log, &mut state, found.applied_note.min(log.last()), shard)?;
-    drop_covered(&mut log, &state, shard);
-    Ok((log, state))
-}
-
-/// Puts the entries kept behind the log's base.
-fn fill(log: &mut Log, found: &RecoveredGroup) -> Result<(), Unfit> {
-    let base = log.base().0;
-    for entry in found.entries.iter().skip_while(|entry| entry.record.index() <= base) {
-        let index = entry.record.index();
-        if index != log.last().next() {
-            return Err(Unfit::Gap(index));
-        }
-        log.append(&entry.record, &entry.extents, entry.superseded_by, None);
-    }
-    Ok(())
+    let changed = replaying::changes(&found.changes, &log, &mut state, shard)?;
+    replaying::apply(&log, &mut state, found.applied_note.min(log.last()), shard)?;
+    let ahead = ahead.max(changed);
+    replaying::drop_covered(&mut log, &state, ahead, shard);
+    Ok(Revived { log, state, ahead })
 }
 
 /// Every replica of a new copyset votes.
@@ -340,7 +331,7 @@ fn first_members(plan: &ReplicaPlan) -> ConfState {
 }
 
 /// Where the log of a new copyset begins.
-fn first_base() -> (LogIndex, Term) {
+pub(super) fn first_base() -> (LogIndex, Term) {
     (LogIndex(0), Term(0))
 }
 
@@ -359,19 +350,4 @@ fn settle_hard_state(log: &mut Log, found: &RecoveredGroup, state: &CopysetState
         hard_state.vote = 0;
     }
     log.set_hard_state(hard_state);
-}
-
-fn apply(
-    log: &Log,
-    state: &mut CopysetState,
-    through: LogIndex,
-    shard: &mut Shard,
-) -> Result<(), Unfit> {
-    let mut index = state.applied().next();
-    while index <= through {
-        let entry = log.get(index).ok_or(Unfit::Gap(index))?;
-        state.apply(entry.record, &entry.extents, shard.store_mut());
-        index = index.next();
-    }
-    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Chunkserver;
+use super::{CatchUpStatus, Chunkserver};
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::CopysetId;
 use crate::raft_group::Role;
@@ -114,6 +114,10 @@ pub struct CopysetStatus {
     pub quota_blocks: u64,
     /// The other replicas, where this one leads.
     pub peers: Vec<PeerStatus>,
+    /// Whether this replica is being brought up to date beyond the log.
+    pub catching_up: bool,
+    /// The replicas that this leader brings up to date.
+    pub catch_ups: Vec<CatchUpStatus>,
 }
 
 /// A connection to another node.
@@ -219,6 +223,8 @@ impl Chunkserver {
             mapped_blocks: store.mapped_blocks(copyset.id),
             quota_blocks: copyset.state.quota(),
             peers,
+            catching_up: copyset.receiver.is_some() || copyset.is_in_the_middle(),
+            catch_ups: self.catch_up_status(position),
         }
     }
 }
@@ -240,6 +246,8 @@ impl CopysetStatus {
             mapped_blocks: 0,
             quota_blocks: 0,
             peers: Vec::new(),
+            catching_up: false,
+            catch_ups: Vec::new(),
         }
     }
 }

@@ -48,6 +48,10 @@ struct SessionImage {
     results: [u8; WINDOW],
 }
 
+/// Bytes of the longest image.
+pub const IMAGE_BYTES_MAX: u32 =
+    (size_of::<Header>() + SESSIONS_MAX * size_of::<SessionImage>()) as u32;
+
 /// Why bytes are not a copyset's image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {

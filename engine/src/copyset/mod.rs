@@ -18,7 +18,7 @@ mod session;
 mod tests;
 
 pub use admission::{Admission, Refusal, Request};
-pub use image::ImageError;
+pub use image::{IMAGE_BYTES_MAX, ImageError};
 pub use result::ResultCode;
 pub use session::{SESSIONS_MAX, WINDOW};
 

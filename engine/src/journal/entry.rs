@@ -1,14 +1,17 @@
 //! Entries: a record, which all replicas have in common, and the local part beside it.
 
-use super::item::{ItemError, Sink, item_header, kind, u32_at, u64_at};
+use super::item::{ITEM_HEADER_BYTES, ItemError, Sink, item_header, kind, u32_at, u64_at};
 use crate::ids::{Extent, Extents, LogIndex, OPERATION_EXTENTS_MAX};
-use crate::record::RecordView;
+use crate::record::{RECORD_BYTES_MAX, RecordView};
 
 /// Start of an extent that stands for payload this replica does not hold.
 pub const NOWHERE: u32 = u32::MAX;
 
 const EXTENT_BYTES: usize = 8;
 const LOCAL_BYTES_MAX: usize = 8 + OPERATION_EXTENTS_MAX * EXTENT_BYTES;
+
+/// Bytes of the longest entry, item header included.
+pub const ENTRY_BYTES_MAX: usize = ITEM_HEADER_BYTES + RECORD_BYTES_MAX + LOCAL_BYTES_MAX;
 
 /// A raft entry as this replica stores it.
 #[derive(Clone)]
@@ -76,7 +79,10 @@ pub(super) fn parse_entry<'a>(
         if extent.blocks == 0 || !ends {
             return Err(ItemError::Body);
         }
-        extents.try_push(extent).map_err(|_| ItemError::Body)?;
+        if extents.len() == OPERATION_EXTENTS_MAX {
+            return Err(ItemError::Body);
+        }
+        extents.push(extent);
     }
     let blocks: u64 = extents.iter().map(|extent| u64::from(extent.blocks)).sum();
     let nothing = superseded && extents.is_empty();

@@ -22,7 +22,7 @@ mod scanned;
 pub use batch::BatchWriter;
 pub use block::{BLOCK_HEADER_BYTES, BlockError, BlockView, Stamp};
 pub use chunk_installed::{ChunkInstalled, HOLE, InstalledBlock, InstalledHead};
-pub use entry::{Entry, NOWHERE};
+pub use entry::{ENTRY_BYTES_MAX, Entry, NOWHERE};
 pub use item::{HardState, ITEM_HEADER_BYTES, Item, ItemError, ReplicaIdentity, Sink, StatePart};
 pub use lists::{ChunkList, GroupVerdict, Verdict};
 pub use ring::{Ring, RingRun, Space};

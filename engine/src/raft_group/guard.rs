@@ -42,6 +42,9 @@ pub enum Refusal {
     /// A raft snapshot for which no catch-up prepared this replica.
     #[error("raft snapshot without a finished catch-up")]
     UnpreparedSnapshot,
+    /// A raft snapshot is on its way to the device.
+    #[error("this replica is just being restored")]
+    Restoring,
 }
 
 /// Checks an append message.
@@ -116,6 +119,7 @@ pub(super) fn message(
         PeerMessageKind::Snapshot if !group.expects_snapshot(message.index, message.log_term) => {
             return Err(Refusal::UnpreparedSnapshot);
         }
+        PeerMessageKind::TimeoutNow if group.is_restoring() => return Err(Refusal::Restoring),
         _ => {}
     }
     Ok(message)

@@ -13,7 +13,7 @@ use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::arena::Arena;
-use crate::ids::{Extent, Extents, LogIndex, ReplicaId, Term};
+use crate::ids::{Extent, Extents, LogIndex, OPERATION_EXTENTS_MAX, ReplicaId, Term};
 use crate::record::{Operation, RecordView};
 
 /// One entry, apart from its bytes.
@@ -47,8 +47,8 @@ pub struct Log {
     base_term: u64,
     slots: VecDeque<Slot>,
     arena: Arena,
-    /// The raft snapshot that ends a catch-up, once one is ready.
-    snapshot: Option<(ReplicaId, LogIndex, Term)>,
+    /// The raft snapshots that end catch-ups, where one is ready: at most one for a replica.
+    offers: Vec<(ReplicaId, LogIndex, Term)>,
     /// A replica for which the library asked for a raft snapshot.
     snapshot_wanted: Cell<Option<ReplicaId>>,
 }
@@ -64,7 +64,7 @@ impl Log {
             base_term: base.1.0,
             slots: VecDeque::new(),
             arena: Arena::default(),
-            snapshot: None,
+            offers: Vec::new(),
             snapshot_wanted: Cell::new(None),
         }
     }
@@ -119,7 +119,7 @@ impl Log {
         payload: Option<Pages>,
     ) {
         assert_eq!(record.index(), self.last().next(), "log entries are contiguous");
-        let mut extent_bytes = [0; 64];
+        let mut extent_bytes = [0; OPERATION_EXTENTS_MAX * 8];
         for (extent, bytes) in extents.iter().zip(extent_bytes.chunks_exact_mut(8)) {
             bytes[..4].copy_from_slice(&extent.start.to_le_bytes());
             bytes[4..].copy_from_slice(&extent.blocks.to_le_bytes());
@@ -166,11 +166,13 @@ impl Log {
         }
     }
 
-    /// The entry's payload is no longer its own: the chunk it writes to is already past it.
-    pub fn drop_extents(&mut self, index: LogIndex) {
+    /// The entry's payload is no longer its own: the chunk it writes to is already past it, at
+    /// `covered_by` or below.
+    pub fn drop_extents(&mut self, index: LogIndex, covered_by: LogIndex) {
         let Some(at) = index.0.checked_sub(self.base_index + 1) else { return };
         if let Some(slot) = self.slots.get_mut(at as usize) {
             slot.extents = 0;
+            slot.superseded_by = slot.superseded_by.max(covered_by.0);
         }
     }
 
@@ -203,7 +205,7 @@ impl Log {
         self.base_index = index.0;
         self.base_term = term.0;
         self.conf_state = conf_state;
-        self.snapshot = None;
+        self.offers.clear();
     }
 
     /// Term, vote and commit index as last handed over by the library.
@@ -230,7 +232,13 @@ impl Log {
 
     /// Offers `to` a raft snapshot: its catch-up has brought it to `index`.
     pub fn offer_snapshot(&mut self, to: ReplicaId, index: LogIndex, term: Term) {
-        self.snapshot = Some((to, index, term));
+        self.withdraw_snapshot(to);
+        self.offers.push((to, index, term));
+    }
+
+    /// Takes back what was offered to `to`: it has it, or will never have it.
+    pub fn withdraw_snapshot(&mut self, to: ReplicaId) {
+        self.offers.retain(|(offered_to, ..)| *offered_to != to);
     }
 
     /// The replica that the library wants a raft snapshot for, once per request.
@@ -288,14 +296,13 @@ impl Storage for Log {
     }
 
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
-        let Some((for_replica, index, term)) = self.snapshot else {
+        let offered = self.offers.iter().find(|(offered_to, index, _)| {
+            offered_to.0 == to && index.0 >= request_index && index.0 >= self.base_index
+        });
+        let Some(&(_, index, term)) = offered else {
             self.snapshot_wanted.set(Some(ReplicaId(to)));
             return Err(StorageError::SnapshotTemporarilyUnavailable.into());
         };
-        if for_replica.0 != to || index.0 < request_index || index.0 < self.base_index {
-            self.snapshot_wanted.set(Some(ReplicaId(to)));
-            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
-        }
         let mut snapshot = Snapshot::default();
         let metadata = snapshot.mut_metadata();
         metadata.index = index.0;

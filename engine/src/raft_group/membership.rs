@@ -97,6 +97,27 @@ pub fn encode_conf_state(conf_state: &ConfState) -> Vec<u8> {
     out
 }
 
+/// Whether the library can take a peer's word for its membership: it panics on one that
+/// contradicts itself. `replica` has to be in it.
+#[must_use]
+pub fn can_restore(conf_state: &ConfState, replica: ReplicaId) -> bool {
+    let voters = conf_state.get_voters();
+    let learners = conf_state.get_learners();
+    let outgoing = conf_state.get_voters_outgoing();
+    let next = conf_state.get_learners_next();
+    let disjoint = |one: &[u64], other: &[u64]| one.iter().all(|id| !other.contains(id));
+    let single = |list: &[u64]| {
+        let twice = |at: usize| list[at + 1..].contains(&list[at]);
+        (0..list.len()).all(|at| list[at] != 0 && !twice(at))
+    };
+    let joint = !outgoing.is_empty();
+    let whole = [voters, learners, outgoing, next].into_iter().all(single);
+    let apart = disjoint(voters, learners) && disjoint(outgoing, learners);
+    let leaving = next.iter().all(|id| outgoing.contains(id)) && disjoint(next, voters);
+    let member = [voters, learners, outgoing].into_iter().any(|list| list.contains(&replica.0));
+    whole && apart && leaving && member && !voters.is_empty() && (joint || !conf_state.auto_leave)
+}
+
 /// Reads what [`encode_conf_state`] wrote.
 ///
 /// # Errors

@@ -30,20 +30,20 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use arrayvec::ArrayVec;
 use culvert_memory::Pages;
 use raft::eraftpb::{ConfChangeV2, ConfState, Entry, Message, MessageType};
 use raft::{Config, RawNode, StateRole};
+use smallvec::SmallVec;
 
 pub use guard::Refusal;
 pub use lease::Lease;
 pub use log::{Log, LogEntry};
-pub use membership::{Change, MembershipError, encode_conf_state, parse_conf_state};
+pub use membership::{
+    Change, MembershipError, can_restore, encode_conf_state, parse_conf_state,
+};
 pub use proposals::NotLeader;
 
-use crate::ids::{
-    BatchNumber, CopysetId, Extents, LogIndex, OPERATION_EXTENTS_MAX, ReplicaId, Term,
-};
+use crate::ids::{BatchNumber, CopysetId, Extents, LogIndex, ReplicaId, Term};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 use crate::wire::{AppendHeader, PeerMessage, PeerMessageKind};
 use proposals::Stash;
@@ -105,8 +105,9 @@ pub trait Host {
 }
 
 /// Payload of one entry: runs of pages that hold its live blocks, in order. A client's payload is
-/// one run; what a leader sends from its device comes in as many as it had extents.
-pub type Payload = ArrayVec<Pages, OPERATION_EXTENTS_MAX>;
+/// one run and needs no allocation; what a leader sends from its device comes in as many as it had
+/// extents.
+pub type Payload = SmallVec<[Pages; 1]>;
 
 /// An entry on its way to the journal.
 pub struct StoredEntry<'a> {
@@ -164,6 +165,17 @@ struct Unpersisted {
     messages: Vec<Message>,
 }
 
+/// The raft snapshot that a catch-up has prepared this replica for.
+#[derive(Clone, Debug)]
+pub struct ExpectedSnapshot {
+    /// Its index.
+    pub index: LogIndex,
+    /// Term of the entry there.
+    pub term: Term,
+    /// The membership as of its index.
+    pub conf_state: ConfState,
+}
+
 /// See the module's documentation.
 pub struct Group {
     copyset: CopysetId,
@@ -184,7 +196,7 @@ pub struct Group {
     heard_term: Term,
     silent_until_ns: u64,
     read_round: u64,
-    expected_snapshot: Option<(LogIndex, Term)>,
+    expected_snapshot: Option<ExpectedSnapshot>,
 }
 
 impl Group {
@@ -368,6 +380,9 @@ impl Group {
 
     /// One tick of the group's clock.
     pub fn tick(&mut self) {
+        if self.is_restoring() {
+            return;
+        }
         // A lone voter would lead at once, and the library then requires that nothing it wrote
         // as a follower is still on its way to the device.
         if !self.is_leader() && self.voters().len() == 1 && !self.unpersisted.is_empty() {
@@ -386,6 +401,9 @@ impl Group {
 
     /// Starts an election at once; for tests and single-replica copysets.
     pub fn campaign(&mut self) {
+        if self.is_restoring() {
+            return;
+        }
         let _refused_while_changing_members = self.raw.campaign();
         self.set_election_timeout();
     }
@@ -394,6 +412,13 @@ impl Group {
     pub fn report_unreachable(&mut self, peer: ReplicaId) {
         self.flush_proposals();
         self.raw.report_unreachable(peer.0);
+    }
+
+    /// The highest index that `peer` is known to have, where this replica leads.
+    #[must_use]
+    pub fn matched(&self, peer: ReplicaId) -> Option<LogIndex> {
+        let progress = self.raw.raft.prs().get(peer.0).filter(|_| self.is_leader())?;
+        Some(LogIndex(progress.matched))
     }
 
     /// The raft snapshot offered to `peer` was refused or lost.
@@ -460,7 +485,14 @@ impl Group {
         if message.kind == PeerMessageKind::Heartbeat {
             self.heard(message.term, message.sent_ns);
         }
-        let conf_state = self.raw.store().conf_state().clone();
+        // Of all messages only a raft snapshot carries a membership, and the guard has seen to it
+        // that it is the expected one.
+        let conf_state = match &self.expected_snapshot {
+            Some(expected) if message.kind == PeerMessageKind::Snapshot => {
+                expected.conf_state.clone()
+            }
+            _ => ConfState::default(),
+        };
         self.step_library(message::incoming(&message, &conf_state));
         Ok(())
     }
@@ -496,13 +528,15 @@ impl Group {
         self.raw.raft.raft_log.term(index.0).ok().map(Term)
     }
 
-    /// A catch-up has brought this replica to `index`: the raft snapshot that ends it may come.
-    pub fn expect_snapshot(&mut self, index: LogIndex, term: Term) {
-        self.expected_snapshot = Some((index, term));
+    /// A catch-up has brought this replica to where the raft snapshot that ends it may come; or, with
+    /// `None`, begins anew, and what was expected before must not come any more.
+    pub fn expect_snapshot(&mut self, expected: Option<ExpectedSnapshot>) {
+        self.expected_snapshot = expected;
     }
 
     fn expects_snapshot(&self, index: LogIndex, term: Term) -> bool {
-        self.expected_snapshot == Some((index, term))
+        let expected = self.expected_snapshot.as_ref();
+        expected.is_some_and(|expected| (expected.index, expected.term) == (index, term))
     }
 
     /// Whether [`Self::ready`] has anything to do.
@@ -564,6 +598,17 @@ impl Group {
             self.send(message, outbox, now_ns);
         }
         self.raw.on_persist_ready(number);
+        // A raft snapshot counts as applied for the library once it is durable.
+        if self.is_restoring() && self.raw.raft.raft_log.persisted >= self.applied.0 {
+            self.raw.advance_apply_to(self.applied.0);
+        }
+    }
+
+    /// Whether a raft snapshot is on its way to the device. The library must not campaign then: it
+    /// would look for the entries behind what it thinks was applied, and panic because the log
+    /// does not have them.
+    fn is_restoring(&self) -> bool {
+        self.raw.raft.raft_log.applied < self.applied.0
     }
 
     /// Everything up to `batch` is durable. Answers that waited for it go to `outbox`.
@@ -584,12 +629,15 @@ impl Group {
         let (index, term) = (LogIndex(entry.index), Term(entry.term));
         let leads = self.is_leader();
         let log = self.raw.mut_store();
-        log.truncate(index, |extents| host.release(&extents));
+        // Released behind the entry that replaces them, so that they count with its batch.
+        let mut replaced = Vec::new();
+        log.truncate(index, |extents| replaced.push(extents));
         if let Some((stored, payload)) = self.stash.claim(index, term) {
             let extents = host.store_entry(&stored, &payload);
             // Only a leader sends from these pages again; a follower's are free once durable.
             let payload = payload.into_iter().next().filter(|_| leads);
             log.append(&stored.record, &extents, stored.superseded_by, payload);
+            replaced.iter().for_each(|extents| host.release(extents));
             return;
         }
         // The library's own: a new leader's empty entry, or the way out of a joint configuration.
@@ -599,6 +647,7 @@ impl Group {
         let stored = StoredEntry { record, live_mask: 0, superseded_by: None };
         let extents = host.store_entry(&stored, &[]);
         log.append(&record, &extents, None, None);
+        replaced.iter().for_each(|extents| host.release(extents));
     }
 
     fn apply<H: Host>(&mut self, committed: &[Entry], host: &mut H) {
@@ -634,11 +683,12 @@ impl Group {
 
     fn install<H: Host>(&mut self, metadata: &raft::eraftpb::SnapshotMetadata, host: &mut H) {
         let (index, term) = (LogIndex(metadata.index), Term(metadata.term));
-        let log = self.raw.mut_store();
-        let first = log.base().0.next();
-        log.truncate(first, |extents| host.release(&extents));
-        log.restart_at(index, term, metadata.get_conf_state().clone());
+        // Stored before anything is released: a release counts with the batch that is open then.
         host.install_snapshot(index, term, metadata.get_conf_state());
+        // The payload of entries that were applied is the chunks'.
+        let log = self.raw.mut_store();
+        log.truncate(self.applied.next(), |extents| host.release(&extents));
+        log.restart_at(index, term, metadata.get_conf_state().clone());
         self.applied = index;
         self.expected_snapshot = None;
     }

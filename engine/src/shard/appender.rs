@@ -97,7 +97,7 @@ impl Appender {
     }
 
     /// Bytes of items that an empty batch holds.
-    fn batch_room(&self) -> usize {
+    pub(super) fn batch_room(&self) -> usize {
         let block = self.options.block_size;
         self.options.batch_bytes / block * (block - BLOCK_HEADER_BYTES)
     }

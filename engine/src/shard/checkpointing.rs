@@ -13,6 +13,7 @@ use super::{Event, Purpose, Shard};
 use crate::checkpoint::{CopysetHead, CopysetImage, SectionKind, StreamWriter};
 use crate::device::{STRUCTURE_BYTES, Superblock};
 use crate::ids::{BLOCK_SIZE, ChunkId, CopysetId};
+use crate::journal::Space;
 use crate::store::{FreezeError, PIECE_BYTES_MIN, Store};
 
 /// Parts of the state captured in one turn, at most.
@@ -102,7 +103,9 @@ impl Shard {
             }
             let bytes = self.bytes_since_checkpoint >= self.checkpoint_at_bytes;
             let early = self.recovering || self.appender.ring().head() < self.checkpoint_not_before;
-            if early || (!bytes && used <= blocks / 2) {
+            // A ring that refuses proposals is emptied, however little is in it.
+            let pressed = used > blocks / 2 || self.space() != Space::Normal;
+            if early || !(bytes || pressed) {
                 return;
             }
             self.start_checkpoint();

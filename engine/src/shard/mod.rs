@@ -50,8 +50,8 @@ pub use counters::ShardCounters;
 pub use event::{Event, FailedCommand, Failure};
 pub use opening::{OpenError, Opened, Opening, OpeningMode, Place};
 pub use recovered::{
-    Change, ChangeList, Damage, EntryList, Inspection, Recovered, RecoveredEntry, RecoveredGroup,
-    RecoveryReport,
+    Change, ChangeList, Damage, EntryList, Inspection, PastLog, Recovered, RecoveredEntry,
+    RecoveredGroup, RecoveryReport,
 };
 
 use arrayvec::ArrayVec;

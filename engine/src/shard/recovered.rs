@@ -62,8 +62,12 @@ pub struct RecoveredGroup {
     pub applied_note: LogIndex,
     /// The entries kept, ascending. Without gaps, unless the group is damaged.
     pub entries: EntryList,
-    /// What catch-up did, in order; each is skipped by the store where it is already done.
+    /// What catch-up did, in order; each is skipped by the store where it is already done. One that
+    /// brings what changed above an index wants the entries up to that index applied before.
     pub changes: ChangeList,
+    /// Logs that a raft snapshot ended, oldest first. What they did to chunks comes before what
+    /// this log does: a snapshot replaces the state, and leaves the chunks that it found right.
+    pub past: Vec<PastLog>,
     /// Extension items, in order.
     pub extensions: Vec<Vec<u8>>,
     /// What was lost to damage.
@@ -74,7 +78,37 @@ pub struct RecoveredGroup {
     pub(super) partial_state: Vec<u8>,
 }
 
+/// A log before the one that counts, up to the raft snapshot that ended it.
+pub struct PastLog {
+    /// The composer's state from which it is replayed.
+    pub image: Option<Vec<u8>>,
+    /// Where it began, if that was ever said.
+    pub log_start: Option<(LogIndex, Term)>,
+    /// Everything up to here was applied, and nothing else was.
+    pub applied_note: LogIndex,
+    /// Its entries, ascending.
+    pub entries: EntryList,
+    /// What catch-up did meanwhile.
+    pub changes: ChangeList,
+}
+
 impl RecoveredGroup {
+    /// The log begins behind `index` from now on; what was there before is past.
+    pub(super) fn restart_log(&mut self, index: LogIndex, term: Term) {
+        let started = self.log_start.replace((index, term));
+        let fresh = started.is_none() && self.entries.is_empty() && self.changes.is_empty();
+        if fresh {
+            return;
+        }
+        self.past.push(PastLog {
+            image: self.image.clone(),
+            log_start: started,
+            applied_note: self.applied_note,
+            entries: std::mem::take(&mut self.entries),
+            changes: std::mem::take(&mut self.changes),
+        });
+    }
+
     /// The last index of the log.
     #[must_use]
     pub fn last_index(&self) -> LogIndex {

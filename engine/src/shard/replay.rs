@@ -119,10 +119,7 @@ fn change(group: &mut RecoveredGroup, item: &Item<'_>) {
         }
         Item::AppliedNote(_, index) => group.applied_note = group.applied_note.max(*index),
         Item::Truncate(_, from) => group.entries.truncate(*from),
-        Item::LogStart(_, index, term) => {
-            group.entries.truncate(LogIndex(0));
-            group.log_start = Some((*index, *term));
-        }
+        Item::LogStart(_, index, term) => group.restart_log(*index, *term),
         Item::ConfState(_, bytes) => group.conf_state = Some(bytes.to_vec()),
         Item::CatchUp(_, bytes) => group.catch_up = Some(bytes.to_vec()),
         Item::Extension(_, bytes) => group.extensions.push(bytes.to_vec()),

@@ -5,7 +5,7 @@ use culvert_nvme::{LbaRange, Operation};
 
 use super::groups::Group;
 use super::{DEALLOCATE_EXTENTS_MAX, Purpose, Shard};
-use crate::ids::{BLOCK_SIZE, BatchNumber, CopysetId, Extent, Extents, LogIndex};
+use crate::ids::{BLOCK_SIZE, BatchNumber, CopysetId, Extent, Extents, LogIndex, Term};
 use crate::journal::{Entry, HardState, Item, NOWHERE, Space};
 use crate::record::RecordView;
 
@@ -56,6 +56,42 @@ impl Shard {
         self.batches.open()
     }
 
+    /// Begins a group's log anew behind a raft snapshot: everything in one batch, so that a
+    /// recovery finds all of it or nothing. First what the old log had applied, because its
+    /// entries are replayed no further; then the new start; then `items`: the last part of the
+    /// state at `index`, and the configuration.
+    ///
+    /// # Panics
+    ///
+    /// If there was no [`Shard::room`] for all of it, or the shard holds no such group.
+    pub fn restart_log(
+        &mut self,
+        copyset: CopysetId,
+        (index, term): (LogIndex, Term),
+        items: &[Item<'_>],
+    ) -> BatchNumber {
+        let applied = self.groups.get(copyset).expect("a group of this shard").applied;
+        let front = [Item::AppliedNote(copyset, applied), Item::LogStart(copyset, index, term)];
+        let length: usize = front.iter().chain(items).map(Item::length).sum();
+        if self.failure.is_some() {
+            return self.batches.open();
+        }
+        if length > self.appender.open_room() {
+            assert!(length <= self.batch_room(), "room was looked for");
+            self.close();
+        }
+        for item in front.iter().chain(items) {
+            self.add(item, true);
+        }
+        self.batches.open()
+    }
+
+    /// Bytes of the longest item, or run of items, that a batch can take.
+    #[must_use]
+    pub fn item_bytes_max(&self) -> usize {
+        self.appender.batch_room()
+    }
+
     /// Adds an item; rolls over to the next batch where it does not fit.
     fn add(&mut self, item: &Item<'_>, weighty: bool) {
         if item.length() > self.appender.open_room() {
@@ -68,8 +104,8 @@ impl Shard {
     }
 
     /// Bytes of items that can be appended before the next [`Shard::seal`]: one item of this size,
-    /// or several. A record takes [`RECORD_BYTES_MAX`](crate::record::RECORD_BYTES_MAX) and 80
-    /// more at most. None at all while the ring is [full](crate::journal::Space::Full).
+    /// or several. An entry takes [`ENTRY_BYTES_MAX`](crate::journal::ENTRY_BYTES_MAX) at most.
+    /// None at all while the ring is [full](crate::journal::Space::Full).
     #[must_use]
     pub fn room(&self) -> usize {
         if self.space() == Space::Full { 0 } else { self.batch_room() }

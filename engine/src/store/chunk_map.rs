@@ -18,7 +18,7 @@ use std::ops::Bound;
 use crate::ids::{BlockRange, ChunkId, CopysetId, LogIndex};
 use crate::store::absence::Absences;
 use crate::store::frozen::{Frozen, FrozenId, FrozenTable};
-use crate::store::leaf::{LEAF_BLOCKS, LeafId, LeafPool};
+use crate::store::leaf::{Entry, LEAF_BLOCKS, LeafId, LeafPool};
 use crate::store::releases::Releases;
 use crate::store::{BlockState, BlockStates, ChunkKey, ChunkSummary, FreezeError, Place};
 
@@ -90,8 +90,18 @@ impl ChunkMap {
     pub(super) fn lookup(&self, key: ChunkKey, range: BlockRange, out: &mut BlockStates) -> bool {
         self.check_range(range);
         let Some(chunk) = self.chunks.get(&key) else { return false };
-        for block in range.first..range.first + range.blocks {
-            out.push(self.state(chunk, block));
+        let (mut block, end) = (range.first, range.first + range.blocks);
+        while block < end {
+            let leaf = chunk.leaves[(block / LEAF_BLOCKS) as usize];
+            let count = (LEAF_BLOCKS - block % LEAF_BLOCKS).min(end - block);
+            let at = (block % LEAF_BLOCKS) as usize;
+            if leaf == LeafId::NONE {
+                out.extend((0..count).map(|_| BlockState::default()));
+            } else {
+                let entries = self.leaves.entries(leaf).skip(at).take(count as usize);
+                out.extend(entries.map(Entry::state));
+            }
+            block += count;
         }
         true
     }

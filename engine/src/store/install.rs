@@ -91,6 +91,15 @@ enum Standing {
 }
 
 impl ChunkMap {
+    pub(super) fn judge_install(
+        &self,
+        install: &ChunkInstall<'_>,
+        data_blocks: u32,
+    ) -> Result<bool, InstallError> {
+        install.check(self.chunk_blocks, data_blocks)?;
+        Ok(!matches!(self.standing(install)?, Standing::Seen))
+    }
+
     pub(super) fn install(
         &mut self,
         install: &ChunkInstall<'_>,

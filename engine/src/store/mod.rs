@@ -422,6 +422,17 @@ impl Store {
         self.map.install(install, self.geometry.data_blocks, &mut self.releases)
     }
 
+    /// Whether [`Store::install`] would change anything: false where this state or a later one is
+    /// here already. Whoever journals an install asks before: a record of one that changed nothing
+    /// would name extents that are somebody else's by the time it is replayed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::install`].
+    pub fn judge_install(&self, install: &ChunkInstall<'_>) -> Result<bool, InstallError> {
+        self.map.judge_install(install, self.geometry.data_blocks)
+    }
+
     /// Takes in the sender's list of the copyset's chunks (ascending) at its applied index
     /// `as_of`: others, unless they are newer, are deleted and stay so.
     pub fn retain_chunks(&mut self, copyset: CopysetId, as_of: LogIndex, present: &[ChunkId]) {

@@ -4,7 +4,8 @@
 //! [`CatchUpKind::Manifest`]), sends what it lacks, chunk by chunk ([`CatchUpKind::Chunk`], with
 //! payload), names the chunks that exist ([`CatchUpKind::Retain`]) and ends with the copyset's
 //! state at the index where the round began ([`CatchUpKind::State`]). Frames of a task are
-//! numbered; the receiver answers each with [`CatchUpKind::Done`]. Byte map: `docs/format/wire.md`.
+//! numbered; the receiver deals with them in order and answers each, a list with its manifest and
+//! all others with [`CatchUpKind::Done`]. Byte map: `docs/format/wire.md`.
 
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -16,9 +17,10 @@ use crate::ids::{ChunkId, CopysetId, LogIndex, ReplicaId, Term};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum CatchUpKind {
-    /// Leader: a round begins at `index`.
+    /// Leader: a round begins at `index`, whose entry is of `index_term`. Behind the head: the
+    /// copyset's configuration there.
     Begin = 1,
-    /// Leader: which chunks behind `chunk` do you hold?
+    /// Leader: which chunks do you hold, behind `chunk` unless this is the `first` question?
     List = 2,
     /// Receiver: these ([`ManifestItem`]); `last` says that there are no more.
     Manifest = 3,
@@ -75,6 +77,8 @@ pub struct CatchUpHead {
     pub applied: LogIndex,
     /// The blocks hold every change above this index.
     pub since: LogIndex,
+    /// Bytes of the whole state, or chunks in the whole list.
+    pub total: u32,
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -95,10 +99,12 @@ struct HeadBody {
     birth: U64,
     applied: U64,
     since: U64,
+    total: U32,
+    reserved_end: [u8; 4],
 }
 
 const HEAD_BYTES: usize = size_of::<HeadBody>();
-const _: () = assert!(HEAD_BYTES == 96);
+const _: () = assert!(HEAD_BYTES == 104);
 
 /// Bytes behind the head that one frame has room for.
 pub const CATCH_UP_BODY_BYTES: usize = FRAME_BYTES_MAX - FRAME_HEADER_BYTES - HEAD_BYTES;
@@ -116,7 +122,14 @@ pub struct ManifestItem {
     pub birth: U64,
     /// Its applied index.
     pub applied: U64,
+    /// Its mapped blocks.
+    pub mapped: U32,
+    /// Zero.
+    pub reserved: U32,
 }
+
+/// Items of a manifest that one frame has room for.
+pub const MANIFEST_ITEMS_MAX: usize = CATCH_UP_BODY_BYTES / size_of::<ManifestItem>();
 
 /// A block of a chunk that changed.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -134,6 +147,9 @@ pub struct ChunkBlock {
 
 /// A chunk that exists.
 pub type ChunkName = U64;
+
+/// Names of chunks that one frame has room for.
+pub const CHUNK_NAMES_MAX: usize = CATCH_UP_BODY_BYTES / size_of::<ChunkName>();
 
 /// Encodes a frame: the head, and items or bytes behind it. Returns the frame, a prefix of `out`.
 ///
@@ -163,6 +179,8 @@ pub fn emit_catch_up<'o>(
         birth: head.birth.0.into(),
         applied: head.applied.0.into(),
         since: head.since.0.into(),
+        total: head.total.into(),
+        reserved_end: [0; 4],
     };
     let start = FRAME_HEADER_BYTES + HEAD_BYTES;
     let length = start + body.len();
@@ -180,7 +198,7 @@ pub fn emit_catch_up<'o>(
 /// [`FrameError`] where the structure is short or a field is impossible.
 pub fn parse_catch_up(body: &[u8]) -> Result<(CatchUpHead, &[u8]), FrameError> {
     let (fixed, rest) = HeadBody::read_from_prefix(body).map_err(|_| FrameError::Truncated)?;
-    if fixed.flags & !(FLAG_FIRST | FLAG_LAST) != 0 {
+    if fixed.flags & !(FLAG_FIRST | FLAG_LAST) != 0 || fixed.reserved_end != [0; 4] {
         return Err(FrameError::Field("flags"));
     }
     let head = CatchUpHead {
@@ -199,6 +217,7 @@ pub fn parse_catch_up(body: &[u8]) -> Result<(CatchUpHead, &[u8]), FrameError> {
         birth: LogIndex(fixed.birth.get()),
         applied: LogIndex(fixed.applied.get()),
         since: LogIndex(fixed.since.get()),
+        total: fixed.total.get(),
     };
     Ok((head, rest))
 }

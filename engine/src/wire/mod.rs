@@ -14,8 +14,8 @@ mod peer;
 mod request;
 
 pub use catch_up::{
-    CATCH_UP_BODY_BYTES, CatchUpHead, CatchUpKind, ChunkBlock, ChunkName, ManifestItem,
-    catch_up_items, emit_catch_up, parse_catch_up,
+    CATCH_UP_BODY_BYTES, CHUNK_NAMES_MAX, CatchUpHead, CatchUpKind, ChunkBlock, ChunkName,
+    MANIFEST_ITEMS_MAX, ManifestItem, catch_up_items, emit_catch_up, parse_catch_up,
 };
 pub use peer::{
     AppendEntry, AppendHeader, AppendReader, AppendWriter, PeerMessage, PeerMessageKind,

@@ -189,11 +189,12 @@ fn catch_up_frames_round_trip() {
         birth: LogIndex(5),
         applied: LogIndex(10),
         since: LogIndex(6),
+        total: 12,
     };
     let blocks = [ChunkBlock { block: 7.into(), crc: 8.into(), index: 9.into(), mapped: 1.into() }];
     let mut out = [0; FRAME_BYTES_MAX];
     let frame = emit_catch_up(&head, 1, blocks.as_bytes(), &mut out);
-    assert_eq!(frame.len(), 8 + 96 + 20);
+    assert_eq!(frame.len(), 8 + 104 + 20);
     let (kind, count, body) = parse_header(frame).expect("header");
     assert_eq!(kind, FrameKind::CatchUp);
     let (parsed, rest) = parse_catch_up(body).expect("catch-up");
@@ -202,5 +203,5 @@ fn catch_up_frames_round_trip() {
     assert_eq!((items.len(), items[0].index.get()), (1, 9));
     assert!(catch_up_items::<ChunkBlock>(2, rest).is_err());
     assert!(catch_up_items::<ChunkBlock>(1, &rest[1..]).is_err());
-    assert!(parse_catch_up(&body[..95]).is_err());
+    assert!(parse_catch_up(&body[..103]).is_err());
 }

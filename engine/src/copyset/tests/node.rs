@@ -106,6 +106,9 @@ impl Logged {
     }
 }
 
+/// The image of the state; the chunks with birth and applied index; the blocks.
+pub(super) type Digest = (Vec<u8>, Vec<(ChunkId, LogIndex, LogIndex)>, Vec<BlockState>);
+
 /// A replica.
 pub(super) struct Node {
     pub(super) state: CopysetState,
@@ -158,7 +161,7 @@ impl Node {
     }
 
     /// Everything that must be equal on two replicas at the same index, and where it lies.
-    pub(super) fn digest(&self, with_places: bool) -> Everything {
+    pub(super) fn digest(&self, with_places: bool) -> Digest {
         let mut image = Vec::new();
         self.state.encode(&mut image);
         let (mut chunks, mut blocks) = (Vec::new(), Vec::new());
@@ -188,6 +191,3 @@ pub(super) fn live(log: &[Logged]) -> Vec<LivePayload<'_>> {
         .map(|((key, index), extents)| LivePayload { key, index, extents })
         .collect()
 }
-
-/// State, chunks with birth and applied index, and blocks of a copyset.
-type Everything = (Vec<u8>, Vec<(ChunkId, LogIndex, LogIndex)>, Vec<BlockState>);

@@ -4,6 +4,7 @@
 use super::composer::Composer;
 use super::rig::{Random, Rig, RigOptions};
 use crate::device::LayoutOptions;
+use crate::ids::CopysetId;
 
 /// One life after the other on one device.
 /// Returns the checkpoints that were written and how often the journal went around.
@@ -30,11 +31,17 @@ fn lives(seed: u64, lives: u32, turns: u64) -> (u64, u64) {
             turn(&mut rig, &mut composer, &mut random);
         }
         checkpoints += composer.shard.counters().checkpoints;
-        rig.crash();
+        if random.chance(3) {
+            rig.restart();
+            rig.open_and_crash(random.below(40) + 40);
+        } else {
+            rig.crash();
+        }
         while random.chance(4) {
             rig.open_and_crash(random.below(60));
         }
         let recovered = rig.open();
+        assert!(!recovered.report.fell_back, "a checkpoint counts only when it is durable");
         laps = recovered.report.end / composer.shard.ring_use().1;
         composer = composer.resume(&mut rig, recovered);
     }
@@ -67,6 +74,40 @@ fn turn(rig: &mut Rig, composer: &mut Composer, random: &mut Random) {
 
 pub(super) fn seeds(default: u64) -> u64 {
     std::env::var("CULVERT_CRASH_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+/// Many groups lose something at once: the verdict takes several blocks, and the next crash may
+/// hit it.
+#[test]
+fn long_verdicts() {
+    let mut torn = 0;
+    for seed in 0..seeds(40) {
+        let mut random = Random::new(seed + 500);
+        let options = RigOptions { block_size: 512, seed, ..RigOptions::default() };
+        let mut rig = Rig::new(&options);
+        let recovered = rig.open();
+        let mut composer = Composer::create(recovered, 60);
+        rig.settle(&mut composer.shard);
+        for _ in 0..4 {
+            for copyset in (1..=60).map(CopysetId) {
+                composer.append(&rig, copyset, &mut random);
+            }
+            for _ in 0..3 {
+                composer.shard.seal(rig.now);
+                rig.submit(&mut composer.shard);
+                rig.poll(&mut composer.shard, random.below(90) as usize);
+            }
+            // The journal survives and the payload does not.
+            rig.crash_losing_from(composer.shard.layout().data());
+            for _ in 0..random.below(4) {
+                rig.open_and_crash(random.below(150));
+            }
+            let recovered = rig.open();
+            torn = torn.max(recovered.report.torn_groups);
+            composer = composer.resume(&mut rig, recovered);
+        }
+    }
+    assert!(torn > 40, "verdicts are long: {torn}");
 }
 
 #[test]

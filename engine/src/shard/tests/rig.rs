@@ -2,7 +2,7 @@
 
 use culvert_memory::{Buffer, Pool, PoolOptions};
 use culvert_nvme::{
-    Completion, Device, DeviceUri, Emulated, EmulatedOptions, OpenOptions, QueuePair, Submission,
+    Completion, Emulated, EmulatedOptions, Lba, Loss, OpenOptions, QueuePair, Submission,
 };
 use uuid::Uuid;
 
@@ -87,10 +87,6 @@ impl Rig {
             seed: options.seed,
             ..EmulatedOptions::new(options.bytes)
         };
-        assert!(matches!(
-            DeviceUri::new(Device::Emulated(device.clone())).device(),
-            Device::Emulated(_)
-        ));
         let open = OpenOptions { depth: 64, ..OpenOptions::default() };
         let mut pair = Emulated::open(&device, &open).expect("memory");
         let pool =
@@ -219,12 +215,25 @@ impl Rig {
 
     /// The power fails: commands in flight are gone, the cache is lost as the seed says.
     pub(super) fn crash(&mut self) {
+        self.restart();
+        self.pair.lose_power();
+    }
+
+    /// The power fails, and of the cache only what lies below a byte of the device survives.
+    pub(super) fn crash_losing_from(&mut self, byte: u64) {
+        self.restart();
+        let from = Lba(byte / u64::from(self.pair.namespace().block_size));
+        let decide = &mut |lba: Lba| if lba < from { Loss::Keep } else { Loss::Lose };
+        self.pair.drop_unflushed(decide);
+    }
+
+    /// The process dies: commands in flight are gone, the cache stays.
+    pub(super) fn restart(&mut self) {
         self.held = None;
         self.pair.reset().expect("the controller comes back");
         while self.pair.in_flight() > 0 {
             self.pair.poll(64, &mut |_| {});
         }
-        self.pair.lose_power();
         self.events.clear();
     }
 

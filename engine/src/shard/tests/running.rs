@@ -177,6 +177,29 @@ fn a_checkpoint_runs_beside_the_work_and_moves_the_tail() {
 }
 
 #[test]
+fn a_checkpoint_counts_only_when_it_is_durable() {
+    let (mut rig, mut composer) = start(&RigOptions::default(), 2);
+    let mut random = Random::new(6);
+    work(&mut rig, &mut composer, &mut random, 20);
+    composer.shard.start_checkpoint();
+    for _ in 0..10_000 {
+        composer.checkpoint(&mut random);
+        composer.shard.seal(rig.now);
+        rig.submit(&mut composer.shard);
+        rig.poll(&mut composer.shard, 1);
+        if rig.events.iter().any(|event| matches!(event, Event::CheckpointDone { .. })) {
+            break;
+        }
+    }
+    assert_eq!(composer.shard.counters().checkpoints, 1);
+    rig.crash_losing_from(0);
+    let recovered = rig.open();
+    assert!(recovered.report.checkpoint_pages > 0);
+    assert!(!recovered.report.fell_back);
+    drop(composer.resume(&mut rig, recovered));
+}
+
+#[test]
 fn a_full_ring_is_busy_and_a_checkpoint_frees_it() {
     let options = RigOptions { volatile: false, ..RigOptions::default() };
     let mut rig = Rig::new(&options);

@@ -1,0 +1,191 @@
+//! From the records of a journal to maps and state, at start.
+//!
+//! A replica's log is replayed from its state's applied index. Beside it stands what catch-up did
+//! to the chunks, in the order of the journal, but without its place among the entries. It needs
+//! none: an installed chunk skips the entries that it has seen, whether they are applied before or
+//! after, and overwrites whatever they wrote. Only two things bind the order.
+//!
+//! - An install that brings what changed above an index needs the chunk to be there: the entries up
+//!   to that index were applied before the install was journalled, and are applied before it here.
+//! - Entries above an installed chunk's index come after the install, or it would be skipped as
+//!   old. So of one log all changes come first, apart from what the rule above calls for; and of
+//!   logs that raft snapshots cut apart the earlier comes first, as a whole. An old log matters: its
+//!   last entries may have reached chunks that no later checkpoint and no catch-up touched.
+//!
+//! Fault model: the bytes were checked for damage, not for sense. What makes no sense keeps the
+//! replica out of service.
+
+use raft::eraftpb::{ConfState, HardState};
+
+use super::start::first_base;
+use crate::copyset::{self, CopysetState};
+use crate::ids::{CopysetId, Extents, LogIndex};
+use crate::journal::{ChunkInstalled, HOLE, NOWHERE};
+use crate::raft_group::Log;
+use crate::shard::{Change, ChangeList, EntryList, PastLog, Shard};
+use crate::store::{
+    BlockState, ChunkInstall, ChunkKey, InstallBlock, InstallError, LOG_INDEX_MAX, Place,
+};
+
+/// Why a journal cannot be replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ReplayError {
+    /// An entry is missing.
+    #[error(transparent)]
+    Gap(#[from] Gap),
+    /// A catch-up's record does not fit the chunk.
+    #[error("a chunk that a catch-up installed: {0}")]
+    Install(#[from] InstallError),
+    /// A catch-up's list of chunks makes no sense.
+    #[error("a list of chunks that a catch-up left is out of order")]
+    List,
+    /// The state of a log that is over.
+    #[error("its former state cannot be read: {0}")]
+    State(#[from] copyset::ImageError),
+}
+
+/// An entry is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("its log has a gap before index {0}")]
+pub(super) struct Gap(pub LogIndex);
+
+/// Payload of an entry that is not applied.
+pub(super) type Live = (ChunkKey, LogIndex, Extents);
+
+/// Replays a log that a raft snapshot ended. Returns how far ahead of it chunks may be.
+pub(super) fn past(
+    past: &PastLog,
+    id: CopysetId,
+    quota: u64,
+    shard: &mut Shard,
+) -> Result<LogIndex, ReplayError> {
+    let mut state = match &past.image {
+        Some(bytes) => CopysetState::parse(bytes)?,
+        None => CopysetState::new(id, quota),
+    };
+    let base = past.log_start.unwrap_or(first_base());
+    let mut log = Log::new(HardState::default(), ConfState::default(), base);
+    fill(&mut log, &past.entries)?;
+    let ahead = changes(&past.changes, &log, &mut state, shard)?;
+    let through = past.applied_note.min(log.last());
+    apply(&log, &mut state, through, shard)?;
+    Ok(ahead)
+}
+
+/// Puts the entries kept behind the log's base.
+pub(super) fn fill(log: &mut Log, entries: &EntryList) -> Result<(), Gap> {
+    let base = log.base().0;
+    for entry in entries.iter().skip_while(|entry| entry.record.index() <= base) {
+        let index = entry.record.index();
+        if index != log.last().next() {
+            return Err(Gap(index));
+        }
+        log.append(&entry.record, &entry.extents, entry.superseded_by, None);
+    }
+    Ok(())
+}
+
+/// Applies entries through an index.
+pub(super) fn apply(
+    log: &Log,
+    state: &mut CopysetState,
+    through: LogIndex,
+    shard: &mut Shard,
+) -> Result<(), Gap> {
+    let mut index = state.applied().next();
+    while index <= through {
+        let entry = log.get(index).ok_or(Gap(index))?;
+        state.apply(entry.record, &entry.extents, shard.store_mut());
+        index = index.next();
+    }
+    Ok(())
+}
+
+/// Does again what catch-up did. Returns the index up to which chunks may be ahead of the state.
+pub(super) fn changes(
+    list: &ChangeList,
+    log: &Log,
+    state: &mut CopysetState,
+    shard: &mut Shard,
+) -> Result<LogIndex, ReplayError> {
+    let mut ahead = LogIndex(0);
+    for change in list.iter() {
+        match change {
+            Change::Installed(installed) => {
+                let head = installed.head();
+                ahead = ahead.max(head.as_of);
+                install(installed, log, state, shard)?;
+            }
+            Change::Retained(as_of, chunks) => {
+                let chunks: Vec<_> = chunks.chunks().collect();
+                if as_of > LOG_INDEX_MAX || !chunks.is_sorted() {
+                    return Err(ReplayError::List);
+                }
+                ahead = ahead.max(as_of);
+                shard.store_mut().retain_chunks(state.id(), as_of, &chunks);
+            }
+        }
+    }
+    Ok(ahead)
+}
+
+fn install(
+    installed: ChunkInstalled<'_>,
+    log: &Log,
+    state: &mut CopysetState,
+    shard: &mut Shard,
+) -> Result<(), ReplayError> {
+    let head = installed.head();
+    let key = ChunkKey { copyset: head.copyset, chunk: head.chunk };
+    let held = shard.store().chunk(key);
+    if head.since > LogIndex(0) && held.is_none_or(|held| held.applied < head.since) {
+        apply(log, state, head.since.min(log.last()), shard)?;
+    }
+    let blocks: Vec<_> = installed
+        .blocks()
+        .map(|block| {
+            let place = match block.granule {
+                HOLE => Place::Hole,
+                NOWHERE => Place::Missing,
+                granule => Place::At(granule),
+            };
+            let state = BlockState { place, crc: block.crc, index: block.index };
+            InstallBlock { block: block.block, state }
+        })
+        .collect();
+    shard.store_mut().install(&ChunkInstall {
+        key,
+        birth: head.birth,
+        applied: head.applied,
+        as_of: head.as_of,
+        since: head.since,
+        blocks: &blocks,
+    })?;
+    Ok(())
+}
+
+/// Entries whose chunk is already past them, because a catch-up installed it, have lost their
+/// payload to it.
+pub(super) fn drop_covered(log: &mut Log, state: &CopysetState, ahead: LogIndex, shard: &Shard) {
+    for index in (state.applied().0 + 1..=log.last().0).map(LogIndex) {
+        let entry = log.get(index).expect("an index within the log");
+        let key = ChunkKey { copyset: entry.record.copyset(), chunk: entry.record.chunk() };
+        if entry.record.payload_blocks() > 0 && shard.store().covers(key, index) {
+            log.drop_extents(index, ahead.max(index.next()));
+        }
+    }
+}
+
+/// Payload of entries that are not applied yet.
+pub(super) fn live_payload(log: &Log, state: &CopysetState) -> Vec<Live> {
+    let first = state.applied().0 + 1;
+    let entries = (first..=log.last().0).filter_map(|index| log.get(LogIndex(index)));
+    entries
+        .filter(|entry| !entry.extents.is_empty())
+        .map(|entry| {
+            let record = entry.record;
+            let key = ChunkKey { copyset: record.copyset(), chunk: record.chunk() };
+            (key, record.index(), entry.extents)
+        })
+        .collect()
+}

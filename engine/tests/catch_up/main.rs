@@ -1,0 +1,256 @@
+//! Catch-up by block difference, end to end: a node is away for longer than any log reaches back.
+
+mod rig;
+
+use culvert::config::{ByteSize, NodeConfig};
+use culvert::wire::{ReplyStatus, RequestKind};
+use rig::Rig;
+use rig::raw::{Ask, RawClient};
+
+fn short_logs(config: &mut NodeConfig) {
+    config.store.retained_entries = 64;
+}
+
+fn short_logs_and_slow(config: &mut NodeConfig) {
+    short_logs(config);
+    config.store.catch_up_bytes_per_second = ByteSize::mib(4);
+}
+
+/// Seeds of this run: CATCH_UP_SEEDS=10..40 for more.
+fn seeds() -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("CATCH_UP_SEEDS") else { return 1..2 };
+    let (from, to) = text.split_once("..").expect("a range like 1..20");
+    from.parse().expect("a number")..to.parse().expect("a number")
+}
+
+fn catches_up(tcp: bool) {
+    for seed in seeds() {
+        let mut rig = Rig::new(tcp, seed, short_logs);
+        rig.churn(2000);
+        let behind = seed as usize % 3;
+        rig.leave_behind(behind);
+        rig.reopen(behind);
+        rig.settle();
+        assert!(rig.catch_up_bytes() > 0, "the log was enough: nothing was tested");
+        rig.compare_stores();
+        rig.check_model();
+    }
+}
+
+#[test]
+fn a_node_that_was_away_catches_up_over_shared_memory() {
+    catches_up(false);
+}
+
+#[test]
+fn a_node_that_was_away_catches_up_over_tcp() {
+    catches_up(true);
+}
+
+/// Only what changed is sent: a node that holds nearly everything gets little.
+#[test]
+fn only_the_difference_is_sent() {
+    let mut rig = Rig::new(false, 7, short_logs);
+    rig.churn(6000);
+    rig.settle();
+    rig.local.kill(2);
+    // The same few blocks over and over.
+    for round in 0..1500u64 {
+        rig.dice = rig::Dice::new(round % 4 + 1);
+        rig.change(1, |_| {});
+    }
+    rig.churn(0);
+    for _ in 0..40 {
+        rig.dice = rig::Dice::new(77);
+        rig.change(60, |_| {});
+    }
+    rig.reopen(2);
+    rig.settle();
+    let bytes = rig.catch_up_bytes();
+    assert!(bytes > 0, "the log was enough: nothing was tested");
+    assert!(bytes <= 64 * 4096, "{bytes} bytes for 64 blocks");
+    rig.compare_stores();
+}
+
+#[test]
+fn writes_go_on_meanwhile() {
+    for seed in seeds() {
+        let mut rig = Rig::new(false, seed, short_logs_and_slow);
+        rig.churn(4000);
+        let behind = seed as usize % 3;
+        rig.leave_behind(behind);
+        rig.reopen(behind);
+        for _ in 0..60 {
+            rig.change(24, |_| {});
+        }
+        rig.settle();
+        assert!(rig.catch_up_bytes() > 0, "the log was enough: nothing was tested");
+        rig.compare_stores();
+        rig.check_model();
+    }
+}
+
+/// The throttle is kept to, and what a catch-up sends is counted.
+#[test]
+fn the_throttle_is_respected() {
+    let mut rig = Rig::new(false, 3, short_logs_and_slow);
+    rig.churn(4000);
+    rig.leave_behind(1);
+    let begun = std::time::Instant::now();
+    rig.reopen(1);
+    let mut shown = false;
+    rig.turn_until("the node catches up", |rig| {
+        for node in [0, 2] {
+            let status = rig.status(node).expect("it runs");
+            let mut tasks = status.copysets.iter().flat_map(|copyset| &copyset.catch_ups);
+            shown |= tasks.any(|task| {
+                task.bytes_sent > 0 && task.chunks_known > 0 && task.bytes_per_second > 0
+            });
+        }
+        rig.is_settled()
+    });
+    assert!(shown, "the leader's status says nothing of it");
+    let seconds = begun.elapsed().as_secs_f64();
+    let bytes = rig.catch_up_bytes() as f64;
+    // Two leaders may each send at the configured rate.
+    let most = 2.0 * (4 << 20) as f64 * (seconds + 0.1) + 4.0 * 131_072.0;
+    assert!(bytes <= most, "{bytes} bytes in {seconds} seconds");
+    rig.settle();
+    rig.compare_stores();
+}
+
+/// Kills the receiver in the middle, again and again, at moments of all kinds.
+#[test]
+fn the_receiver_dies_in_the_middle() {
+    for seed in seeds() {
+        let mut rig = Rig::new(false, seed, short_logs);
+        rig.churn(3000);
+        let behind = seed as usize % 3;
+        rig.leave_behind(behind);
+        for round in 0..8 {
+            rig.reopen(behind);
+            rig.turn_until("the catch-up begins", |rig| rig.catches_up(behind) || rig.is_settled());
+            let turns = 1 + rig.dice.below(20 << round);
+            for _ in 0..turns {
+                rig.turn(|_, _, _| {});
+            }
+            if round % 2 == 0 {
+                rig.change(20, |_| {});
+            }
+            rig.local.kill(behind);
+            rig.churn(64);
+        }
+        rig.reopen(behind);
+        rig.settle();
+        rig.compare_stores();
+        rig.check_model();
+    }
+}
+
+/// Kills a leader in the middle: another one goes on from what is there.
+#[test]
+fn the_leader_dies_in_the_middle() {
+    for seed in seeds() {
+        let mut rig = Rig::new(false, seed, short_logs_and_slow);
+        rig.churn(3000);
+        let behind = seed as usize % 3;
+        rig.leave_behind(behind);
+        // A long log on both others: the entry that the next leader must have is with them.
+        rig.reopen(behind);
+        rig.turn_until("the catch-up begins", |rig| rig.catches_up(behind));
+        let turns = rig.dice.below(3000);
+        for _ in 0..turns {
+            rig.turn(|_, _, _| {});
+        }
+        let leader = rig.leader_of(1).expect("somebody leads");
+        assert_ne!(leader, behind);
+        rig.local.kill(leader);
+        for _ in 0..rig.dice.below(2000) {
+            rig.turn(|_, _, _| {});
+        }
+        rig.reopen(leader);
+        rig.settle();
+        rig.compare_stores();
+        rig.check_model();
+    }
+}
+
+/// Chunks that were deleted, and such that were born anew, with sessions that are remembered.
+#[test]
+fn deletions_and_sessions_survive() {
+    for seed in seeds() {
+        let mut rig = Rig::new(false, seed, short_logs);
+        let mut raw = RawClient::new();
+        rig.churn(300);
+        let copyset = 1;
+        let plain = Ask {
+            kind: RequestKind::OpenSession,
+            copyset,
+            chunk: 0,
+            block: 0,
+            session: 0,
+            number: 0,
+            value: 0,
+        };
+        let (status, session) = raw.ask(&mut rig, plain);
+        assert_eq!(status, ReplyStatus::Ok);
+        let mut number = 0;
+        // Chunks of no volume, so that the client does not mind.
+        let mut change = |rig: &mut Rig, kind, chunk: u64, block, value| {
+            number += 1;
+            let ask = Ask { kind, chunk: chunk << 32, block, session, number, value, ..plain };
+            assert_eq!(raw.ask(rig, ask).0, ReplyStatus::Ok);
+            ask
+        };
+        for chunk in 100..106u64 {
+            for block in 0..4 {
+                change(&mut rig, RequestKind::Write, chunk, block, 1);
+            }
+        }
+        let behind = (rig.leader_of(copyset).expect("a leader") + 1 + seed as usize % 2) % 3;
+        rig.local.kill(behind);
+        change(&mut rig, RequestKind::Delete, 100, 0, 0);
+        change(&mut rig, RequestKind::Delete, 101, 0, 0);
+        change(&mut rig, RequestKind::Write, 101, 9, 2);
+        change(&mut rig, RequestKind::Write, 110, 3, 3);
+        let repeated = change(&mut rig, RequestKind::Write, 102, 1, 4);
+        change(&mut rig, RequestKind::Write, 102, 1, 5);
+        rig.churn(3000);
+        rig.reopen(behind);
+        // Deleted and born anew while the node catches up.
+        change(&mut rig, RequestKind::Delete, 103, 0, 0);
+        change(&mut rig, RequestKind::Write, 103, 7, 6);
+        change(&mut rig, RequestKind::Delete, 104, 0, 0);
+        rig.settle();
+        assert!(rig.catch_up_bytes() > 0, "the log was enough: nothing was tested");
+        rig.compare_stores();
+        lead(&mut rig, behind, copyset);
+        // The caught-up replica leads and still knows that this was done: it is not done again.
+        let before = rig.copyset(behind, copyset).expect("it runs").applied;
+        let mut again = RawClient::new();
+        assert_eq!(again.ask(&mut rig, repeated).0, ReplyStatus::Ok);
+        let after = rig.copyset(behind, copyset).expect("it runs");
+        assert_eq!((after.role, after.applied), ("leader", before), "it was proposed again");
+        rig.compare_stores();
+        rig.check_model();
+    }
+}
+
+/// Makes a node lead a copyset, by killing others as long as they do.
+fn lead(rig: &mut Rig, node: usize, copyset: u32) {
+    for _ in 0..50 {
+        let Some(leader) = rig.leader_of(copyset) else {
+            rig.turn(|_, _, _| {});
+            continue;
+        };
+        if leader == node {
+            rig.settle();
+            return;
+        }
+        rig.local.kill(leader);
+        rig.turn_until("another one leads", |rig| rig.leader_of(copyset).is_some());
+        rig.reopen(leader);
+        rig.settle();
+    }
+    panic!("node {node} was never elected");
+}

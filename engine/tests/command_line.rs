@@ -1,0 +1,223 @@
+//! The `culvert` binary from outside: what it prints, and how it ends.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// Runs the binary and waits for it.
+fn culvert(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
+    command.args(arguments).env("RUST_BACKTRACE", "0").output().expect("the binary runs")
+}
+
+/// Checks the exit code and returns what was printed: output, and errors.
+fn expect(code: i32, arguments: &[&str]) -> (String, String) {
+    let output = culvert(arguments);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (printed, said) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{printed}\n{said}");
+    (printed, said)
+}
+
+fn path_in(folder: &Path, name: &str) -> String {
+    folder.join(name).display().to_string()
+}
+
+/// A node's configuration over an emulated device in `folder`.
+fn write_config(folder: &Path, extra: &str) -> String {
+    let path = path_in(folder, "node.toml");
+    let text = format!(
+        "node = \"6f1c1f4e-9c0b-4c5e-8f5e-0d7a5c1f2b3a\"\ncluster_file = \"cluster.toml\"\n{extra}\n\
+         [[reactors]]\ncore = 0\nlisten = [\"shm://{}\"]\n[[devices]]\nuri = \"{}\"\n",
+        path_in(folder, "node.sock"),
+        device_in(folder)
+    );
+    std::fs::write(&path, text).expect("a scratch file");
+    path
+}
+
+fn device_in(folder: &Path) -> String {
+    format!("emulated:64MiB?file={}", path_in(folder, "device"))
+}
+
+#[test]
+fn help_lists_exit_codes_and_every_command_has_examples() {
+    let (printed, _) = expect(0, &["--help"]);
+    assert!(printed.contains("Exit codes:"), "{printed}");
+    for command in ["quickstart", "format", "serve", "status", "bench"] {
+        assert!(printed.contains(command), "{printed}");
+        let (printed, _) = expect(0, &[command, "--help"]);
+        assert!(printed.contains("Examples:"), "{printed}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_2() {
+    let (_, said) = expect(2, &["format", "--no-such-option"]);
+    assert!(said.contains("--no-such-option"), "{said}");
+    expect(2, &["volume", "create", "disk", "--size", "4KB", "--cluster", "x"]);
+}
+
+#[test]
+fn a_formatted_device_is_refused_until_forced() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let device = device_in(folder.path());
+    let (printed, _) = expect(0, &["format", &device, "--json", "--shards", "2"]);
+    let first: Value = serde_json::from_str(&printed).expect("JSON");
+    assert_eq!(first["shards"].as_array().map(Vec::len), Some(2));
+    let (_, said) = expect(3, &["format", &device]);
+    assert!(said.contains(first["device"].as_str().expect("a UUID")), "{said}");
+    assert!(said.contains("--force"), "{said}");
+    let (printed, _) = expect(0, &["format", &device, "--json", "--force"]);
+    let second: Value = serde_json::from_str(&printed).expect("JSON");
+    assert_ne!(first["device"], second["device"], "a name is never used again");
+}
+
+#[test]
+fn devices_and_files_that_are_not_what_they_should_be_are_named() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let (_, said) = expect(3, &["format", "floppy:0"]);
+    assert!(said.contains("unknown backend \"floppy\""), "{said}");
+    let (_, said) = expect(3, &["format", "emulated:1MiB"]);
+    assert!(said.contains("too few"), "{said}");
+
+    let config = write_config(folder.path(), "colour = 3");
+    let (_, said) = expect(3, &["serve", "--config", &config]);
+    assert!(said.contains("unknown field `colour`"), "{said}");
+    assert!(said.contains("node.toml"), "{said}");
+
+    let config = write_config(folder.path(), "");
+    let (_, said) = expect(3, &["serve", "--config", &config]);
+    assert!(said.contains("cannot read") && said.contains("cluster.toml"), "{said}");
+    let cluster = path_in(folder.path(), "cluster.toml");
+    let (_, said) = expect(3, &["cluster", "plan", &config, "--out", &cluster]);
+    assert!(said.contains("not a Culvert device"), "{said}");
+}
+
+#[test]
+fn the_effective_configuration_reads_back() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let config = write_config(folder.path(), "");
+    let (printed, _) = expect(0, &["serve", "--config", &config, "--print-config"]);
+    assert!(printed.contains("polling_us = 75"), "{printed}");
+    let copy = path_in(folder.path(), "copy.toml");
+    std::fs::write(&copy, &printed).expect("a scratch file");
+    let (again, _) = expect(0, &["serve", "--config", &copy, "--print-config"]);
+    assert_eq!(printed, again);
+}
+
+#[test]
+fn a_cluster_is_planned_once_and_volumes_fit_into_it() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    expect(0, &["format", &device_in(folder.path()), "--chunk-size", "1MiB"]);
+    let config = write_config(folder.path(), "");
+    let cluster = path_in(folder.path(), "cluster.toml");
+    let plan =
+        ["cluster", "plan", &config, "--out", &cluster, "--replicas", "1", "--copysets", "2"];
+    expect(0, &plan);
+    let (_, said) = expect(3, &plan);
+    assert!(said.contains("exists"), "{said}");
+
+    let create = |name: &str, size: &str, code| {
+        expect(code, &["volume", "create", name, "--size", size, "--cluster", &cluster]).1
+    };
+    create("disk", "16MiB", 0);
+    let said = create("disk", "16MiB", 3);
+    assert!(said.contains("already"), "{said}");
+    let said = create("huge", "1TiB", 3);
+    assert!(said.contains("quota"), "{said}");
+    let (printed, _) = expect(0, &["volume", "list", "--cluster", &cluster, "--json"]);
+    let volumes: Value = serde_json::from_str(&printed).expect("JSON");
+    assert_eq!(volumes[0]["name"], "disk");
+    assert_eq!(volumes.as_array().map(Vec::len), Some(1));
+
+    let (_, said) = expect(3, &["volume", "import", "none", &config, "--cluster", &cluster]);
+    assert!(said.contains("none"), "{said}");
+    let arguments = ["status", "--cluster", &cluster, "--timeout", "0.2"];
+    let (printed, said) = expect(1, &arguments);
+    assert!(said.contains("1 of 1 nodes do not answer"), "{said}");
+    assert!(printed.contains("cannot be reached"), "{printed}");
+}
+
+#[test]
+fn quickstart_brings_a_file_through_a_crash() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let file = path_in(folder.path(), "file");
+    // Not whole blocks, so that the end of the file is looked at too.
+    let bytes: Vec<u8> = (0..20_000_001u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
+    std::fs::write(&file, bytes).expect("a scratch file");
+    let (printed, _) = expect(0, &["quickstart", "--file", &file, "--no-bench"]);
+    for step in ["devices", "servers", "import", "restart", "export", "compare", "done"] {
+        assert!(printed.lines().any(|line| line.starts_with(step)), "{step}: {printed}");
+    }
+    assert!(printed.contains("SIGKILL"), "{printed}");
+}
+
+#[test]
+fn bench_prints_the_promised_json_for_both_transports() {
+    let (printed, _) = expect(
+        0,
+        &[
+            "bench",
+            "--seconds",
+            "0.2",
+            "--pattern",
+            "randwrite,randread",
+            "--block-size",
+            "4KiB",
+            "--depth",
+            "8",
+            "--device",
+            "emulated:128MiB",
+            "--volume-size",
+            "16MiB",
+            "--json",
+        ],
+    );
+    let cases: Value = serde_json::from_str(&printed).expect("JSON");
+    let cases = cases.as_array().expect("an array");
+    assert_eq!(cases.len(), 4);
+    for case in cases {
+        assert!(case["iops"].as_f64().is_some_and(|iops| iops > 0.0), "{case}");
+        assert!(case["cpu_us_per_operation"].as_f64().is_some_and(|time| time > 0.0), "{case}");
+        assert_eq!(case["payload_copies_per_operation"]["other"], 0.0, "{case}");
+        assert_eq!(case["errors"], 0);
+        assert_eq!(case["nodes"], "processes");
+    }
+    let bytes = &cases[0]["device_bytes_per_user_byte"];
+    assert!(bytes.as_f64().is_some_and(|bytes| bytes > 1.0), "journal included: {bytes}");
+}
+
+#[test]
+fn bench_in_one_thread_says_so_and_writes_a_report() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let report = path_in(folder.path(), "report.html");
+    let (printed, _) = expect(
+        0,
+        &[
+            "bench",
+            "--nodes",
+            "one-thread",
+            "--seconds",
+            "0.1",
+            "--pattern",
+            "randwrite",
+            "--block-size",
+            "4KiB",
+            "--depth",
+            "16",
+            "--transport",
+            "shm",
+            "--device",
+            "emulated:128MiB",
+            "--volume-size",
+            "16MiB",
+            "--report",
+            &report,
+        ],
+    );
+    assert!(printed.contains("one-thread"), "{printed}");
+    let report = std::fs::read_to_string(&report).expect("a report");
+    assert!(report.contains("<svg") && report.contains("not a deployment"));
+}
