@@ -34,7 +34,7 @@ pub use status::{ChunkserverStatus, CopysetStatus, OutOfService};
 
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::{BatchNumber, CopysetId};
-use crate::network::{Class, ConnectionId, Event, Network, Payloads, PeerKind};
+use crate::network::{Class, ConnectionId, Event, Identity, Network, Payloads, PeerKind};
 use crate::raft_group::{GroupOptions, Outbox};
 use crate::shard::{self, Shard};
 use crate::wire::{self, AppendReader, FrameError, FrameKind, PeerMessages, Request};
@@ -140,6 +140,9 @@ pub enum Offence {
     /// A client spoke as a node, or a node as a client.
     #[error("frame kind {0:?} does not belong on this connection")]
     Role(FrameKind),
+    /// A node that shares no copyset with this reactor, or is none of the cluster's.
+    #[error("{0} is no peer of this reactor by the cluster file")]
+    Stranger(Identity),
     /// The frame's payload does not match what it says.
     #[error("payload does not fit the frame: {said} blocks said, {came} pages came")]
     Payload {
@@ -197,7 +200,9 @@ impl Chunkserver {
     pub fn event(&mut self, event: Event<'_>) -> Result<(), (ConnectionId, Offence)> {
         match event {
             Event::Connected { connection, peer, .. } => match peer.kind {
-                PeerKind::Node => self.peer_connected(connection, peer),
+                PeerKind::Node => self
+                    .peer_connected(connection, peer)
+                    .map_err(|offence| (connection, offence))?,
                 PeerKind::Client => self.replies.connected(connection, peer),
             },
             Event::Frame { connection, class, bytes, payloads } => self
@@ -226,7 +231,7 @@ impl Chunkserver {
         let (kind, count, body) = wire::parse_header(bytes)?;
         let from_node = self.peers.by_connection(connection).is_some();
         match kind {
-            FrameKind::Request if !from_node => {
+            FrameKind::Request if self.replies.identity(connection).is_some() => {
                 let request = Request::parse(body)?;
                 self.request(connection, &request, payloads)
             }
