@@ -83,7 +83,12 @@ impl RawClient {
         }
     }
 
-    fn ask_once(&mut self, rig: &mut Rig, connection: ConnectionId, ask: Ask) -> (ReplyStatus, u64) {
+    fn ask_once(
+        &mut self,
+        rig: &mut Rig,
+        connection: ConnectionId,
+        ask: Ask,
+    ) -> (ReplyStatus, u64) {
         self.token += 1;
         let write = ask.kind == RequestKind::Write;
         let mut buffer = self.pool.acquire(1).expect("a page");
