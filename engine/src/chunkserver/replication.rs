@@ -533,7 +533,7 @@ impl Pump<'_> {
         let range = copyset.feeds[self.at].ranges[0];
         let end = range.previous_index.0 + u64::from(range.count);
         // What an earlier range read ahead and this one does not ask for only takes up room.
-        let wanted = index..=LogIndex(end);
+        let wanted = range.previous_index.next()..=LogIndex(end);
         let feed = &mut copyset.feeds[self.at];
         feed.fetches.retain(|fetch| fetch.outstanding > 0 || wanted.contains(&fetch.index));
         for index in (index.0..=end).map(LogIndex).take(FETCHES_MAX) {
