@@ -565,7 +565,6 @@ impl Chunkserver {
     /// asks again with the replica's next heartbeat.
     pub(in crate::chunkserver) fn want_catch_up(&mut self, position: u32, to: ReplicaId) {
         let now_ns = self.now_ns;
-        let copyset = &self.copysets[position as usize];
         let sources = &mut self.sources;
         sources.rests.retain(|(.., until_ns)| *until_ns > now_ns);
         // One that only follows has been outrun; what it held back of the log goes.
