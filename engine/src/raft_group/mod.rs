@@ -421,7 +421,9 @@ impl Group {
 
     /// The raft snapshot offered to `peer` was refused or lost.
     pub fn report_snapshot_failed(&mut self, peer: ReplicaId) {
-        self.raw.report_snapshot(peer.0, raft::SnapshotStatus::Failure);
+        if self.is_leader() {
+            self.raw.report_snapshot(peer.0, raft::SnapshotStatus::Failure);
+        }
     }
 
     /// Takes a leader's append message. Pages of entries that the library does not want go back.
