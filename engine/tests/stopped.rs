@@ -13,6 +13,9 @@ use rig::plan::{VOLUME, Wishes, emulated};
 /// How long the load runs in each phase.
 const PHASE: Duration = Duration::from_millis(1500);
 
+/// Applied entries that the logs keep.
+const RETAINED: u32 = 256;
+
 /// Pages that may wait for one peer before its connection is given up.
 const UNSENT_PAGES_MAX: u32 = 128;
 
@@ -84,4 +87,40 @@ fn a_stopped_follower_stops_nobody_over_shared_memory() {
 #[test]
 fn a_stopped_follower_stops_nobody_over_tcp() {
     a_stopped_follower_stops_nobody(true);
+}
+
+/// Away for longer than the logs remember, it gets what it lacks by block difference.
+#[test]
+fn a_follower_that_was_stopped_for_long_comes_back() {
+    let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
+    let wishes = Wishes {
+        copysets: 1,
+        adjust: |config| config.store.retained_entries = RETAINED,
+        ..Wishes::new(folder.path(), emulated(folder.path(), "96MiB", ""))
+    };
+    let mut nodes = Nodes::start(&wishes);
+    let mut load = Load::new(nodes.client(1), VOLUME, 16, 1);
+    load.write(0, 1);
+    load.settle(|| nodes.turn());
+    let leader = nodes.leader_of(1).expect("a leader");
+    let stopped = (leader + 1) % 3;
+    nodes.paused.push(stopped);
+    let before = nodes.status(leader).copysets[0].last;
+    while nodes.status(leader).copysets[0].last < before + 8 * u64::from(RETAINED) {
+        nodes.turn();
+        load.turn();
+    }
+    load.settle(|| nodes.turn());
+    nodes.paused.clear();
+    nodes.run_until("the follower has everything", |nodes| {
+        let applied = nodes.status(leader).copysets[0].applied;
+        nodes.status(stopped).copysets[0].applied == applied
+    });
+    // What it got is what counts now: the other one is away.
+    nodes.paused.push((leader + 2) % 3);
+    nodes.kill(leader);
+    nodes.open(leader, false);
+    load.read_all(|| nodes.turn());
+    phase(&mut nodes, &mut load, leader);
+    load.read_all(|| nodes.turn());
 }

@@ -719,6 +719,11 @@ impl Group {
 
     fn send(&mut self, message: &Message, outbox: &mut Outbox, now_ns: u64) {
         if message.get_msg_type() == MessageType::MsgAppend {
+            // A leader that is deposed before its ready leaves its messages to the follower that it
+            // has become. Its log may have lost those entries to the new leader meanwhile.
+            if !self.is_leader() || message.term != self.raw.raft.term {
+                return;
+            }
             outbox.appends.push(AppendRange {
                 to: ReplicaId(message.to),
                 term: Term(message.term),

@@ -313,6 +313,44 @@ fn a_replica_that_just_started_gives_no_vote() {
     assert_eq!(group.step(&request, after), Ok(()));
 }
 
+/// What the library calls messages of a ready that waits for its persistence are then those of the
+/// leader that this replica was before: with entries that its log may not hold any more.
+#[test]
+fn a_leader_that_is_deposed_before_its_ready_sends_no_entries() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    let other = ReplicaId(((leader + 1) % 3 + 1) as u64);
+    let now_ns = world.now_ns;
+    let node = &mut world.nodes[leader];
+    let term = Term(node.group.term().0 + 1);
+    node.group.propose(&write(1), None).expect("leader");
+    // Proposals are handed to the library here, which answers with messages of their entries.
+    node.group.report_unreachable(other);
+    let heartbeat = PeerMessage {
+        kind: PeerMessageKind::Heartbeat,
+        reject: false,
+        copyset: COPYSET,
+        from: other,
+        to: node.group.replica(),
+        term,
+        log_term: Term(0),
+        index: LogIndex(0),
+        commit: LogIndex(0),
+        commit_term: Term(0),
+        reject_hint: LogIndex(0),
+        request_snapshot: LogIndex(0),
+        sent_ns: now_ns,
+        context: 0,
+    };
+    node.group.step(&heartbeat, now_ns).expect("a new leader's word");
+    assert!(!node.group.is_leader());
+    node.group.ready(&mut node.journal, &mut node.outbox, now_ns);
+    node.journal.batch += 1;
+    node.group.durable(BatchNumber(node.journal.batch), &mut node.outbox, now_ns);
+    assert_eq!(node.outbox.appends.len(), 0);
+    assert!(node.outbox.messages.iter().all(|message| message.term == term), "of the new term");
+}
+
 #[test]
 fn a_lone_voter_elects_itself() {
     let mut world = World::new(1);

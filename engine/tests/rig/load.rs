@@ -217,3 +217,24 @@ impl Load {
         turn.active
     }
 }
+
+/// Reads one block with a client that does nothing else.
+pub fn read_block(
+    client: &mut Client<Transport>,
+    block: u64,
+    mut turn: impl FnMut() -> bool,
+    mut found: impl FnMut(&[u8]),
+) {
+    let volume = client.open_volume(super::plan::VOLUME).expect("the volume");
+    let read = Operation::Read { volume, offset_blocks: block, blocks: 1 };
+    client.submit(read, 0).expect("it has room");
+    while client.in_flight() > 0 {
+        turn();
+        client.poll(SystemClock.now_ns(), &mut |completion| {
+            assert_eq!(completion.result, Ok(()));
+            let mut bytes = [0; BLOCK];
+            completion.data.copy_to_slice(&mut bytes);
+            found(&bytes);
+        });
+    }
+}

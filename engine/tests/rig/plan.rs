@@ -8,6 +8,8 @@ use culvert::cluster::{Cluster, Device, Node, PlanOptions, Reactor};
 use culvert::config::{ByteSize, DeviceConfig, NodeConfig, ReactorConfig};
 use culvert::device::{DeviceHeader, FormatError, FormatOptions, LayoutOptions, format};
 use culvert::ids::BLOCK_SIZE;
+use culvert::node::SystemClock;
+use culvert::reactor::Clock;
 use culvert::wire::FRAME_BYTES_MAX;
 use culvert_memory::{Backing, Pool, PoolOptions};
 use culvert_nvme::{AnyQueuePair, OpenOptions, QueuePair, open};
@@ -87,7 +89,8 @@ impl Plan {
             nodes.push(Node { uuid: node, reactors: reactors.collect() });
             devices.push(Device { uuid, node, shards: wishes.reactors });
             let mut config = NodeConfig::new(node, path.clone(), 0);
-            config.reactors = (0..wishes.reactors).map(|_| reactor_config(number)).collect();
+            config.reactors =
+                (0..wishes.reactors).map(|reactor| reactor_config(number, reactor)).collect();
             config.devices.push(DeviceConfig::new(uri.clone()));
             config.store.reserve_blocks = 1024;
             config.transport.window_budget_pages = 4096;
@@ -110,9 +113,11 @@ impl Plan {
     }
 }
 
-fn reactor_config(node: usize) -> ReactorConfig {
+fn reactor_config(node: usize, reactor: u32) -> ReactorConfig {
     let cores = culvert_memory::allowed_cores().expect("the kernel says which");
-    let mut reactor = ReactorConfig::new(cores[node % cores.len()]);
+    // The reactors of a node must have cores of their own, whether this machine has them or not.
+    let core = (node + reactor as usize) % cores.len().max(reactor as usize + 1);
+    let mut reactor = ReactorConfig::new(cores.get(core).copied().unwrap_or(core));
     reactor.pool_bytes = ByteSize::mib(32);
     reactor
 }
@@ -142,7 +147,8 @@ pub fn format_device(
 ) -> Result<DeviceHeader, FormatError> {
     let pool = pool("format", 2 << 20);
     let mut queue_pair = open_device(uri, &pool);
-    format(&mut queue_pair, &pool, &FormatOptions { uuid, now_ns: 0, layout, force })
+    let now_ns = SystemClock.now_ns();
+    format(&mut queue_pair, &pool, &FormatOptions { uuid, now_ns, layout, force })
 }
 
 /// Opens a device that knows the pool's memory.
