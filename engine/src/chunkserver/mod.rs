@@ -11,6 +11,7 @@ mod catch_up;
 mod checkpoint;
 mod copyset;
 mod host;
+mod inspecting;
 mod peers;
 mod reading;
 mod replaying;
@@ -27,6 +28,7 @@ use culvert_nvme::{Completion, Status};
 
 pub use catch_up::CatchUpStatus;
 pub use copyset::{Copyset, ReplicaPlace};
+pub use inspecting::rebuild;
 pub use peers::{Endpoint, PeerOptions};
 pub use start::{ReplicaPlan, ShardPlan, StartError};
 pub use status::{ChunkserverStatus, CopysetStatus, OutOfService};

@@ -22,9 +22,9 @@ use crate::copyset::{self, CopysetState};
 use crate::ids::{CopysetId, Extents, LogIndex};
 use crate::journal::{ChunkInstalled, HOLE, NOWHERE};
 use crate::raft_group::Log;
-use crate::shard::{Change, ChangeList, EntryList, PastLog, Shard};
+use crate::shard::{Change, ChangeList, EntryList, PastLog};
 use crate::store::{
-    BlockState, ChunkInstall, ChunkKey, InstallBlock, InstallError, LOG_INDEX_MAX, Place,
+    BlockState, ChunkInstall, ChunkKey, InstallBlock, InstallError, LOG_INDEX_MAX, Place, Store,
 };
 
 /// Why a journal cannot be replayed.
@@ -57,7 +57,7 @@ pub(super) fn past(
     past: &PastLog,
     id: CopysetId,
     quota: u64,
-    shard: &mut Shard,
+    store: &mut Store,
 ) -> Result<LogIndex, ReplayError> {
     let mut state = match &past.image {
         Some(bytes) => CopysetState::parse(bytes)?,
@@ -66,9 +66,9 @@ pub(super) fn past(
     let base = past.log_start.unwrap_or(first_base());
     let mut log = Log::new(HardState::default(), ConfState::default(), base);
     fill(&mut log, &past.entries)?;
-    let ahead = changes(&past.changes, &log, &mut state, shard)?;
+    let ahead = changes(&past.changes, &log, &mut state, store)?;
     let through = past.applied_note.min(log.last());
-    apply(&log, &mut state, through, shard)?;
+    apply(&log, &mut state, through, store)?;
     Ok(ahead)
 }
 
@@ -90,12 +90,12 @@ pub(super) fn apply(
     log: &Log,
     state: &mut CopysetState,
     through: LogIndex,
-    shard: &mut Shard,
+    store: &mut Store,
 ) -> Result<(), Gap> {
     let mut index = state.applied().next();
     while index <= through {
         let entry = log.get(index).ok_or(Gap(index))?;
-        state.apply(entry.record, &entry.extents, shard.store_mut());
+        state.apply(entry.record, &entry.extents, store);
         index = index.next();
     }
     Ok(())
@@ -106,7 +106,7 @@ pub(super) fn changes(
     list: &ChangeList,
     log: &Log,
     state: &mut CopysetState,
-    shard: &mut Shard,
+    store: &mut Store,
 ) -> Result<LogIndex, ReplayError> {
     let mut ahead = LogIndex(0);
     for change in list.iter() {
@@ -114,7 +114,7 @@ pub(super) fn changes(
             Change::Installed(installed) => {
                 let head = installed.head();
                 ahead = ahead.max(head.as_of);
-                install(installed, log, state, shard)?;
+                install(installed, log, state, store)?;
             }
             Change::Retained(as_of, chunks) => {
                 let chunks: Vec<_> = chunks.chunks().collect();
@@ -122,7 +122,7 @@ pub(super) fn changes(
                     return Err(ReplayError::List);
                 }
                 ahead = ahead.max(as_of);
-                shard.store_mut().retain_chunks(state.id(), as_of, &chunks);
+                store.retain_chunks(state.id(), as_of, &chunks);
             }
         }
     }
@@ -133,13 +133,13 @@ fn install(
     installed: ChunkInstalled<'_>,
     log: &Log,
     state: &mut CopysetState,
-    shard: &mut Shard,
+    store: &mut Store,
 ) -> Result<(), ReplayError> {
     let head = installed.head();
     let key = ChunkKey { copyset: head.copyset, chunk: head.chunk };
-    let held = shard.store().chunk(key);
+    let held = store.chunk(key);
     if head.since > LogIndex(0) && held.is_none_or(|held| held.applied < head.since) {
-        apply(log, state, head.since.min(log.last()), shard)?;
+        apply(log, state, head.since.min(log.last()), store)?;
     }
     let blocks: Vec<_> = installed
         .blocks()
@@ -153,7 +153,7 @@ fn install(
             InstallBlock { block: block.block, state }
         })
         .collect();
-    shard.store_mut().install(&ChunkInstall {
+    store.install(&ChunkInstall {
         key,
         birth: head.birth,
         applied: head.applied,
@@ -166,11 +166,11 @@ fn install(
 
 /// Entries whose chunk is already past them, because a catch-up installed it, have lost their
 /// payload to it.
-pub(super) fn drop_covered(log: &mut Log, state: &CopysetState, ahead: LogIndex, shard: &Shard) {
+pub(super) fn drop_covered(log: &mut Log, state: &CopysetState, ahead: LogIndex, store: &Store) {
     for index in (state.applied().0 + 1..=log.last().0).map(LogIndex) {
         let entry = log.get(index).expect("an index within the log");
         let key = ChunkKey { copyset: entry.record.copyset(), chunk: entry.record.chunk() };
-        if entry.record.payload_blocks() > 0 && shard.store().covers(key, index) {
+        if entry.record.payload_blocks() > 0 && store.covers(key, index) {
             log.drop_extents(index, ahead.max(index.next()));
         }
     }
