@@ -144,8 +144,8 @@ fn a_cluster_is_planned_once_and_volumes_fit_into_it() {
 fn check_tells_a_clean_device_from_a_damaged_one() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let device = device_in(folder.path());
-    let (printed, _) = expect(4, &["check", "--device", &device]);
-    assert!(printed.contains("DAMAGED"), "nothing is on it: {printed}");
+    let (_, said) = expect(3, &["check", "--device", &device]);
+    assert!(said.contains("no copy of a Culvert header"), "nothing is on it: {said}");
     expect(0, &["format", &device]);
     let (printed, _) = expect(0, &["check", "--device", &device]);
     assert!(printed.contains("clean"), "{printed}");
@@ -155,7 +155,8 @@ fn check_tells_a_clean_device_from_a_damaged_one() {
     std::fs::write(&file, bytes).expect("the device's file");
     let (printed, _) = expect(4, &["check", "--device", &device, "--json"]);
     let report: Value = serde_json::from_str(&printed).expect("JSON");
-    assert_eq!(report["findings"][0]["subject"]["kind"], "header", "{report}");
+    assert_eq!(report["clean"], false);
+    assert_eq!(report["report"]["findings"][0]["subject"]["kind"], "header", "{report}");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod rig;
 
+use std::time::{Duration, Instant};
+
 use culvert_nvme::{ANYWHERE, FaultTarget, Faults, Times};
 use tempfile::TempDir;
 
@@ -37,15 +39,18 @@ fn its_replicas_leave_service(of_leader: bool, fail: fn(&Faults)) {
     fail(&nodes.device(victim).faults());
     run(&mut nodes, &mut load, OPERATIONS);
     load.read_all(|| nodes.turn());
+    is_out_of_service(&mut nodes, victim);
+}
 
+fn is_out_of_service(nodes: &mut Nodes, victim: usize) {
     let status = nodes.status(victim);
     let failure = &status.shards[0].failure;
     assert!(!failure.is_empty(), "the shard says that it failed");
     let replica = &status.copysets[0];
     assert_eq!(replica.role, "out of service");
     assert_eq!(&replica.reason, failure, "the replica says why");
-    println!("{failure}");
-    assert!(failure.contains("write") || failure.contains("flush"), "{failure}");
+    let commands = ["write", "flush", "read"];
+    assert!(commands.iter().any(|command| failure.contains(command)), "{failure}");
     for other in (0..3).filter(|other| *other != victim) {
         let status = nodes.status(other);
         assert_eq!(status.shards[0].failure, "", "the others are well");
@@ -104,4 +109,29 @@ fn a_leader_whose_device_goes_away() {
 #[test]
 fn a_follower_whose_device_goes_away() {
     its_replicas_leave_service(false, it_goes_away);
+}
+
+/// Nothing is written any more, so that only a read can find out.
+#[test]
+fn a_leader_whose_device_goes_away_under_reads() {
+    let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
+    let wishes =
+        Wishes { copysets: 1, ..Wishes::new(folder.path(), emulated(folder.path(), "64MiB", "")) };
+    let mut nodes = Nodes::start(&wishes);
+    let mut load = Load::new(nodes.client(1), VOLUME, 16, 1);
+    run(&mut nodes, &mut load, 200);
+    let leader = nodes.leader_of(1).expect("a leader");
+    let (mut commands, mut since) = (0, Instant::now());
+    nodes.run_until("the last mark of the journal is written", |nodes| {
+        let now = nodes.status(leader).drivers.commands;
+        if std::mem::replace(&mut commands, now) != now {
+            since = Instant::now();
+        }
+        since.elapsed() > Duration::from_millis(100)
+    });
+    nodes.device(leader).faults().remove_device();
+    load.read_all(|| nodes.turn());
+    is_out_of_service(&mut nodes, leader);
+    let failure = nodes.status(leader).shards[0].failure.clone();
+    assert!(failure.starts_with("a read failed"), "{failure}");
 }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use rig::load::Load;
 use rig::nodes::Nodes;
 use rig::plan::{VOLUME, Wishes, client, emulated};
-use rig::raw::{Raw, request, spot};
+use rig::raw::{NOBODY, Raw, request, spot};
 
 const QUOTA: u64 = 64;
 const CHUNK_BLOCKS: u64 = 32;
@@ -90,7 +90,7 @@ fn a_deleted_chunk_gives_its_blocks_back() {
     let leader = nodes.leader_of(1).expect("a leader");
     let cluster = nodes.plan.cluster.clone();
     let address = cluster.nodes()[leader].reactors[0].addresses[0].clone();
-    let mut raw = Raw::connect(&address, PeerKind::Client, 1, &mut || nodes.turn());
+    let mut raw = Raw::connect(&address, PeerKind::Client, NOBODY, &mut || nodes.turn());
     // Its first chunk: the client does not know, so it looks at the others only.
     raw.request(&request(RequestKind::Delete, spot(&cluster, 0), 7), None, &mut || nodes.turn());
     assert_eq!(raw.answer(7, &mut || nodes.turn()).status, ReplyStatus::Ok);

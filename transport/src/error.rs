@@ -95,8 +95,9 @@ pub enum SendError {
     /// [`PAYLOADS_MAX`](crate::PAYLOADS_MAX) payloads.
     #[error("the frame is too large")]
     TooLarge,
-    /// Peer: it named a place that is not in its window.
-    #[error("the placement lies outside the peer's window")]
+    /// Peer: it named a place that is not in its window, or its window is a granted one, where only
+    /// places that were reserved may be written.
+    #[error("the placement lies outside what may be written of the peer's window")]
     OutsideWindow,
 }
 

@@ -11,7 +11,6 @@ mod catch_up;
 mod checkpoint;
 mod copyset;
 mod host;
-mod inspecting;
 mod peers;
 mod reading;
 mod replaying;
@@ -28,14 +27,14 @@ use culvert_nvme::{Completion, Status};
 
 pub use catch_up::CatchUpStatus;
 pub use copyset::{Copyset, ReplicaPlace};
-pub use inspecting::rebuild;
 pub use peers::{Endpoint, PeerOptions};
+pub use replaying::rebuild;
 pub use start::{ReplicaPlan, ShardPlan, StartError};
 pub use status::{ChunkserverStatus, CopysetStatus, OutOfService};
 
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::{BatchNumber, CopysetId};
-use crate::network::{Class, ConnectionId, Event, Network, Payloads, PeerKind};
+use crate::network::{Class, ConnectionId, Event, Identity, Network, Payloads, PeerKind};
 use crate::raft_group::{GroupOptions, Outbox};
 use crate::shard::{self, Shard};
 use crate::wire::{self, AppendReader, FrameError, FrameKind, PeerMessages, Request};
@@ -141,6 +140,9 @@ pub enum Offence {
     /// A client spoke as a node, or a node as a client.
     #[error("frame kind {0:?} does not belong on this connection")]
     Role(FrameKind),
+    /// A node that shares no copyset with this reactor, or is none of the cluster's.
+    #[error("{0} is no peer of this reactor by the cluster file")]
+    Stranger(Identity),
     /// The frame's payload does not match what it says.
     #[error("payload does not fit the frame: {said} blocks said, {came} pages came")]
     Payload {
@@ -198,7 +200,9 @@ impl Chunkserver {
     pub fn event(&mut self, event: Event<'_>) -> Result<(), (ConnectionId, Offence)> {
         match event {
             Event::Connected { connection, peer, .. } => match peer.kind {
-                PeerKind::Node => self.peer_connected(connection, peer),
+                PeerKind::Node => self
+                    .peer_connected(connection, peer)
+                    .map_err(|offence| (connection, offence))?,
                 PeerKind::Client => self.replies.connected(connection, peer),
             },
             Event::Frame { connection, class, bytes, payloads } => self
@@ -227,7 +231,7 @@ impl Chunkserver {
         let (kind, count, body) = wire::parse_header(bytes)?;
         let from_node = self.peers.by_connection(connection).is_some();
         match kind {
-            FrameKind::Request if !from_node => {
+            FrameKind::Request if self.replies.identity(connection).is_some() => {
                 let request = Request::parse(body)?;
                 self.request(connection, &request, payloads)
             }

@@ -8,7 +8,7 @@
 
 use uuid::Uuid;
 
-use super::Chunkserver;
+use super::{Chunkserver, Offence};
 use crate::network::{Address, Class, ConnectionId, Identity, Network, WindowMode};
 use crate::wire::{AppendWriter, PeerMessage, PeerMessageKind, PeerMessagesWriter};
 
@@ -182,7 +182,7 @@ impl Peers {
         Some((at, peer.connection.replace(connection)))
     }
 
-    fn closed(&mut self, connection: ConnectionId) -> Option<usize> {
+    fn closed(&mut self, connection: ConnectionId, now_ns: u64) -> Option<usize> {
         for (at, peer) in self.peers.iter_mut().enumerate() {
             if peer.attempt == Some(connection) {
                 peer.attempt = None;
@@ -190,6 +190,8 @@ impl Peers {
             if peer.connection == Some(connection) {
                 peer.connection = None;
                 peer.next_address = 0;
+                // A peer that takes connections and closes them again is not asked all the time.
+                peer.next_dial_ns = now_ns + self.options.redial_ns;
                 return Some(at);
             }
         }
@@ -198,20 +200,24 @@ impl Peers {
 }
 
 impl Chunkserver {
-    pub(super) fn peer_connected(&mut self, connection: ConnectionId, identity: Identity) {
+    pub(super) fn peer_connected(
+        &mut self,
+        connection: ConnectionId,
+        identity: Identity,
+    ) -> Result<(), Offence> {
         let Some((at, replaced)) = self.peers.connected(connection, identity) else {
-            tracing::warn!(%identity, "a node that the cluster file does not name connected");
-            return;
+            return Err(Offence::Stranger(identity));
         };
         tracing::info!(%identity, "peer connected");
         if replaced.is_some() {
             self.peer_lost(at);
         }
         self.report_unreachable(at);
+        Ok(())
     }
 
     pub(super) fn peer_closed(&mut self, connection: ConnectionId) {
-        if let Some(at) = self.peers.closed(connection) {
+        if let Some(at) = self.peers.closed(connection, self.now_ns) {
             let endpoint = &self.peers.peers[at].endpoint;
             tracing::info!(node = %endpoint.node, reactor = endpoint.reactor, "peer disconnected");
             self.peer_lost(at);

@@ -134,7 +134,10 @@ impl Reads {
                 let expected = started.states[(first + page) as usize].crc;
                 buffer.crc32c(page as usize * BLOCK_SIZE, BLOCK_SIZE) == expected
             });
-        if !good {
+        if status.is_device_gone() {
+            // The shard says so, once, and leaves service.
+            started.status = ReplyStatus::DeviceFailed;
+        } else if !good {
             counters.bad_blocks += 1;
             started.status = ReplyStatus::Media;
             let (range, chunk) = (started.read.range, started.read.chunk);
@@ -264,7 +267,13 @@ impl Chunkserver {
                 let copyset = &self.copysets[started.read.position as usize];
                 self.shards[copyset.shard].shard.store_mut().read_end(ticket);
             }
-            match answer(started, &mut self.reads.frame, network) {
+            let mut answered = answer(started, &mut self.reads.frame, network);
+            if answered == Err(SendError::OutsideWindow) {
+                // The client named pages that it has not granted.
+                started.status = ReplyStatus::Malformed;
+                answered = answer(started, &mut self.reads.frame, network);
+            }
+            match answered {
                 Err(SendError::Full) => {
                     self.reads.finished.push_back(slot);
                     continue;

@@ -22,7 +22,8 @@ use crate::copyset::{self, CopysetState};
 use crate::ids::{CopysetId, Extents, LogIndex};
 use crate::journal::{ChunkInstalled, HOLE, NOWHERE};
 use crate::raft_group::Log;
-use crate::shard::{Change, ChangeList, EntryList, PastLog};
+use crate::shard::check::HeldPayload;
+use crate::shard::{Change, ChangeList, EntryList, PastLog, RecoveredGroup};
 use crate::store::{
     BlockState, ChunkInstall, ChunkKey, InstallBlock, InstallError, LOG_INDEX_MAX, Place, Store,
 };
@@ -188,4 +189,31 @@ pub(super) fn live_payload(log: &Log, state: &CopysetState) -> Vec<Live> {
             (key, record.index(), entry.extents)
         })
         .collect()
+}
+
+/// Brings the maps of one group up to what its device knows to be committed, for the offline
+/// check, and says what the entries behind hold. `None`: the group's state cannot be read.
+pub fn rebuild(store: &mut Store, found: &RecoveredGroup) -> Option<Vec<HeldPayload>> {
+    for past in &found.past {
+        self::past(past, found.copyset, 0, store).ok()?;
+    }
+    let mut state = match &found.image {
+        Some(bytes) => CopysetState::parse(bytes).ok()?,
+        None => CopysetState::new(found.copyset, 0),
+    };
+    let base = found.log_start.unwrap_or(first_base());
+    let mut log = Log::new(HardState::default(), ConfState::default(), base);
+    fill(&mut log, &found.entries).ok()?;
+    let ahead = changes(&found.changes, &log, &mut state, store).ok()?;
+    apply(&log, &mut state, found.applied_note.min(log.last()), store).ok()?;
+    drop_covered(&mut log, &state, ahead, store);
+    let first = state.applied().0 + 1;
+    let entries = (first..=log.last().0).filter_map(|index| log.get(LogIndex(index)));
+    let held = entries.filter(|entry| !entry.extents.is_empty()).map(|entry| HeldPayload {
+        key: ChunkKey { copyset: found.copyset, chunk: entry.record.chunk() },
+        index: entry.record.index(),
+        extents: entry.extents,
+        crcs: entry.record.crcs().collect(),
+    });
+    Some(held.collect())
 }

@@ -11,12 +11,12 @@ use culvert_memory::Pool;
 use raft::eraftpb::{ConfState, HardState};
 use uuid::Uuid;
 
+use super::catch_up::{Sources, mark};
 use super::checkpoint::Held;
 use super::peers::Peers;
 use super::reading::Reads;
-use super::replication::Feed;
-use super::catch_up::{Sources, mark};
 use super::replaying::{self, Gap, Live, ReplayError};
+use super::replication::Feed;
 use super::replies::Replies;
 use super::status::OutOfService;
 use super::{Chunkserver, ChunkserverOptions, Copyset, Endpoint, ReplicaPlace, RunningShard};
@@ -286,11 +286,7 @@ fn restore(
     }
 }
 
-fn revive(
-    shard: &mut Shard,
-    found: &RecoveredGroup,
-    plan: &ReplicaPlan,
-) -> Result<Revived, Unfit> {
+fn revive(shard: &mut Shard, found: &RecoveredGroup, plan: &ReplicaPlan) -> Result<Revived, Unfit> {
     if let Some(damage) = found.damaged {
         return Err(Unfit::Damaged(damage.first_bad));
     }
@@ -300,7 +296,8 @@ fn revive(
     }
     let mut ahead = mark::parse(found.catch_up.as_deref());
     for past in &found.past {
-        ahead = ahead.max(replaying::past(past, plan.copyset, plan.quota_blocks, shard.store_mut())?);
+        ahead =
+            ahead.max(replaying::past(past, plan.copyset, plan.quota_blocks, shard.store_mut())?);
     }
     let mut state = match &found.image {
         Some(bytes) => CopysetState::parse(bytes)?,

@@ -5,9 +5,10 @@ use culvert::chunkserver::rebuild;
 use culvert::config::ByteSize;
 use culvert::shard::ShardConfig;
 use culvert::shard::check::{CheckReport, Severity, ShardReport, Subject, check};
+use serde_json::json;
 
 use super::device::open_device;
-use super::exit::{Code, Failure, Outcome};
+use super::exit::{Code, Failure, Outcome, refuse};
 use super::terminal::{Paint, Progress};
 
 const EXAMPLES: &str = "\
@@ -15,7 +16,8 @@ Examples:
   culvert check --device uring:/dev/nvme0n1
   culvert check --device 'emulated:2GiB?file=/dev/shm/disk' --json
 
-Exits with 4 when anything is damaged. Notes are what a crash leaves behind and recovery mends.";
+The node must be stopped. Nothing is written. Exit code 4 says that something is damaged; what a
+crash leaves behind by design (a torn tail of the journal) is a note, not damage.";
 
 /// Memory for the reads of a check.
 const POOL_BYTES: ByteSize = ByteSize::mib(64);
@@ -31,7 +33,7 @@ pub struct CheckArgs {
     /// The device; may be given more than once
     #[arg(long = "device", short, required = true, value_name = "URI")]
     devices: Vec<String>,
-    /// Print JSON: one report a line
+    /// Print JSON, one object for each device
     #[arg(long)]
     json: bool,
 }
@@ -42,8 +44,13 @@ pub fn run(arguments: &CheckArgs) -> Outcome {
     let mut damaged = 0;
     for uri in &arguments.devices {
         let report = check_device(uri)?;
+        if report.uuid.is_none() {
+            return Err(refuse!(
+                "device {uri}: no copy of a Culvert header can be read; `culvert format` makes one"
+            ));
+        }
         if arguments.json {
-            println!("{}", serde_json::to_string(&report)?);
+            println!("{}", json!({ "uri": uri, "clean": report.is_clean(), "report": report }));
         } else {
             print_report(uri, &report, paint);
         }
@@ -75,6 +82,9 @@ pub fn check_device(uri: &str) -> Outcome<CheckReport> {
             }
         },
     )?;
+    if let Some((_, bar)) = bar {
+        bar.finish();
+    }
     Ok(report)
 }
 

@@ -38,9 +38,7 @@ use smallvec::SmallVec;
 pub use guard::Refusal;
 pub use lease::Lease;
 pub use log::{Log, LogEntry};
-pub use membership::{
-    Change, MembershipError, can_restore, encode_conf_state, parse_conf_state,
-};
+pub use membership::{Change, MembershipError, can_restore, encode_conf_state, parse_conf_state};
 pub use proposals::NotLeader;
 
 use crate::ids::{BatchNumber, CopysetId, Extents, LogIndex, ReplicaId, Term};

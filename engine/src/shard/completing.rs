@@ -14,6 +14,10 @@ impl Shard {
             Purpose::Read { token } => {
                 let buffer = buffer.expect("a read hands its buffer back");
                 events.push(Event::ReadDone { token, buffer, status });
+                if status.is_device_gone() {
+                    self.fail(FailedCommand::Read, status);
+                    self.tell_failure(events);
+                }
                 return;
             }
             Purpose::Deallocate => {
@@ -33,6 +37,11 @@ impl Shard {
         if std::mem::take(&mut self.checkpoint_too_large) {
             events.push(Event::CheckpointTooLarge);
         }
+        self.tell_failure(events);
+    }
+
+    /// Says once that the shard is poisoned.
+    fn tell_failure(&mut self, events: &mut Vec<Event>) {
         if let Some(failure) = self.failure
             && !self.failure_told
         {

@@ -53,6 +53,9 @@ pub enum FailedCommand {
     Checkpoint,
     /// A write of a superblock.
     Superblock,
+    /// A read, because the device has gone away. A block that cannot be read is not the device's
+    /// end: it poisons nothing.
+    Read,
 }
 
 impl std::fmt::Display for FailedCommand {
@@ -63,6 +66,7 @@ impl std::fmt::Display for FailedCommand {
             FailedCommand::Flush => "a flush",
             FailedCommand::Checkpoint => "a write of a checkpoint",
             FailedCommand::Superblock => "a write of a superblock",
+            FailedCommand::Read => "a read",
         })
     }
 }

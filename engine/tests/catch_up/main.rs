@@ -254,3 +254,112 @@ fn lead(rig: &mut Rig, node: usize, copyset: u32) {
     }
     panic!("node {node} was never elected");
 }
+
+/// Frames of a catch-up that mean nothing, or nothing good: the node goes on, and comes back.
+#[test]
+fn hostile_frames_do_no_harm() {
+    use culvert::ids::{ChunkId, CopysetId, LogIndex, ReplicaId, Term};
+    use culvert::wire::{CatchUpHead, CatchUpKind, ChunkBlock, emit_catch_up};
+    use zerocopy::IntoBytes;
+    const KINDS: [CatchUpKind; 8] = [
+        CatchUpKind::Begin,
+        CatchUpKind::List,
+        CatchUpKind::Manifest,
+        CatchUpKind::Chunk,
+        CatchUpKind::Retain,
+        CatchUpKind::State,
+        CatchUpKind::Done,
+        CatchUpKind::Abort,
+    ];
+    for seed in seeds() {
+        let mut rig = Rig::new(false, seed, short_logs);
+        rig.churn(300);
+        rig.settle();
+        let copysets: Vec<_> = (1..=rig::COPYSETS)
+            .map(|id| {
+                let own = rig.copyset(2, id).expect("it runs").replica;
+                let there = rig.copyset(0, id).expect("it runs").replica;
+                (id, own, there)
+            })
+            .collect();
+        rig.local.kill(2);
+        let mut node = rig::raw::RawNode::new(2, 0);
+        let (mut task, mut number) = (0, 0);
+        for _ in 0..6000 {
+            if node.reconnect(&mut rig) || rig.dice.below(40) == 0 {
+                (task, number) = (task + 1, 0);
+            }
+            let (id, own, there) = copysets[rig.dice.below(3) as usize];
+            let term = rig.copyset(0, id).map_or(1, |status| status.term);
+            let applied = rig.copyset(0, id).map_or(1, |status| status.applied);
+            number += 1;
+            let begins = number == 1;
+            let kind = if begins { 0 } else { rig.dice.below(8) as usize };
+            let mut count = |most: u64| rig.dice.below(most);
+            let first = count(2) == 0;
+            let head = CatchUpHead {
+                kind: KINDS[kind],
+                first,
+                last: count(2) == 0,
+                copyset: CopysetId(id),
+                from: ReplicaId(own),
+                to: ReplicaId(there),
+                term: Term(term),
+                task,
+                number: if count(50) == 0 { count(9) } else { number },
+                index: LogIndex(applied + 10 * count(3)),
+                index_term: Term(term),
+                chunk: ChunkId(1 << 32 | count(20)),
+                birth: LogIndex(applied + count(4)),
+                applied: LogIndex(applied + count(10)),
+                since: LogIndex(if count(3) == 0 { count(1 << 40) } else { 0 }),
+                total: count(9000) as u32,
+            };
+            let mut body: Vec<u8> = (0..count(300)).map(|byte| byte as u8).collect();
+            let mut items = count(6) as u16;
+            let mut pages = 0;
+            if kind == 0 && count(4) > 0 {
+                body = vec![0, 3];
+                [own, there, 77].iter().for_each(|id| body.extend_from_slice(&id.to_le_bytes()));
+                body.extend_from_slice(&[0, 0, 0]);
+            }
+            if kind == 3 {
+                pages = count(3) as u32;
+                items = pages as u16;
+                let crc = [0x5ca1_ab1e, crc_of_sevens()][count(2) as usize];
+                let blocks: Vec<_> = (0..pages)
+                    .map(|at| ChunkBlock {
+                        block: (at * count(200) as u32).into(),
+                        crc: crc.into(),
+                        index: (applied + count(8)).into(),
+                        mapped: 1.into(),
+                    })
+                    .collect();
+                body = blocks.as_bytes().to_vec();
+            }
+            let mut out = [0; culvert::wire::FRAME_BYTES_MAX];
+            let frame = emit_catch_up(&head, items, &body, &mut out).to_vec();
+            node.send(&mut rig, &frame, pages);
+        }
+        for _ in 0..2000 {
+            rig.turn(|_, _, _| {});
+        }
+        // What it did is in the journal: a recovery does not mind it either.
+        rig.local.kill(0);
+        rig.reopen(0);
+        for _ in 0..2000 {
+            rig.turn(|_, _, _| {});
+        }
+    }
+}
+
+fn crc_of_sevens() -> u32 {
+    let pool = culvert_memory::Pool::new(&culvert_memory::PoolOptions {
+        bytes: 2 << 20,
+        ..culvert_memory::PoolOptions::default()
+    })
+    .expect("memory");
+    let mut buffer = pool.acquire(1).expect("a page");
+    buffer.as_mut_slice().fill(7);
+    buffer.crc32c(0, 4096)
+}

@@ -20,6 +20,9 @@ use super::plan::{VOLUME, pool, transport};
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A name that no cluster file has.
+pub const NOBODY: Uuid = Uuid::from_u128(0x0bad_0000_0001);
+
 /// An answer, copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -48,9 +51,8 @@ pub struct Raw {
 
 impl Raw {
     /// A connection on its way.
-    pub fn dial(address: &Address, kind: PeerKind, number: u128) -> Raw {
+    pub fn dial(address: &Address, kind: PeerKind, node: Uuid) -> Raw {
         let pool = pool("raw", 4 << 20);
-        let node = Uuid::from_u128(0x0bad_0000_0000 + number);
         let mut transport = transport(Identity { node, kind, endpoint: 0 }, pool.clone());
         let connection = transport.connect(address, WindowMode::Granted).expect("an address");
         let answers = Vec::new();
@@ -61,10 +63,10 @@ impl Raw {
     pub fn connect(
         address: &Address,
         kind: PeerKind,
-        number: u128,
+        node: Uuid,
         turn: &mut impl FnMut() -> bool,
     ) -> Raw {
-        let mut raw = Raw::dial(address, kind, number);
+        let mut raw = Raw::dial(address, kind, node);
         raw.until("connected", turn, |raw| raw.connected);
         raw
     }

@@ -46,8 +46,7 @@ impl Transport {
     ///
     /// # Panics
     ///
-    /// When a payload has not the length of its placement, or a placement in a granted window was
-    /// not reserved on this connection: bugs of the caller.
+    /// When a payload has not the length of its placement: a bug of the caller.
     pub fn send(
         &mut self,
         connection: ConnectionId,

@@ -564,7 +564,8 @@ impl Chunkserver {
         if has_task || rests || sources.tasks.len() >= TASKS_MAX {
             return;
         }
-        let exact = copyset.group.has_applied_own_term() && copyset.ahead <= copyset.group.applied();
+        let exact =
+            copyset.group.has_applied_own_term() && copyset.ahead <= copyset.group.applied();
         let connection = copyset.peer_of(to).and_then(|peer| self.peers.connection(peer));
         let (true, Some(connection)) = (exact, connection) else { return };
         let round = Round::begin(copyset, self.shards[copyset.shard].shard.store());
