@@ -4,7 +4,7 @@
 //! standard error. How a command ends is in [`exit`].
 
 mod bench;
-mod check;
+pub mod check;
 pub mod cluster;
 pub mod connect;
 mod device;
