@@ -45,7 +45,7 @@ fn device_in(folder: &Path) -> String {
 fn help_lists_exit_codes_and_every_command_has_examples() {
     let (printed, _) = expect(0, &["--help"]);
     assert!(printed.contains("Exit codes:"), "{printed}");
-    for command in ["quickstart", "format", "serve", "status", "bench"] {
+    for command in ["quickstart", "format", "serve", "status", "check", "bench"] {
         assert!(printed.contains(command), "{printed}");
         let (printed, _) = expect(0, &[command, "--help"]);
         assert!(printed.contains("Examples:"), "{printed}");
@@ -141,6 +141,25 @@ fn a_cluster_is_planned_once_and_volumes_fit_into_it() {
 }
 
 #[test]
+fn check_tells_a_clean_device_from_a_damaged_one() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let device = device_in(folder.path());
+    let (_, said) = expect(3, &["check", "--device", &device]);
+    assert!(said.contains("no copy of a Culvert header"), "nothing is on it: {said}");
+    expect(0, &["format", &device]);
+    let (printed, _) = expect(0, &["check", "--device", &device]);
+    assert!(printed.contains("clean"), "{printed}");
+    let file = path_in(folder.path(), "device");
+    let mut bytes = std::fs::read(&file).expect("the device's file");
+    bytes[100] ^= 1;
+    std::fs::write(&file, bytes).expect("the device's file");
+    let (printed, _) = expect(4, &["check", "--device", &device, "--json"]);
+    let report: Value = serde_json::from_str(&printed).expect("JSON");
+    assert_eq!(report["clean"], false);
+    assert_eq!(report["report"]["findings"][0]["subject"]["kind"], "header", "{report}");
+}
+
+#[test]
 fn quickstart_brings_a_file_through_a_crash() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let file = path_in(folder.path(), "file");
@@ -148,7 +167,7 @@ fn quickstart_brings_a_file_through_a_crash() {
     let bytes: Vec<u8> = (0..20_000_001u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
     std::fs::write(&file, bytes).expect("a scratch file");
     let (printed, _) = expect(0, &["quickstart", "--file", &file, "--no-bench"]);
-    for step in ["devices", "servers", "import", "restart", "export", "compare", "done"] {
+    for step in ["devices", "servers", "import", "restart", "export", "compare", "check", "done"] {
         assert!(printed.lines().any(|line| line.starts_with(step)), "{step}: {printed}");
     }
     assert!(printed.contains("SIGKILL"), "{printed}");

@@ -55,6 +55,7 @@ pub struct LocalOptions {
 pub struct LocalCluster {
     servers: Vec<Option<ServerProcess>>,
     configs: Vec<PathBuf>,
+    devices: Vec<String>,
     cluster_file: PathBuf,
     cluster: Cluster,
     addresses: Vec<Vec<(TransportKind, Address)>>,
@@ -68,6 +69,7 @@ impl LocalCluster {
         let cluster_file = scratch.path("cluster.toml");
         let cores = culvert_memory::allowed_cores()?;
         let mut configs = Vec::new();
+        let mut devices = Vec::new();
         let mut nodes = Vec::new();
         let mut addresses = Vec::new();
         for number in 0..options.nodes as usize {
@@ -83,7 +85,8 @@ impl LocalCluster {
             let mut config = NodeConfig::new(mint_uuid()?, cluster_file.clone(), core);
             config.reactors[0].pool_bytes = POOL_BYTES;
             config.reactors[0].listen = vec![socket.to_string(), port.to_string()];
-            config.devices.push(DeviceConfig::new(uri));
+            config.devices.push(DeviceConfig::new(uri.clone()));
+            devices.push(uri);
             config.check().context("the configuration of a local node")?;
             let path = scratch.path(&format!("node-{number}.toml"));
             std::fs::write(&path, config.to_toml())?;
@@ -99,7 +102,7 @@ impl LocalCluster {
             .refuse()?;
         let servers = (0..nodes.len()).map(|_| None).collect();
         let mut local =
-            LocalCluster { servers, configs, cluster_file, cluster, addresses, scratch };
+            LocalCluster { servers, configs, devices, cluster_file, cluster, addresses, scratch };
         local.use_transports(&options.transports)?;
         Ok(local)
     }
@@ -125,6 +128,11 @@ impl LocalCluster {
     /// Configurations of the nodes.
     pub fn configs(&self) -> &[PathBuf] {
         &self.configs
+    }
+
+    /// URIs of the devices, in the order of the nodes.
+    pub fn devices(&self) -> &[String] {
+        &self.devices
     }
 
     /// A path in the cluster's scratch folder.

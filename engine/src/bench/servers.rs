@@ -175,9 +175,15 @@ impl OneThread {
     }
 
     fn statuses(&mut self) -> anyhow::Result<Vec<Value>> {
-        let status = |reactor: &mut NodeReactor| {
-            Ok(serde_json::to_value(reactor.reactor().chunkserver().status())?)
-        };
-        self.reactors.iter_mut().map(status).collect()
+        let mut statuses = Vec::new();
+        for reactor in &mut self.reactors {
+            let mut status = serde_json::to_value(reactor.reactor().chunkserver().status())?;
+            // They share a thread, and with it its allocations: those are told once.
+            if !statuses.is_empty() {
+                status["drivers"]["allocations"] = Value::from(0);
+            }
+            statuses.push(status);
+        }
+        Ok(statuses)
     }
 }

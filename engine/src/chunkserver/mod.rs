@@ -28,6 +28,7 @@ use culvert_nvme::{Completion, Status};
 pub use catch_up::CatchUpStatus;
 pub use copyset::{Copyset, ReplicaPlace};
 pub use peers::{Endpoint, PeerOptions};
+pub use replaying::rebuild;
 pub use start::{ReplicaPlan, ShardPlan, StartError};
 pub use status::{ChunkserverStatus, CopysetStatus, OutOfService};
 

@@ -22,9 +22,10 @@ use crate::copyset::{self, CopysetState};
 use crate::ids::{CopysetId, Extents, LogIndex};
 use crate::journal::{ChunkInstalled, HOLE, NOWHERE};
 use crate::raft_group::Log;
-use crate::shard::{Change, ChangeList, EntryList, PastLog, Shard};
+use crate::shard::check::HeldPayload;
+use crate::shard::{Change, ChangeList, EntryList, PastLog, RecoveredGroup};
 use crate::store::{
-    BlockState, ChunkInstall, ChunkKey, InstallBlock, InstallError, LOG_INDEX_MAX, Place,
+    BlockState, ChunkInstall, ChunkKey, InstallBlock, InstallError, LOG_INDEX_MAX, Place, Store,
 };
 
 /// Why a journal cannot be replayed.
@@ -57,7 +58,7 @@ pub(super) fn past(
     past: &PastLog,
     id: CopysetId,
     quota: u64,
-    shard: &mut Shard,
+    store: &mut Store,
 ) -> Result<LogIndex, ReplayError> {
     let mut state = match &past.image {
         Some(bytes) => CopysetState::parse(bytes)?,
@@ -66,9 +67,9 @@ pub(super) fn past(
     let base = past.log_start.unwrap_or(first_base());
     let mut log = Log::new(HardState::default(), ConfState::default(), base);
     fill(&mut log, &past.entries)?;
-    let ahead = changes(&past.changes, &log, &mut state, shard)?;
+    let ahead = changes(&past.changes, &log, &mut state, store)?;
     let through = past.applied_note.min(log.last());
-    apply(&log, &mut state, through, shard)?;
+    apply(&log, &mut state, through, store)?;
     Ok(ahead)
 }
 
@@ -90,12 +91,12 @@ pub(super) fn apply(
     log: &Log,
     state: &mut CopysetState,
     through: LogIndex,
-    shard: &mut Shard,
+    store: &mut Store,
 ) -> Result<(), Gap> {
     let mut index = state.applied().next();
     while index <= through {
         let entry = log.get(index).ok_or(Gap(index))?;
-        state.apply(entry.record, &entry.extents, shard.store_mut());
+        state.apply(entry.record, &entry.extents, store);
         index = index.next();
     }
     Ok(())
@@ -106,7 +107,7 @@ pub(super) fn changes(
     list: &ChangeList,
     log: &Log,
     state: &mut CopysetState,
-    shard: &mut Shard,
+    store: &mut Store,
 ) -> Result<LogIndex, ReplayError> {
     let mut ahead = LogIndex(0);
     for change in list.iter() {
@@ -114,7 +115,7 @@ pub(super) fn changes(
             Change::Installed(installed) => {
                 let head = installed.head();
                 ahead = ahead.max(head.as_of);
-                install(installed, log, state, shard)?;
+                install(installed, log, state, store)?;
             }
             Change::Retained(as_of, chunks) => {
                 let chunks: Vec<_> = chunks.chunks().collect();
@@ -122,7 +123,7 @@ pub(super) fn changes(
                     return Err(ReplayError::List);
                 }
                 ahead = ahead.max(as_of);
-                shard.store_mut().retain_chunks(state.id(), as_of, &chunks);
+                store.retain_chunks(state.id(), as_of, &chunks);
             }
         }
     }
@@ -133,13 +134,13 @@ fn install(
     installed: ChunkInstalled<'_>,
     log: &Log,
     state: &mut CopysetState,
-    shard: &mut Shard,
+    store: &mut Store,
 ) -> Result<(), ReplayError> {
     let head = installed.head();
     let key = ChunkKey { copyset: head.copyset, chunk: head.chunk };
-    let held = shard.store().chunk(key);
+    let held = store.chunk(key);
     if head.since > LogIndex(0) && held.is_none_or(|held| held.applied < head.since) {
-        apply(log, state, head.since.min(log.last()), shard)?;
+        apply(log, state, head.since.min(log.last()), store)?;
     }
     let blocks: Vec<_> = installed
         .blocks()
@@ -153,7 +154,7 @@ fn install(
             InstallBlock { block: block.block, state }
         })
         .collect();
-    shard.store_mut().install(&ChunkInstall {
+    store.install(&ChunkInstall {
         key,
         birth: head.birth,
         applied: head.applied,
@@ -166,11 +167,11 @@ fn install(
 
 /// Entries whose chunk is already past them, because a catch-up installed it, have lost their
 /// payload to it.
-pub(super) fn drop_covered(log: &mut Log, state: &CopysetState, ahead: LogIndex, shard: &Shard) {
+pub(super) fn drop_covered(log: &mut Log, state: &CopysetState, ahead: LogIndex, store: &Store) {
     for index in (state.applied().0 + 1..=log.last().0).map(LogIndex) {
         let entry = log.get(index).expect("an index within the log");
         let key = ChunkKey { copyset: entry.record.copyset(), chunk: entry.record.chunk() };
-        if entry.record.payload_blocks() > 0 && shard.store().covers(key, index) {
+        if entry.record.payload_blocks() > 0 && store.covers(key, index) {
             log.drop_extents(index, ahead.max(index.next()));
         }
     }
@@ -188,4 +189,31 @@ pub(super) fn live_payload(log: &Log, state: &CopysetState) -> Vec<Live> {
             (key, record.index(), entry.extents)
         })
         .collect()
+}
+
+/// Brings the maps of one group up to what its device knows to be committed, for the offline
+/// check, and says what the entries behind hold. `None`: the group's state cannot be read.
+pub fn rebuild(store: &mut Store, found: &RecoveredGroup) -> Option<Vec<HeldPayload>> {
+    for past in &found.past {
+        self::past(past, found.copyset, 0, store).ok()?;
+    }
+    let mut state = match &found.image {
+        Some(bytes) => CopysetState::parse(bytes).ok()?,
+        None => CopysetState::new(found.copyset, 0),
+    };
+    let base = found.log_start.unwrap_or(first_base());
+    let mut log = Log::new(HardState::default(), ConfState::default(), base);
+    fill(&mut log, &found.entries).ok()?;
+    let ahead = changes(&found.changes, &log, &mut state, store).ok()?;
+    apply(&log, &mut state, found.applied_note.min(log.last()), store).ok()?;
+    drop_covered(&mut log, &state, ahead, store);
+    let first = state.applied().0 + 1;
+    let entries = (first..=log.last().0).filter_map(|index| log.get(LogIndex(index)));
+    let held = entries.filter(|entry| !entry.extents.is_empty()).map(|entry| HeldPayload {
+        key: ChunkKey { copyset: found.copyset, chunk: entry.record.chunk() },
+        index: entry.record.index(),
+        extents: entry.extents,
+        crcs: entry.record.crcs().collect(),
+    });
+    Some(held.collect())
 }

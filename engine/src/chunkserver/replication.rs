@@ -49,6 +49,8 @@ struct Fetch {
     outstanding: u32,
     ticket: Option<ReadTicket>,
     failed: bool,
+    /// What it was for is no longer wanted; it only waits for its reads.
+    void: bool,
 }
 
 /// See the module's documentation.
@@ -94,6 +96,9 @@ impl Feed {
     pub fn clear(&mut self) {
         self.ranges.clear();
         self.fetches.retain(|fetch| fetch.outstanding > 0);
+        for fetch in &mut self.fetches {
+            fetch.void = true;
+        }
         self.blocked = false;
     }
 
@@ -229,6 +234,10 @@ impl Chunkserver {
         }
         if let Some(ticket) = fetch.ticket.take() {
             self.shards[copyset.shard].shard.store_mut().read_end(ticket);
+        }
+        if fetch.void {
+            feed.fetches.retain(|fetch| fetch.number != number);
+            return;
         }
         self.counters.entries_fed_from_device += 1;
         let mut crcs = fetch.crcs.iter();
@@ -493,7 +502,11 @@ impl Pump<'_> {
     ) -> Result<(), Stop> {
         self.fetch_ahead(copyset, index)?;
         let feed = &copyset.feeds[self.at];
-        let fetch = feed.fetches.iter().find(|fetch| fetch.index == index).ok_or(Stop::Reading)?;
+        let fetch = feed
+            .fetches
+            .iter()
+            .find(|fetch| fetch.index == index && !fetch.void)
+            .ok_or(Stop::Reading)?;
         if fetch.outstanding > 0 {
             return Err(Stop::Reading);
         }
@@ -519,12 +532,17 @@ impl Pump<'_> {
     fn fetch_ahead(&mut self, copyset: &mut Copyset, index: LogIndex) -> Result<(), Stop> {
         let range = copyset.feeds[self.at].ranges[0];
         let end = range.previous_index.0 + u64::from(range.count);
+        // What an earlier range read ahead and this one does not ask for only takes up room.
+        let wanted = range.previous_index.next()..=LogIndex(end);
+        let feed = &mut copyset.feeds[self.at];
+        feed.fetches.retain(|fetch| fetch.outstanding > 0 || wanted.contains(&fetch.index));
         for index in (index.0..=end).map(LogIndex).take(FETCHES_MAX) {
             let feed = &copyset.feeds[self.at];
-            if feed.fetches.len() >= FETCHES_MAX {
+            let commands = self.shard.shard.commands_free() as usize;
+            if feed.fetches.len() >= FETCHES_MAX || commands < OPERATION_EXTENTS_MAX {
                 break;
             }
-            if feed.fetches.iter().any(|fetch| fetch.index == index && !fetch.failed) {
+            if feed.fetches.iter().any(|fetch| fetch.index == index && !fetch.void) {
                 continue;
             }
             let Some(entry) = copyset.group.log().get(index) else { return Err(Stop::Lost) };
@@ -586,6 +604,7 @@ impl Pump<'_> {
             outstanding: reads.len() as u32,
             ticket: None,
             failed: false,
+            void: false,
         };
         Some((fetch, reads))
     }

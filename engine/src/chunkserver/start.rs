@@ -11,12 +11,12 @@ use culvert_memory::Pool;
 use raft::eraftpb::{ConfState, HardState};
 use uuid::Uuid;
 
+use super::catch_up::{Sources, mark};
 use super::checkpoint::Held;
 use super::peers::Peers;
 use super::reading::Reads;
-use super::replication::Feed;
-use super::catch_up::{Sources, mark};
 use super::replaying::{self, Gap, Live, ReplayError};
+use super::replication::Feed;
 use super::replies::Replies;
 use super::status::OutOfService;
 use super::{Chunkserver, ChunkserverOptions, Copyset, Endpoint, ReplicaPlace, RunningShard};
@@ -183,7 +183,7 @@ impl Chunkserver {
         let id = found.copyset;
         for past in &found.past {
             // What does not hang together ends here; the replica is out of service anyway.
-            let _broken = replaying::past(past, id, 0, shard);
+            let _broken = replaying::past(past, id, 0, shard.store_mut());
         }
         let stored = found.image.as_deref().and_then(|bytes| CopysetState::parse(bytes).ok());
         let mut state = stored.unwrap_or_else(|| CopysetState::new(id, 0));
@@ -193,11 +193,11 @@ impl Chunkserver {
         // What lies behind a gap is of no use without what is missing.
         let _gap = replaying::fill(&mut log, &found.entries);
         settle_hard_state(&mut log, found, &state);
-        let changed = replaying::changes(&found.changes, &log, &mut state, shard);
+        let changed = replaying::changes(&found.changes, &log, &mut state, shard.store_mut());
         let through = found.applied_note.min(log.last());
-        let _behind_the_log = replaying::apply(&log, &mut state, through, shard);
+        let _behind_the_log = replaying::apply(&log, &mut state, through, shard.store_mut());
         let ahead = changed.unwrap_or_default().max(mark::parse(found.catch_up.as_deref()));
-        replaying::drop_covered(&mut log, &state, ahead, shard);
+        replaying::drop_covered(&mut log, &state, ahead, shard.store());
         let live = replaying::live_payload(&log, &state);
         self.held.push(Held { id, shard: position, log, state, ahead });
         live
@@ -286,11 +286,7 @@ fn restore(
     }
 }
 
-fn revive(
-    shard: &mut Shard,
-    found: &RecoveredGroup,
-    plan: &ReplicaPlan,
-) -> Result<Revived, Unfit> {
+fn revive(shard: &mut Shard, found: &RecoveredGroup, plan: &ReplicaPlan) -> Result<Revived, Unfit> {
     if let Some(damage) = found.damaged {
         return Err(Unfit::Damaged(damage.first_bad));
     }
@@ -300,7 +296,8 @@ fn revive(
     }
     let mut ahead = mark::parse(found.catch_up.as_deref());
     for past in &found.past {
-        ahead = ahead.max(replaying::past(past, plan.copyset, plan.quota_blocks, shard)?);
+        ahead =
+            ahead.max(replaying::past(past, plan.copyset, plan.quota_blocks, shard.store_mut())?);
     }
     let mut state = match &found.image {
         Some(bytes) => CopysetState::parse(bytes)?,
@@ -317,10 +314,10 @@ fn revive(
     if state.applied() < base.0 {
         return Err(Gap(state.applied().next()).into());
     }
-    let changed = replaying::changes(&found.changes, &log, &mut state, shard)?;
-    replaying::apply(&log, &mut state, found.applied_note.min(log.last()), shard)?;
+    let changed = replaying::changes(&found.changes, &log, &mut state, shard.store_mut())?;
+    replaying::apply(&log, &mut state, found.applied_note.min(log.last()), shard.store_mut())?;
     let ahead = ahead.max(changed);
-    replaying::drop_covered(&mut log, &state, ahead, shard);
+    replaying::drop_covered(&mut log, &state, ahead, shard.store());
     Ok(Revived { log, state, ahead })
 }
 

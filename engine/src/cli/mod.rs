@@ -4,6 +4,7 @@
 //! standard error. How a command ends is in [`exit`].
 
 mod bench;
+pub mod check;
 pub mod cluster;
 pub mod connect;
 mod device;
@@ -45,6 +46,7 @@ enum Command {
     #[command(subcommand)]
     Volume(volume::VolumeCommand),
     Status(status::StatusArgs),
+    Check(check::CheckArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -67,6 +69,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Cluster(command) => cluster::run(command),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Volume(command) => volume::run(command),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
     }

@@ -12,6 +12,7 @@ use culvert::config::ByteSize;
 use culvert::ids::BLOCK_SIZE;
 use sha2::{Digest, Sha256};
 
+use super::check::check_device;
 use super::connect::{CliClient, ConnectArgs, TransportChoice, show};
 use super::exit::{Code, Failure, Outcome, Refuse, refuse};
 use super::status::fetch;
@@ -37,8 +38,8 @@ end is. Exits with 0 only if every step held.";
 ///
 /// Formats three emulated devices over memory-backed files, starts three server processes over
 /// shared memory, imports a file, kills the leader in the middle, finishes, restarts the dead
-/// server, waits until it has caught up, exports the file, compares SHA-256, and measures shared
-/// memory against TCP.
+/// server, waits until it has caught up, exports the file, compares SHA-256, verifies the devices, and
+/// measures shared memory against TCP.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct QuickstartArgs {
@@ -136,7 +137,27 @@ fn survive(arguments: &QuickstartArgs, show: &mut Show) -> Outcome<LocalCluster>
     }
     show.step("compare", &format!("{} SHA-256 {}", show.paint.good("equal"), hex(&exported)));
     local.stop_all()?;
+    check(&local, show)?;
     Ok(local)
+}
+
+/// Verifies the devices of the stopped servers, block by block.
+fn check(local: &LocalCluster, show: &mut Show) -> Outcome {
+    let mut blocks = 0;
+    for uri in local.devices() {
+        let report = check_device(uri)?;
+        if !report.is_clean() {
+            let error = anyhow!("{uri} is damaged: {:?}", report.findings);
+            return Err(Failure { code: Code::Damage, error });
+        }
+        blocks += report.shards.iter().map(|shard| shard.checked_blocks).sum::<u64>();
+    }
+    let clean = show.paint.good("clean");
+    show.step(
+        "check",
+        &format!("{clean}: {blocks} blocks on {NODES} devices match their checksums"),
+    );
+    Ok(())
 }
 
 fn create(file_bytes: u64) -> Outcome<LocalCluster> {

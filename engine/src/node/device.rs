@@ -7,13 +7,20 @@ use super::NodeError;
 use crate::chunkserver::{ReplicaPlan, ShardPlan};
 use crate::cluster::Cluster;
 use crate::config::{DeviceConfig, NodeConfig};
-use crate::device::{self, DeviceHeader};
+use crate::device::{self, DeviceHeader, RING_BYTES_MIN, ShardLayout};
+use crate::ids::BLOCK_SIZE;
 use crate::journal::ReplicaIdentity;
 use crate::reactor::Device;
 use crate::shard::{OpenError, Opened, Opening, OpeningMode, Recovered, ShardConfig};
 
 /// Completions taken at a time while a shard opens.
 const OPEN_BUDGET: usize = 64;
+
+/// Batches of full size that a journal ring holds at least.
+const RING_BATCHES_MIN: u64 = 16;
+
+// The smallest ring still has batches that hold the longest item.
+const _: () = assert!(RING_BYTES_MIN / RING_BATCHES_MIN >= 16 * BLOCK_SIZE as u64);
 
 /// Opens all devices, and of each the shards that reactor `number` runs.
 pub(super) fn open_all<D: QueuePair>(
@@ -37,7 +44,7 @@ pub(super) fn open_all<D: QueuePair>(
                 continue;
             }
             let position = plans.len();
-            let shard_config = shard_config(config, device, position);
+            let shard_config = shard_config(config, device, shard, position);
             let recovered = open_shard(&mut queue_pair, &header, shard.shard, shard_config, pool)
                 .map_err(|source| NodeError::Shard {
                 uri: device.uri.clone(),
@@ -118,12 +125,19 @@ fn check_quota(
     Ok(())
 }
 
-fn shard_config(config: &NodeConfig, device: &DeviceConfig, position: usize) -> ShardConfig {
+fn shard_config(
+    config: &NodeConfig,
+    device: &DeviceConfig,
+    layout: &ShardLayout,
+    position: usize,
+) -> ShardConfig {
     let store = &config.store;
+    // A small ring with large batches would refuse proposals when it is hardly used.
+    let batch_bytes = store.batch_bytes.bytes().min(layout.ring_bytes / RING_BATCHES_MIN);
     ShardConfig {
         tag_prefix: u16::try_from(position).expect("a reactor runs few shards"),
         commands_max: store.commands_max.max(4 * device.depth_max),
-        batch_bytes: store.batch_bytes.bytes() as usize,
+        batch_bytes: (batch_bytes - batch_bytes % BLOCK_SIZE as u64) as usize,
         batch_buffers: store.batch_buffers,
         idle_ns: u64::from(store.mark_delay_ms) * super::NS_PER_MS,
         deallocate: store.deallocates,

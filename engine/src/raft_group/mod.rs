@@ -38,9 +38,7 @@ use smallvec::SmallVec;
 pub use guard::Refusal;
 pub use lease::Lease;
 pub use log::{Log, LogEntry};
-pub use membership::{
-    Change, MembershipError, can_restore, encode_conf_state, parse_conf_state,
-};
+pub use membership::{Change, MembershipError, can_restore, encode_conf_state, parse_conf_state};
 pub use proposals::NotLeader;
 
 use crate::ids::{BatchNumber, CopysetId, Extents, LogIndex, ReplicaId, Term};
@@ -423,7 +421,9 @@ impl Group {
 
     /// The raft snapshot offered to `peer` was refused or lost.
     pub fn report_snapshot_failed(&mut self, peer: ReplicaId) {
-        self.raw.report_snapshot(peer.0, raft::SnapshotStatus::Failure);
+        if self.is_leader() {
+            self.raw.report_snapshot(peer.0, raft::SnapshotStatus::Failure);
+        }
     }
 
     /// Takes a leader's append message. Pages of entries that the library does not want go back.

@@ -507,3 +507,91 @@ proptest! {
         }
     }
 }
+
+fn leaders_word(kind: PeerMessageKind, index: u64) -> PeerMessage {
+    PeerMessage {
+        kind,
+        reject: false,
+        copyset: COPYSET,
+        from: ReplicaId(1),
+        to: ReplicaId(2),
+        term: Term(3),
+        log_term: Term(3),
+        index: LogIndex(index),
+        commit: LogIndex(0),
+        commit_term: Term(0),
+        reject_hint: LogIndex(0),
+        request_snapshot: LogIndex(0),
+        sent_ns: 0,
+        context: 0,
+    }
+}
+
+/// A raft snapshot that a catch-up prepared: the log begins anew, payload of applied entries stays
+/// with the chunks, and nobody campaigns before it is durable.
+#[test]
+fn a_raft_snapshot_restarts_the_log() {
+    let mut log = fresh_log(3);
+    for index in 1..=6 {
+        let mut bytes = [0; RECORD_BYTES_MAX];
+        let record = write(index).emit(COPYSET, Term(1), LogIndex(index), &mut bytes);
+        let extent = Extent { start: 100 + index as u32, blocks: 1 };
+        let extents = std::iter::once(extent).collect();
+        log.append(&RecordView::trusted(record), &extents, None, None);
+    }
+    log.set_hard_state(raft::eraftpb::HardState {
+        term: 1,
+        vote: 0,
+        commit: 4,
+        ..Default::default()
+    });
+    let mut group = Group::new(COPYSET, ReplicaId(2), log, LogIndex(4), 0, options(), 0);
+    let (mut journal, mut outbox) = (Journal::default(), Outbox::default());
+    let now_ns = TICK_NS * 100;
+
+    let snapshot = leaders_word(PeerMessageKind::Snapshot, 50);
+    assert_eq!(group.step(&snapshot, now_ns), Err(Refusal::UnpreparedSnapshot));
+    let (index, term) = (LogIndex(50), Term(3));
+    let expected = ExpectedSnapshot { index, term, conf_state: conf_state(3) };
+    group.expect_snapshot(Some(expected));
+    assert_eq!(group.step(&snapshot, now_ns), Ok(()));
+    group.ready(&mut journal, &mut outbox, now_ns);
+    assert_eq!(group.log().base(), (index, term));
+    assert_eq!((group.applied(), group.commit()), (index, index));
+    let released: Vec<u32> = journal.released.iter().map(|extent| extent.start).collect();
+    assert_eq!(released, [106, 105], "entries 1 to 4 were applied: their payload is the chunks'");
+
+    let order = leaders_word(PeerMessageKind::TimeoutNow, 0);
+    assert_eq!(group.step(&order, now_ns), Err(Refusal::Restoring));
+    group.campaign();
+    (0..100).for_each(|_| group.tick());
+    assert_eq!(group.step(&snapshot, now_ns), Err(Refusal::UnpreparedSnapshot), "once only");
+    group.durable(journal.open_batch(), &mut outbox, now_ns);
+    let answer = outbox.messages.last().expect("an answer");
+    assert_eq!((answer.kind, answer.index), (PeerMessageKind::AppendResponse, index));
+    (0..100).for_each(|_| group.tick());
+    group.ready(&mut journal, &mut outbox, now_ns);
+    assert_eq!(group.role(), Role::Candidate, "it may campaign now");
+}
+
+/// A membership that a peer made up does not reach the library.
+#[test]
+fn only_memberships_that_can_be_are_restored() {
+    let lists = |voters: &[u64], learners: &[u64], outgoing: &[u64], next: &[u64]| ConfState {
+        voters: voters.to_vec(),
+        learners: learners.to_vec(),
+        voters_outgoing: outgoing.to_vec(),
+        learners_next: next.to_vec(),
+        ..ConfState::default()
+    };
+    let can = |conf_state: ConfState| can_restore(&conf_state, ReplicaId(2));
+    assert!(can(lists(&[1, 2, 3], &[], &[], &[])));
+    assert!(can(lists(&[1], &[2], &[], &[])));
+    assert!(can(lists(&[1, 3], &[], &[1, 2], &[2])));
+    assert!(!can(lists(&[1, 3], &[], &[], &[])), "without us");
+    assert!(!can(lists(&[1, 2, 2], &[], &[], &[])));
+    assert!(!can(lists(&[0, 2], &[], &[], &[])));
+    assert!(!can(lists(&[1, 2], &[2], &[], &[])));
+    assert!(!can(lists(&[1, 2], &[], &[1], &[3])));
+    assert!(!can(lists(&[], &[2], &[], &[])));
+}

@@ -254,3 +254,165 @@ fn lead(rig: &mut Rig, node: usize, copyset: u32) {
     }
     panic!("node {node} was never elected");
 }
+
+/// Frames of a catch-up that mean nothing, or nothing good: the node goes on, and comes back.
+#[test]
+fn hostile_frames_do_no_harm() {
+    use culvert::ids::{ChunkId, CopysetId, LogIndex, ReplicaId, Term};
+    use culvert::wire::{CatchUpHead, CatchUpKind, ChunkBlock, emit_catch_up};
+    use zerocopy::IntoBytes;
+    const KINDS: [CatchUpKind; 8] = [
+        CatchUpKind::Begin,
+        CatchUpKind::List,
+        CatchUpKind::Manifest,
+        CatchUpKind::Chunk,
+        CatchUpKind::Retain,
+        CatchUpKind::State,
+        CatchUpKind::Done,
+        CatchUpKind::Abort,
+    ];
+    for seed in seeds() {
+        let mut rig = Rig::new(false, seed, short_logs);
+        rig.churn(300);
+        rig.settle();
+        let copysets: Vec<_> = (1..=rig::COPYSETS)
+            .map(|id| {
+                let own = rig.copyset(2, id).expect("it runs").replica;
+                let there = rig.copyset(0, id).expect("it runs").replica;
+                (id, own, there)
+            })
+            .collect();
+        rig.local.kill(2);
+        let mut node = rig::raw::RawNode::new(2, 0);
+        let (mut task, mut number) = (0, 0);
+        let sevens = crc_of_sevens();
+        let mut id = 1;
+        for _ in 0..6000 {
+            if node.reconnect(&mut rig) || rig.dice.below(40) == 0 {
+                (task, number) = (task + 1, 0);
+            }
+            if number == 0 {
+                id = 1 + rig.dice.below(3) as u32;
+            }
+            let (_, own, there) = copysets[id as usize - 1];
+            let term = rig.copyset(0, id).map_or(1, |status| status.term);
+            let applied = rig.copyset(0, id).map_or(1, |status| status.applied);
+            number += 1;
+            let begins = number == 1;
+            // Mostly what goes deep: questions, chunks, lists.
+            let kind = if begins {
+                0
+            } else {
+                [1, 1, 3, 3, 3, 3, 3, 4, 5, 0, 2, 6, 7][rig.dice.below(13) as usize]
+            };
+            let mut count = |most: u64| rig.dice.below(most);
+            let sane = count(20) > 0;
+            let (first, last) =
+                if sane && kind == 3 { (true, true) } else { (count(2) == 0, count(2) == 0) };
+            let head = CatchUpHead {
+                kind: KINDS[kind],
+                first,
+                last,
+                copyset: CopysetId(id),
+                from: ReplicaId(own),
+                to: ReplicaId(there),
+                term: Term(term),
+                task,
+                number: if sane { number } else { count(9) },
+                index: LogIndex(applied + 10 * count(3)),
+                index_term: Term(term),
+                chunk: ChunkId(1 << 32 | count(20)),
+                birth: LogIndex(applied - 5 + count(4)),
+                applied: LogIndex(applied + count(3)),
+                since: LogIndex(if sane { 0 } else { count(1 << 40) }),
+                total: count(9000) as u32,
+            };
+            let mut items = count(6) as u16;
+            let bytes = match KINDS[kind] {
+                _ if !sane => count(300),
+                CatchUpKind::Manifest => u64::from(items) * 32,
+                CatchUpKind::Retain => u64::from(items) * 8,
+                CatchUpKind::State => count(3000),
+                _ => 0,
+            };
+            let mut body: Vec<u8> = (0..bytes).map(|byte| byte as u8).collect();
+            let mut pages = 0;
+            if kind == 0 && sane {
+                body = vec![0, 3];
+                [own, there, 77].iter().for_each(|id| body.extend_from_slice(&id.to_le_bytes()));
+                body.extend_from_slice(&[0, 0, 0]);
+            }
+            if kind == 3 {
+                pages = count(3) as u32;
+                items = pages as u16;
+                let crc = if sane { sevens } else { 0x5ca1_ab1e };
+                let blocks: Vec<_> = (0..pages)
+                    .map(|at| ChunkBlock {
+                        block: (at * (1 + count(100) as u32)).into(),
+                        crc: crc.into(),
+                        index: (head.applied.0 - count(2)).into(),
+                        mapped: 1.into(),
+                    })
+                    .collect();
+                body = blocks.as_bytes().to_vec();
+            }
+            let mut out = [0; culvert::wire::FRAME_BYTES_MAX];
+            let frame = emit_catch_up(&head, items, &body, &mut out).to_vec();
+            node.send(&mut rig, &frame, pages);
+        }
+        for _ in 0..2000 {
+            rig.turn(|_, _, _| {});
+        }
+        // What it did is in the journal: a recovery does not mind it either.
+        rig.local.kill(0);
+        rig.reopen(0);
+        for _ in 0..2000 {
+            rig.turn(|_, _, _| {});
+        }
+    }
+}
+
+fn crc_of_sevens() -> u32 {
+    let pool = culvert_memory::Pool::new(&culvert_memory::PoolOptions {
+        bytes: 2 << 20,
+        ..culvert_memory::PoolOptions::default()
+    })
+    .expect("memory");
+    let mut buffer = pool.acquire(1).expect("a page");
+    buffer.as_mut_slice().fill(7);
+    buffer.crc32c(0, 4096)
+}
+
+/// More is written during a round than even the log that is held back keeps: there are more rounds.
+#[test]
+fn a_round_that_is_outrun_is_repeated() {
+    for seed in seeds() {
+        let mut rig = Rig::new(false, seed, |config| {
+            short_logs(config);
+            config.store.catch_up_bytes_per_second = ByteSize::mib(2);
+        });
+        rig.churn(4000);
+        rig.leave_behind(2);
+        rig.churn(3000);
+        rig.reopen(2);
+        let mut rounds = 0;
+        let mut look = |rig: &mut Rig| {
+            let nodes = [0, 1].map(|node| rig.status(node).expect("it runs"));
+            let copysets = nodes.iter().flat_map(|status| &status.copysets);
+            let tasks = copysets.flat_map(|copyset| &copyset.catch_ups);
+            rounds = tasks.map(|task| task.round).max().unwrap_or(0).max(rounds);
+        };
+        for _ in 0..200 {
+            rig.change(64, |_| {});
+            look(&mut rig);
+        }
+        rig.turn_until("all replicas are equal", |rig| {
+            look(rig);
+            rig.is_settled()
+        });
+        assert!(rounds > 1, "one round was enough: nothing was tested");
+        rig.settle();
+        rig.compare_stores();
+        rig.check_model();
+    }
+}

@@ -85,6 +85,9 @@ const OFFER_NS: u64 = 5_000_000_000;
 /// After a task ended before its end the next one to the same replica waits for so long.
 const REST_NS: u64 = 500_000_000;
 
+/// ... or for so long, where it would most likely end alike.
+const REST_LONG_NS: u64 = 3_000_000_000;
+
 /// How many times the entries that a log retains otherwise it keeps for a replica that catches up.
 const LOG_RETAINED_FACTOR: u64 = 8;
 

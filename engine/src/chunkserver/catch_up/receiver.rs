@@ -11,9 +11,7 @@ use culvert_memory::{Buffer, Pages};
 use raft::eraftpb::ConfState;
 
 use super::staging::Staging;
-use super::{
-    FRAMES_PER_TURN, JOURNAL_HEADROOM_BYTES, Parties, WINDOW_FRAMES, mark, plain_head,
-};
+use super::{FRAMES_PER_TURN, JOURNAL_HEADROOM_BYTES, Parties, WINDOW_FRAMES, mark, plain_head};
 use crate::chunkserver::{Chunkserver, Copyset, Offence};
 use crate::copyset::{self, CopysetState};
 use crate::ids::{BatchNumber, ChunkId, LogIndex, Term};

@@ -42,12 +42,15 @@ pub(super) struct Work {
 
 impl Work {
     /// What the receiver needs of a chunk; `None`: nothing by this way.
-    pub fn of(summary: &ChunkSummary, held: Option<&ManifestItem>, round: LogIndex) -> Option<Work> {
+    pub fn of(
+        summary: &ChunkSummary,
+        held: Option<&ManifestItem>,
+        round: LogIndex,
+    ) -> Option<Work> {
         let born_later = summary.birth > round;
         let held_at = held.map(|held| (LogIndex(held.birth.get()), LogIndex(held.applied.get())));
-        let there = held_at.is_some_and(|(birth, applied)| {
-            birth == summary.birth && applied >= summary.applied
-        });
+        let there = held_at
+            .is_some_and(|(birth, applied)| birth == summary.birth && applied >= summary.applied);
         let shrinks = held.is_some_and(|held| held.mapped.get() > summary.mapped);
         let work = Work { chunk: summary.key.chunk, held: held_at, shrinks };
         (!born_later && !there).then_some(work)
@@ -116,7 +119,11 @@ pub(super) struct Batch {
 
 impl Sending {
     /// Freezes a chunk. `None`: nothing of it is to be sent any more.
-    pub fn open<N>(work: &Work, round: LogIndex, desk: &mut Desk<'_, N>) -> Result<Option<Sending>, Stop> {
+    pub fn open<N>(
+        work: &Work,
+        round: LogIndex,
+        desk: &mut Desk<'_, N>,
+    ) -> Result<Option<Sending>, Stop> {
         let key = ChunkKey { copyset: desk.copyset.id, chunk: work.chunk };
         let store = desk.running.shard.store_mut();
         let Some(summary) = store.chunk(key).filter(|summary| summary.birth <= round) else {
@@ -159,11 +166,8 @@ impl Sending {
                 break;
             }
             let store = desk.running.shard.store();
-            let mut piece = Piece {
-                number: self.next_piece,
-                blocks: ArrayVec::new(),
-                bytes: Bytes::None,
-            };
+            let mut piece =
+                Piece { number: self.next_piece, blocks: ArrayVec::new(), bytes: Bytes::None };
             let mut next = None;
             for (block, state) in store.frozen_blocks(self.frozen, self.since, from) {
                 if !piece.takes(&state) {

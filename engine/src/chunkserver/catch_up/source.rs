@@ -10,8 +10,8 @@ use super::blocks::BlockReads;
 use super::sending::{Sending, Work};
 use super::throttle::Throttle;
 use super::{
-    FRAMES_PER_TURN, LOG_RETAINED_FACTOR, OFFER_NS, Parties, REST_NS, SILENCE_NS, TASKS_MAX,
-    WINDOW_FRAMES, plain_head,
+    FRAMES_PER_TURN, LOG_RETAINED_FACTOR, OFFER_NS, Parties, REST_LONG_NS, REST_NS, SILENCE_NS,
+    TASKS_MAX, WINDOW_FRAMES, plain_head,
 };
 use crate::chunkserver::{Chunkserver, Copyset, RunningShard};
 use crate::counters::Counters;
@@ -43,6 +43,20 @@ pub(super) enum Ending {
     BadBlock,
     #[error("the raft snapshot was lost")]
     SnapshotLost,
+}
+
+impl Ending {
+    /// How long the receiver is left alone. Longer where another task will most likely end alike.
+    fn rest_ns(self) -> u64 {
+        match self {
+            Ending::Closed | Ending::Deposed | Ending::SnapshotLost => REST_NS,
+            Ending::Silent
+            | Ending::Refused
+            | Ending::Nonsense
+            | Ending::Missing
+            | Ending::BadBlock => REST_LONG_NS,
+        }
+    }
 }
 
 /// What keeps a task from going on.
@@ -551,20 +565,26 @@ impl Chunkserver {
     /// asks again with the replica's next heartbeat.
     pub(in crate::chunkserver) fn want_catch_up(&mut self, position: u32, to: ReplicaId) {
         let now_ns = self.now_ns;
-        let copyset = &self.copysets[position as usize];
         let sources = &mut self.sources;
         sources.rests.retain(|(.., until_ns)| *until_ns > now_ns);
-        // One that only follows has been outrun.
+        // One that only follows has been outrun; what it held back of the log goes.
+        let tasks = sources.tasks.len();
         sources.tasks.retain(|task| {
             (task.position, task.whom.to) != (position, to) || task.phase != Phase::Following
         });
+        if sources.tasks.len() < tasks {
+            self.hold_logs();
+        }
+        let copyset = &self.copysets[position as usize];
+        let sources = &mut self.sources;
         let has_task =
             sources.tasks.iter().any(|task| (task.position, task.whom.to) == (position, to));
         let rests = sources.rests.iter().any(|(at, replica, _)| (*at, *replica) == (position, to));
         if has_task || rests || sources.tasks.len() >= TASKS_MAX {
             return;
         }
-        let exact = copyset.group.has_applied_own_term() && copyset.ahead <= copyset.group.applied();
+        let exact =
+            copyset.group.has_applied_own_term() && copyset.ahead <= copyset.group.applied();
         let connection = copyset.peer_of(to).and_then(|peer| self.peers.connection(peer));
         let (true, Some(connection)) = (exact, connection) else { return };
         let round = Round::begin(copyset, self.shards[copyset.shard].shard.store());
@@ -653,7 +673,7 @@ impl Chunkserver {
         if let Stop::End(ending) = stop {
             let (position, to) = (task.position, task.whom.to);
             task.end(ending, &mut desk);
-            let until_ns = self.now_ns + REST_NS;
+            let until_ns = self.now_ns + ending.rest_ns();
             self.sources.rests.push((position, to, until_ns));
             self.mark_dirty(position);
         } else {

@@ -151,7 +151,10 @@ impl Rig {
                 assert!(Instant::now() < deadline, "a read came to nothing");
                 self.turn(|token, result, bytes| {
                     assert_eq!((token, result), (block, Ok(())));
-                    assert!(bytes.iter().all(|byte| *byte == value), "block {block} is not {value}");
+                    assert!(
+                        bytes.iter().all(|byte| *byte == value),
+                        "block {block} is not {value}"
+                    );
                     over = true;
                 });
             }
@@ -214,7 +217,10 @@ impl Rig {
                     assert_eq!(content.0, other[chunk].0, "copyset {id} chunk {chunk} node {node}");
                     let blocks = content.1.iter().zip(&other[chunk].1).enumerate();
                     for (block, (one, other)) in blocks {
-                        assert_eq!(one, other, "copyset {id} chunk {chunk:x} block {block} node {node}");
+                        assert_eq!(
+                            one, other,
+                            "copyset {id} chunk {chunk:x} block {block} node {node}"
+                        );
                     }
                 }
             }
@@ -225,7 +231,8 @@ impl Rig {
     }
 
     fn content(&mut self, node: usize, copyset: CopysetId) -> Content {
-        let shard = self.local.node(node).expect("it runs").reactor().chunkserver_mut().shard_mut(0);
+        let shard =
+            self.local.node(node).expect("it runs").reactor().chunkserver_mut().shard_mut(0);
         let (store, mut content, mut after) = (shard.store(), Content::new(), None);
         while let Some(chunk) = store.chunk_after(copyset, after) {
             after = Some(chunk.key.chunk);
@@ -250,7 +257,8 @@ impl Rig {
         let path = self.folder.path().join(format!("device-{node}"));
         let file = std::fs::File::open(path).expect("the device's file");
         let mut buffer = self.client.pool().acquire(1).expect("a page");
-        let shard = self.local.node(node).expect("it runs").reactor().chunkserver_mut().shard_mut(0);
+        let shard =
+            self.local.node(node).expect("it runs").reactor().chunkserver_mut().shard_mut(0);
         let data = shard.layout().data();
         for copyset in (1..=COPYSETS).map(CopysetId) {
             let mut after = None;

@@ -83,7 +83,12 @@ impl RawClient {
         }
     }
 
-    fn ask_once(&mut self, rig: &mut Rig, connection: ConnectionId, ask: Ask) -> (ReplyStatus, u64) {
+    fn ask_once(
+        &mut self,
+        rig: &mut Rig,
+        connection: ConnectionId,
+        ask: Ask,
+    ) -> (ReplyStatus, u64) {
         self.token += 1;
         let write = ask.kind == RequestKind::Write;
         let mut buffer = self.pool.acquire(1).expect("a page");
@@ -132,5 +137,71 @@ impl RawClient {
             });
         }
         answer.expect("just seen")
+    }
+}
+
+/// A node that says whatever it likes: the name of one of the cluster's, without the rest.
+pub struct RawNode {
+    transport: Transport,
+    pool: Pool,
+    connection: Option<ConnectionId>,
+    to: usize,
+    closed: bool,
+}
+
+impl RawNode {
+    /// Speaks as node `own` to node `to`.
+    pub fn new(own: usize, to: usize) -> RawNode {
+        let RawClient { pool, .. } = RawClient::new();
+        let node = uuid::Uuid::from_u128(0xc017_0000 + own as u128);
+        let identity = Identity { node, kind: PeerKind::Node, endpoint: 0 };
+        let transport = Transport::new(TransportOptions {
+            frame_bytes_max: wire::FRAME_BYTES_MAX,
+            ..TransportOptions::new(identity, pool.clone())
+        })
+        .expect("the usual options");
+        RawNode { transport, pool, connection: None, to, closed: true }
+    }
+
+    /// Whether the connection was closed since the last call; connects again if so.
+    pub fn reconnect(&mut self, rig: &mut Rig) -> bool {
+        if !std::mem::replace(&mut self.closed, false) {
+            return false;
+        }
+        let address = Address::Shm(rig.folder.path().join(format!("node-{}.sock", self.to)));
+        let connection = self.transport.connect(&address, WindowMode::Granted);
+        self.connection = Some(connection.expect("a socket to connect to"));
+        for _ in 0..200 {
+            self.poll(rig);
+        }
+        true
+    }
+
+    /// Sends a frame with so many pages of payload, as long as there is room.
+    pub fn send(&mut self, rig: &mut Rig, frame: &[u8], pages: u32) {
+        let Some(connection) = self.connection else { return };
+        let mut payloads = Vec::new();
+        for _ in 0..pages {
+            let Some(place) = self.transport.reserve(connection, 1) else { continue };
+            let mut buffer = self.pool.acquire(1).expect("a page");
+            buffer.as_mut_slice().fill(7);
+            payloads.push((place, buffer.freeze()));
+        }
+        if self.transport.send(connection, Class::Data, frame, &payloads).is_err() {
+            for (place, _) in payloads {
+                self.transport.cancel(connection, place);
+            }
+        }
+        self.poll(rig);
+    }
+
+    fn poll(&mut self, rig: &mut Rig) {
+        let now_ns = SystemClock.now_ns();
+        self.transport.post(now_ns);
+        rig.turn(|_, _, _| {});
+        let (closed, own) = (&mut self.closed, self.connection);
+        self.transport.poll(now_ns, 64, &mut |_, event| {
+            *closed |= matches!(event, Event::Closed { connection, .. } if Some(connection) == own);
+        });
     }
 }
