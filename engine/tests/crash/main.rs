@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use culvert::client::ClientOptions;
 use culvert::cluster::EndpointIndex;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use rig::load::Load;
@@ -156,4 +157,25 @@ fn what_was_acknowledged_survives_kills_and_lost_writes() {
     println!("{} kills, {:?}, unflushed: {:?}", crash.kills, crash.load.done, crash.taken);
     assert!(crash.taken.lost > 0, "no kill found anything unflushed: the test shows nothing");
     assert!(crash.taken.torn > 0, "nothing was torn: the test shows nothing");
+}
+
+/// SIGSTOP: the process is there, its connections are open, and it does nothing.
+#[test]
+fn a_process_that_is_stopped_stops_nobody() {
+    let seed = number_from("CULVERT_CRASH_SEED", SEED);
+    println!("CULVERT_CRASH_SEED={seed}");
+    let files = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
+    let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
+    let mut crash = Crash::start(files.path(), folder.path(), seed);
+    crash.run(200);
+    for stopped in 0..3 {
+        crash.servers[stopped].signal(Signal::STOP);
+        // Each of them led something: that takes an election, and then nothing waits for it.
+        crash.run(400);
+        crash.load.read_all(|| false);
+        crash.servers[stopped].signal(Signal::CONT);
+        crash.run(100);
+    }
+    crash.load.read_all(|| false);
+    crash.servers.iter_mut().for_each(Server::assert_runs);
 }

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use culvert::cluster::Cluster;
 use culvert::config::NodeConfig;
 use culvert::node::NodeReactor;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::undo_log::{Taken, UndoLogged, take_back};
 use crate::rig::random::Random;
@@ -67,6 +68,12 @@ impl Server {
         self.child.as_mut().expect("it runs").kill()
     }
 
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(self.child.as_ref().expect("it runs"));
+        kill_process(pid, signal).expect("a child of ours");
+    }
+
     /// Waits for the end of a process that was killed, and lets the device lose what it may.
     pub fn lose(&mut self, random: &mut Random) -> io::Result<Taken> {
         self.child.take().expect("it was killed").wait()?;
@@ -103,7 +110,7 @@ impl Drop for Server {
 pub fn serve_if_asked() {
     let Some(config) = std::env::var_os(CONFIG) else { return };
     let side = PathBuf::from(std::env::var_os(SIDE).expect("a side file"));
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .expect("a signal at the parent's end");
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
