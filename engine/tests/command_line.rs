@@ -74,6 +74,21 @@ fn a_formatted_device_is_refused_until_forced() {
     assert_ne!(first["device"], second["device"], "a name is never used again");
 }
 
+/// The mark of ext4 stands in bytes 1080 and 1081.
+#[test]
+fn a_device_that_seems_to_be_somebodys_is_refused_until_forced() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let device = device_in(folder.path());
+    let (_, file) = device.split_once("file=").expect("it is over a file");
+    let mut bytes = vec![0; 4096];
+    bytes[1080..1082].copy_from_slice(&[0x53, 0xef]);
+    std::fs::write(file, &bytes).expect("written");
+    let (_, said) = expect(3, &["format", &device]);
+    assert!(said.contains("byte 1080") && said.contains("--force"), "{said}");
+    assert_eq!(std::fs::read(file).expect("readable")[..4096], bytes, "it is as it was");
+    expect(0, &["format", &device, "--force"]);
+}
+
 #[test]
 fn devices_and_files_that_are_not_what_they_should_be_are_named() {
     let folder = tempfile::tempdir().expect("a scratch folder");
@@ -206,6 +221,39 @@ fn bench_prints_the_promised_json_for_both_transports() {
     }
     let bytes = &cases[0]["device_bytes_per_user_byte"];
     assert!(bytes.as_f64().is_some_and(|bytes| bytes > 1.0), "journal included: {bytes}");
+}
+
+#[test]
+fn bench_prints_the_figures_of_scenarios() {
+    let scenarios = "idle,overwrite,failover,restart,stopped-follower";
+    let (printed, _) = expect(
+        0,
+        &[
+            "bench",
+            "--scenario",
+            scenarios,
+            "--transport",
+            "shm",
+            "--device",
+            "emulated:128MiB",
+            "--seconds",
+            "0.3",
+            "--json",
+        ],
+    );
+    let figures: Vec<Value> = serde_json::from_str(&printed).expect("an array");
+    for scenario in scenarios.split(',') {
+        let of = |figure: &&Value| figure["scenario"] == *scenario;
+        let values: Vec<f64> = figures
+            .iter()
+            .filter(of)
+            .map(|figure| figure["value"].as_f64().expect("a number"))
+            .collect();
+        assert!(!values.is_empty(), "{scenario}: {printed}");
+        assert!(values.iter().all(|value| *value > 0.0), "{scenario}: {printed}");
+    }
+    let (_, said) = expect(2, &["bench", "--scenario", "idle", "--depth", "1"]);
+    assert!(said.contains("--depth"), "{said}");
 }
 
 #[test]

@@ -136,6 +136,23 @@ impl Load {
         end: End,
         turns: &mut dyn Turns<N>,
     ) -> Result<Measured, LoadError> {
+        self.run_observed(client, clock, end, turns, &mut |_, _| {})
+    }
+
+    /// As [`Load::run`]; `observe` is told when each operation that succeeded was submitted and
+    /// when it was over, in the clock's nanoseconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Load::run`].
+    pub fn run_observed<N: Network>(
+        &mut self,
+        client: &mut Client<N>,
+        clock: &Clock,
+        end: End,
+        turns: &mut dyn Turns<N>,
+        observe: &mut dyn FnMut(u64, u64),
+    ) -> Result<Measured, LoadError> {
         let latencies = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("valid bounds");
         let mut measured =
             Measured { operations: 0, errors: 0, elapsed: Duration::ZERO, latencies };
@@ -163,6 +180,7 @@ impl Load {
                 } else {
                     measured.operations += 1;
                     measured.latencies.saturating_record(now_ns - submitted_ns);
+                    observe(submitted_ns, now_ns);
                 }
                 if now_ns < end_ns && left > 0 {
                     self.submit(client, slot, now_ns)?;

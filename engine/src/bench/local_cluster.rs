@@ -12,6 +12,7 @@ use culvert::device::LayoutOptions;
 use culvert::ids::BLOCK_SIZE;
 use culvert_nvme::{Device, DeviceUri, EmulatedOptions, MediumKind};
 use culvert_transport::Address;
+use rustix::process::Signal;
 
 use super::case::TransportKind;
 use super::cleanup::Scratch;
@@ -26,11 +27,17 @@ use crate::cli::terminal::Paint;
 /// Name of the one volume.
 pub const VOLUME: &str = "bench";
 
-/// Chunks of a local cluster: small, so that a small volume is spread all the same.
-const CHUNK_SIZE: ByteSize = ByteSize::mib(4);
+/// Chunks of a local cluster at most: small, so that a small volume is spread all the same.
+const CHUNK_SIZE_MAX: ByteSize = ByteSize::mib(4);
+
+/// ... and at least.
+const CHUNK_SIZE_MIN: ByteSize = ByteSize::kib(256);
 
 /// Memory of each server's reactor.
 const POOL_BYTES: ByteSize = ByteSize::mib(128);
+
+/// Lines of a status that an error shows.
+const STATUS_LINES: usize = 24;
 
 /// What stands for the number of a node in the URI of its device.
 const NUMBER: &str = "{n}";
@@ -45,10 +52,12 @@ pub struct LocalOptions {
     pub device: String,
     /// Copysets.
     pub copysets: u32,
-    /// Bytes of the volume.
-    pub volume_bytes: ByteSize,
+    /// Bytes of the volume; `None`: as many as the devices take.
+    pub volume_bytes: Option<ByteSize>,
     /// Addresses of the nodes, in the order in which they are tried.
     pub transports: Vec<TransportKind>,
+    /// Whether devices that are formatted may be formatted again.
+    pub force: bool,
 }
 
 /// The cluster. Dropping it ends the servers and removes the files.
@@ -68,6 +77,7 @@ impl LocalCluster {
         let scratch = Scratch::new().context("no place for the files of the cluster")?;
         let cluster_file = scratch.path("cluster.toml");
         let cores = culvert_memory::allowed_cores()?;
+        let chunk_size = chunk_size(options);
         let mut configs = Vec::new();
         let mut devices = Vec::new();
         let mut nodes = Vec::new();
@@ -75,10 +85,10 @@ impl LocalCluster {
         for number in 0..options.nodes as usize {
             let uri = device_uri(&options.device, number, &scratch).refuse()?;
             let layout = LayoutOptions {
-                chunk_blocks: (CHUNK_SIZE.bytes() / BLOCK_SIZE as u64) as u32,
+                chunk_blocks: (chunk_size.bytes() / BLOCK_SIZE as u64) as u32,
                 ..LayoutOptions::default()
             };
-            let header = format_device(&uri, layout, true)?;
+            let header = format_device(&uri, layout, options.force)?;
             let socket = Address::Shm(scratch.path(&format!("node-{number}.sock")));
             let port = Address::Tcp(free_port()?);
             let core = cores[number % cores.len()];
@@ -97,9 +107,9 @@ impl LocalCluster {
         let wishes =
             Wishes { replicas: options.nodes, copysets: options.copysets, quota_blocks: None };
         let mut cluster = plan(&nodes, wishes)?;
-        cluster
-            .create_volume(VOLUME, options.volume_bytes.bytes(), &VolumeOptions::default())
-            .refuse()?;
+        let whole = whole_volume(&cluster, chunk_size);
+        let volume_bytes = options.volume_bytes.unwrap_or(whole).bytes();
+        cluster.create_volume(VOLUME, volume_bytes, &VolumeOptions::default()).refuse()?;
         let servers = (0..nodes.len()).map(|_| None).collect();
         let mut local =
             LocalCluster { servers, configs, devices, cluster_file, cluster, addresses, scratch };
@@ -171,6 +181,12 @@ impl LocalCluster {
         Ok(())
     }
 
+    /// Stops a server in its tracks, or lets it go on.
+    pub fn signal(&mut self, number: usize, signal: Signal) -> anyhow::Result<()> {
+        let server = self.servers[number].as_mut().context("the server does not run")?;
+        Ok(server.signal(signal)?)
+    }
+
     /// Ends all servers in order.
     pub fn stop_all(&mut self) -> anyhow::Result<()> {
         for server in &mut self.servers {
@@ -206,12 +222,29 @@ impl LocalCluster {
             match missing {
                 None => return Ok(()),
                 Some(what) if started.elapsed() > limit => {
-                    let status = render(&self.cluster, &status, Paint::plain());
+                    let status = self.brief(&status);
                     bail!("after {limit:?} the cluster still waits for {what}\n{status}")
                 }
                 Some(_) => std::thread::sleep(Duration::from_millis(10)),
             }
         }
+    }
+
+    /// Waits until every copyset has a leader, whoever does not serve.
+    pub fn wait_for_leaders(
+        &mut self,
+        client: &mut CliClient,
+        limit: Duration,
+    ) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while let Some(what) = self.leaderless(&fetch(client)) {
+            self.check_servers()?;
+            if started.elapsed() > limit {
+                bail!("after {limit:?} the cluster still waits for {what}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Waits until every node serves and every copyset has a leader, and a little longer for
@@ -228,7 +261,7 @@ impl LocalCluster {
             let status = fetch(client);
             match (self.absent(&status), self.lagging(&status)) {
                 (Some(what), _) if started.elapsed() > limit => {
-                    let status = render(&self.cluster, &status, Paint::plain());
+                    let status = self.brief(&status);
                     bail!("after {limit:?} the cluster still waits for {what}\n{status}")
                 }
                 (None, Some(what)) if started.elapsed() > patience => return Ok(Some(what)),
@@ -238,11 +271,22 @@ impl LocalCluster {
         }
     }
 
+    /// The first lines of a status: clusters may have hundreds of copysets.
+    fn brief(&self, status: &ClusterStatus) -> String {
+        let text = render(&self.cluster, status, Paint::plain());
+        let lines: Vec<&str> = text.lines().take(STATUS_LINES).collect();
+        lines.join("\n")
+    }
+
     /// A node that does not serve, or a copyset without leader.
     fn absent(&self, status: &ClusterStatus) -> Option<String> {
         if let Some(node) = status.nodes.iter().position(|node| node.iter().any(Result::is_err)) {
             return Some(format!("node {node}"));
         }
+        self.leaderless(status)
+    }
+
+    fn leaderless(&self, status: &ClusterStatus) -> Option<String> {
         let led = |copyset: &&Copyset| status.leader_of(copyset.id.0).is_some();
         let leaderless = self.cluster.copysets().iter().find(|copyset| !led(copyset))?;
         Some(format!("a leader of copyset {}", leaderless.id))
@@ -269,6 +313,21 @@ impl LocalCluster {
 
 fn lags(replica: &ReplicaView, commit: u64) -> bool {
     replica.role == "out of service" || replica.applied < commit
+}
+
+/// Chunks of which every copyset gets one at least.
+fn chunk_size(options: &LocalOptions) -> ByteSize {
+    let bytes = options.volume_bytes.map_or(u64::MAX, ByteSize::bytes);
+    let each = (bytes / u64::from(options.copysets.max(1))).max(1);
+    ByteSize(1 << each.ilog2()).clamp(CHUNK_SIZE_MIN, CHUNK_SIZE_MAX)
+}
+
+/// A volume that uses every copyset up, in whole chunks.
+fn whole_volume(cluster: &Cluster, chunk_size: ByteSize) -> ByteSize {
+    let copysets = cluster.copysets();
+    let quota = copysets.iter().map(|copyset| copyset.quota_blocks).min().unwrap_or(0);
+    let chunks = quota * BLOCK_SIZE as u64 / chunk_size.bytes();
+    ByteSize(chunks * chunk_size.bytes() * copysets.len() as u64)
 }
 
 /// The URI of one node's device: its number put in, and a file in the scratch folder where an

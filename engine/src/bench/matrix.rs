@@ -4,31 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context;
-use culvert::client::{BlockingClient, Transports};
-use culvert::client::{ClientOptions, VolumeHandle};
 use culvert::cluster::Cluster;
-use culvert::config::ByteSize;
-use serde::Deserialize;
-use serde_json::Value;
 
-use super::case::{Pattern, Row, TransportKind};
-use super::load::{End, Load};
-use super::machine::{CoreTimes, memcpy_gb_s, process_time_ns};
+use super::case::{Row, TransportKind};
+use super::load::End;
+use super::machine::memcpy_gb_s;
+use super::measure::{Bench, connect_for, fill};
 use super::result::{CaseResult, Nodes};
 use super::servers::Servers;
-use super::totals::Totals;
-use crate::cli::connect::{CliClient, connect};
-use crate::cli::status::ReactorView;
-
-/// How long a load runs before it is measured, at most: connections open, windows grow, caches
-/// fill.
-const WARM_UP_MAX: Duration = Duration::from_millis(500);
-
-/// What fills the volume before anything is measured.
-const FILL: Row = Row { pattern: Pattern::Write, block_size: ByteSize::kib(128), depth: 16 };
-
-/// Memory of the client beside its payload.
-const CLIENT_POOL: ByteSize = ByteSize::mib(16);
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -59,17 +42,31 @@ pub fn run(
     servers: &mut Servers,
     progress: &mut dyn FnMut(),
 ) -> anyhow::Result<Vec<CaseResult>> {
-    let mut matrix = Matrix { options, memcpy_gb_s: memcpy_gb_s(), filled: false };
+    let memcpy_gb_s = memcpy_gb_s();
+    let end = End::At { duration: options.duration };
+    let mut filled = false;
     let mut rounds: BTreeMap<(usize, usize), Vec<CaseResult>> = BTreeMap::new();
     for round in 0..options.rounds {
         for (column, &transport) in options.transports.iter().enumerate() {
-            let cluster = matrix.start(cluster, servers, transport, round)?;
-            let mut client = matrix.connect(cluster, transport)?;
+            let first = round == 0 && column == 0;
+            let cluster = start(cluster, servers, transport, first)?;
+            let key = options.pre_shared_key.clone();
+            let mut client = connect_for(&options.rows, cluster, transport, key)?;
             servers.wait_ready(&mut client)?;
-            let volume = client.client_mut().open_volume(&options.volume)?;
-            matrix.fill(&mut client, volume, servers)?;
+            if !filled {
+                let volume = client.client_mut().open_volume(&options.volume)?;
+                fill(&mut client, volume, servers)?;
+                filled = true;
+            }
+            let bench = Bench {
+                transport,
+                volume: options.volume.clone(),
+                device: options.device.clone(),
+                nodes: options.nodes,
+                memcpy_gb_s,
+            };
             for (line, &row) in options.rows.iter().enumerate() {
-                let result = matrix.measure(&mut client, volume, servers, transport, row);
+                let result = bench.measure(&mut client, servers, row, end);
                 let result = result.with_context(|| {
                     format!("{transport} {} {} x{}", row.pattern, row.block_size, row.depth)
                 })?;
@@ -85,186 +82,17 @@ pub fn run(
     Ok(rounds.values().map(|rounds| CaseResult::median(rounds)).collect())
 }
 
-struct Matrix<'o> {
-    options: &'o MatrixOptions,
-    memcpy_gb_s: f64,
-    filled: bool,
-}
-
-impl Matrix<'_> {
-    /// Starts servers that use `transport` among each other, and returns their cluster.
-    fn start(
-        &self,
-        cluster: &Cluster,
-        servers: &mut Servers,
-        transport: TransportKind,
-        round: u32,
-    ) -> anyhow::Result<Cluster> {
-        let Some(local) = servers.local() else { return Ok(cluster.clone()) };
-        local.use_transports(&[transport])?;
-        let cluster = local.cluster().clone();
-        let first = round == 0 && self.options.transports.first() == Some(&transport);
-        servers.start(first)?;
-        Ok(cluster)
-    }
-
-    fn connect(&self, cluster: Cluster, transport: TransportKind) -> anyhow::Result<CliClient> {
-        let bytes = |row: &Row| row.block_size.bytes() * u64::from(row.depth);
-        let payload = self.options.rows.iter().chain([&FILL]).map(bytes).max().unwrap_or(0);
-        let depth = self.options.rows.iter().map(|row| row.depth).max().unwrap_or(1);
-        let defaults = ClientOptions::default();
-        let options = ClientOptions {
-            in_flight_max: defaults.in_flight_max.max(depth),
-            transports: match transport {
-                TransportKind::Shm => Transports::Shm,
-                TransportKind::Tcp => Transports::Tcp,
-            },
-            ..defaults
-        };
-        let pool = ByteSize(payload + CLIENT_POOL.bytes());
-        let client = connect(cluster, pool, self.options.pre_shared_key.clone(), options)?;
-        Ok(BlockingClient::new(client))
-    }
-
-    /// Writes the whole volume once, so that nothing is touched or mapped for the first time while
-    /// it is measured, and reads find data.
-    fn fill(
-        &mut self,
-        client: &mut CliClient,
-        volume: VolumeHandle,
-        servers: &mut Servers,
-    ) -> anyhow::Result<()> {
-        if self.filled {
-            return Ok(());
-        }
-        let row = Row { block_size: ByteSize(FILL.block_size.bytes().min(volume.bytes())), ..FILL };
-        let operations = volume.bytes().div_ceil(row.block_size.bytes());
-        let clock = client.clock();
-        let mut load = Load::new(client.client(), volume, row, 1)?;
-        let end = End::After { operations };
-        let filled = load.run(client.client_mut(), &clock, end, servers)?;
-        anyhow::ensure!(filled.errors == 0, "{} writes failed filling the volume", filled.errors);
-        self.filled = true;
-        Ok(())
-    }
-
-    fn measure(
-        &self,
-        client: &mut CliClient,
-        volume: VolumeHandle,
-        servers: &mut Servers,
-        transport: TransportKind,
-        row: Row,
-    ) -> anyhow::Result<CaseResult> {
-        let clock = client.clock();
-        let mut load = Load::new(client.client(), volume, row, u64::from(row.depth) + 1)?;
-        let warm_up = End::At { duration: WARM_UP_MAX.min(self.options.duration) };
-        load.run(client.client_mut(), &clock, warm_up, servers)?;
-        let own = std::process::id();
-        let before = Totals::of(&servers.statuses(client)?);
-        let copied_before = wire_bytes_copied(client);
-        let time_before = servers.time_ns().map(|time| time + process_time_ns(own));
-        let cores_before = CoreTimes::now();
-        let end = End::At { duration: self.options.duration };
-        let measured = load.run(client.client_mut(), &clock, end, servers)?;
-        let steal_percent = CoreTimes::now().steal_percent_since(cores_before);
-        let time_after = servers.time_ns().map(|time| time + process_time_ns(own));
-        let statuses = servers.statuses(client)?;
-        let counted = Totals::of(&statuses).since(&before);
-        anyhow::ensure!(measured.operations > 0, "no operation succeeded");
-        let operations = measured.operations as f64;
-        let replicas = client.client().cluster().copysets()[0].replicas.len() as u32;
-        let volume = client.client().cluster().volume(&self.options.volume);
-        let costs = Costs {
-            counted: &counted,
-            operations,
-            user_bytes: operations * row.block_size.bytes() as f64,
-            replicas: f64::from(replicas),
-            client_bytes_copied: wire_bytes_copied(client) - copied_before,
-        };
-        let time_ns = time_before.zip(time_after).map(|(before, after)| after - before);
-        let is_write = row.pattern.is_write();
-        Ok(CaseResult {
-            transport,
-            pattern: row.pattern,
-            block_size: row.block_size.bytes(),
-            depth: row.depth,
-            replicas,
-            device: self.options.device.clone(),
-            nodes: self.options.nodes,
-            copysets: volume.map_or(0, |volume| volume.copysets.len() as u32),
-            iops: measured.iops(),
-            latency_us: measured.latency_us(),
-            cpu_us_per_operation: time_ns.map(|time_ns| time_ns as f64 / 1e3 / operations),
-            device_bytes_per_user_byte: is_write.then(|| costs.device_bytes_per_user_byte()),
-            payload_copies_per_operation: costs.payload_copies(),
-            allocations_per_operation: costs.per_operation(&["drivers.allocations"]),
-            syscalls_per_operation: costs.per_operation(&["drivers.system_calls"]),
-            batch_mean: is_write.then(|| costs.batch_mean()),
-            operations: measured.operations,
-            errors: measured.errors,
-            entries_behind_max: entries_behind(&statuses),
-            rounds: 1,
-            rounds_dropped: 0,
-            steal_percent,
-            memcpy_gb_s: self.memcpy_gb_s,
-        })
-    }
-}
-
-/// What the servers counted while a number of operations was measured.
-struct Costs<'t> {
-    counted: &'t Totals,
-    operations: f64,
-    user_bytes: f64,
-    replicas: f64,
-    /// What the client's side of the wire copied.
-    client_bytes_copied: f64,
-}
-
-impl Costs<'_> {
-    fn sum(&self, paths: &[&str]) -> f64 {
-        paths.iter().map(|path| self.counted.get(path).unwrap_or(0) as f64).sum()
-    }
-
-    fn per_operation(&self, paths: &[&str]) -> f64 {
-        self.sum(paths) / self.operations
-    }
-
-    fn device_bytes_per_user_byte(&self) -> f64 {
-        self.sum(&["drivers.bytes_written"]) / self.replicas / self.user_bytes
-    }
-
-    /// Records in a journal write, mean over replicas.
-    fn batch_mean(&self) -> f64 {
-        self.sum(&["shards.counters.entries"]) / self.sum(&["shards.counters.batches"]).max(1.0)
-    }
-
-    /// How often the payload was copied, client included: `wire` and `device` stand for what
-    /// hardware would do without a processor, `other` must be zero.
-    fn payload_copies(&self) -> BTreeMap<String, f64> {
-        let wire = self.sum(&["drivers.wire_bytes_copied"]) + self.client_bytes_copied;
-        let device = self.sum(&["drivers.device_bytes_copied"]);
-        let other = self.sum(&["drivers.payload_bytes_copied", "counters.payload_bytes_copied"]);
-        let kinds = [("wire", wire), ("device", device), ("other", other)];
-        kinds.map(|(kind, bytes)| (kind.to_owned(), bytes / self.user_bytes)).into()
-    }
-}
-
-/// Payload bytes that the client's transport copied so far where a wire would carry them.
-fn wire_bytes_copied(client: &CliClient) -> f64 {
-    client.client().network().counters().wire_copy_bytes as f64
-}
-
-/// By how many entries the replica that is furthest behind is behind its leader.
-fn entries_behind(statuses: &[Value]) -> u64 {
-    let views: Vec<ReactorView> =
-        statuses.iter().filter_map(|status| ReactorView::deserialize(status).ok()).collect();
-    let mut copysets: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
-    for replica in views.iter().flat_map(|view| &view.copysets) {
-        let (commit, applied) = copysets.entry(replica.id).or_insert((0, u64::MAX));
-        *commit = (*commit).max(replica.commit);
-        *applied = (*applied).min(replica.applied);
-    }
-    copysets.values().map(|(commit, applied)| commit.saturating_sub(*applied)).max().unwrap_or(0)
+/// Starts servers that use `transport` among each other, and returns their cluster; `first` for
+/// the first time.
+fn start(
+    cluster: &Cluster,
+    servers: &mut Servers,
+    transport: TransportKind,
+    first: bool,
+) -> anyhow::Result<Cluster> {
+    let Some(local) = servers.local() else { return Ok(cluster.clone()) };
+    local.use_transports(&[transport])?;
+    let cluster = local.cluster().clone();
+    servers.start(first)?;
+    Ok(cluster)
 }

@@ -146,7 +146,13 @@ impl CaseResult {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The median.
+///
+/// # Panics
+///
+/// If there is no value.
+#[must_use]
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len().is_multiple_of(2) {

@@ -66,6 +66,19 @@ impl ServerProcess {
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses, or the process is gone.
+    pub fn signal(&mut self, signal: Signal) -> io::Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        match pid.filter(|_| matches!(self.child.try_wait(), Ok(None))) {
+            Some(pid) => Ok(kill_process(pid, signal)?),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
     /// Ends it at once, as a crash would, and waits until it is gone.
     ///
     /// # Errors
@@ -84,9 +97,8 @@ impl ServerProcess {
     ///
     /// When it cannot be waited for.
     pub fn stop(&mut self) -> io::Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        if let Some(pid) = pid.filter(|_| matches!(self.child.try_wait(), Ok(None))) {
-            kill_process(pid, Signal::TERM)?;
+        if self.ended()?.is_none() {
+            self.signal(Signal::TERM)?;
         }
         let asked = Instant::now();
         while self.child.try_wait()?.is_none() {

@@ -28,6 +28,7 @@ impl Chunkserver {
     /// Hands the state of copysets to checkpoints that wait for it.
     pub(super) fn feed_checkpoints(&mut self) {
         for (position, running) in self.shards.iter_mut().enumerate() {
+            running.checkpoint_times.note(running.shard.is_checkpointing(), self.now_ns);
             for _ in 0..COPYSETS_PER_TURN {
                 let Some(id) = running.shard.checkpoint_wants() else { break };
                 let served = self.by_id.binary_search_by_key(&id, |(id, _)| *id);

@@ -71,6 +71,24 @@ struct RunningShard {
     failed: bool,
     /// What the turn has taken in and its groups will give to the shard.
     staged: Staged,
+    checkpoint_times: CheckpointTimes,
+}
+
+/// When the newest checkpoint was begun and ended, to a turn; zero where none was.
+#[derive(Clone, Copy, Debug, Default)]
+struct CheckpointTimes {
+    began_ns: u64,
+    ended_ns: u64,
+}
+
+impl CheckpointTimes {
+    fn note(&mut self, running: bool, now_ns: u64) {
+        match (running, self.began_ns > self.ended_ns) {
+            (true, false) => self.began_ns = now_ns,
+            (false, true) => self.ended_ns = now_ns,
+            _ => {}
+        }
+    }
 }
 
 /// Journal bytes and commands that entries already taken in will need.
@@ -82,7 +100,13 @@ struct Staged {
 
 impl RunningShard {
     fn new(shard: Shard) -> RunningShard {
-        RunningShard { shard, waiting: VecDeque::new(), failed: false, staged: Staged::default() }
+        RunningShard {
+            shard,
+            waiting: VecDeque::new(),
+            failed: false,
+            staged: Staged::default(),
+            checkpoint_times: CheckpointTimes::default(),
+        }
     }
 
     /// Sets room aside for an entry; `false` where the shard has none this turn. What an entry
@@ -290,7 +314,7 @@ impl Chunkserver {
         self.now_ns = now_ns;
         self.settle_durable();
         self.run_timers();
-        self.run_groups(network);
+        self.run_groups();
         self.pump_feeds(network);
         self.run_catch_ups(network);
         self.feed_checkpoints();
@@ -320,13 +344,12 @@ impl Chunkserver {
     }
 
     /// Runs the state machine of every copyset that has something to do.
-    fn run_groups<N: Network>(&mut self, network: &mut N) {
+    fn run_groups(&mut self) {
         let mut left = self.dirty.len();
         while left > 0 {
             left -= 1;
             let Some(position) = self.dirty.pop_front() else { break };
             self.run_group(position);
-            self.peers.flush_full(network);
         }
         for running in &mut self.shards {
             running.staged = Staged::default();

@@ -3,13 +3,17 @@
 //! Of two reactors the one with the smaller name connects, so that a pair shares one connection.
 //! Addresses are tried in their order of preference, over and over. Messages of all copysets that
 //! share a pair of nodes travel in one frame a turn: votes and heartbeats as control traffic,
-//! answers to appended entries as data. What does not fit or finds no connection is dropped; raft
-//! sends it again.
+//! answers to appended entries as data. What the connection has no room for waits, in order and up
+//! to a bound; what is more, or finds no connection, is dropped, and raft sends it again. Waiting
+//! matters: with hundreds of copysets the heartbeats of one tick are more than a control queue
+//! holds, and if the rest were dropped it would be that of the same copysets every time.
+
+use std::collections::VecDeque;
 
 use uuid::Uuid;
 
 use super::{Chunkserver, Offence};
-use crate::network::{Address, Class, ConnectionId, Identity, Network, WindowMode};
+use crate::network::{Address, Class, ConnectionId, Identity, Network, SendError, WindowMode};
 use crate::wire::{AppendWriter, PeerMessage, PeerMessageKind, PeerMessagesWriter};
 
 /// What a raft snapshot puts into the journal beside the last part of its state.
@@ -41,9 +45,59 @@ struct Peer {
     attempt: Option<ConnectionId>,
     next_address: usize,
     next_dial_ns: u64,
-    control: PeerMessagesWriter,
-    data: PeerMessagesWriter,
+    control: Outgoing,
+    data: Outgoing,
 }
+
+/// Messages of one class on their way to a peer.
+struct Outgoing {
+    class: Class,
+    /// Never more than there was room for at the start.
+    waiting: VecDeque<PeerMessage>,
+    /// The frame that is filled next, or that was refused.
+    frame: PeerMessagesWriter,
+}
+
+impl Outgoing {
+    fn new(class: Class, messages_max: usize) -> Outgoing {
+        let waiting = VecDeque::with_capacity(messages_max);
+        Outgoing { class, waiting, frame: PeerMessagesWriter::default() }
+    }
+
+    fn push(&mut self, message: &PeerMessage) {
+        if self.waiting.len() < self.waiting.capacity() {
+            self.waiting.push_back(*message);
+        }
+    }
+
+    /// Sends until nothing waits or the connection takes no more; it says when it does again.
+    fn flush<N: Network>(&mut self, connection: ConnectionId, network: &mut N) {
+        loop {
+            while !self.frame.is_full()
+                && let Some(message) = self.waiting.pop_front()
+            {
+                self.frame.push(&message);
+            }
+            if self.frame.is_empty() {
+                break;
+            }
+            match network.send(connection, self.class, self.frame.frame(), &[]) {
+                Err(SendError::Full) => break,
+                Ok(()) | Err(SendError::Closed) => self.frame.clear(),
+                Err(error) => unreachable!("frames of messages fit every queue: {error}"),
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.waiting.clear();
+        self.frame.clear();
+    }
+}
+
+/// Messages of one class that wait for one peer: so many, and so many for each copyset.
+const WAITING_MIN: usize = 64;
+const WAITING_PER_COPYSET: usize = 4;
 
 /// See the module's documentation.
 pub(super) struct Peers {
@@ -53,7 +107,14 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    pub fn new(own: (Uuid, u32), endpoints: Vec<Endpoint>, options: PeerOptions) -> Peers {
+    /// `copysets` is how many have a replica here.
+    pub fn new(
+        own: (Uuid, u32),
+        endpoints: Vec<Endpoint>,
+        copysets: usize,
+        options: PeerOptions,
+    ) -> Peers {
+        let waiting = WAITING_MIN + copysets * WAITING_PER_COPYSET;
         let peers = endpoints
             .into_iter()
             .map(|endpoint| Peer {
@@ -63,8 +124,8 @@ impl Peers {
                 attempt: None,
                 next_address: 0,
                 next_dial_ns: 0,
-                control: PeerMessagesWriter::default(),
-                data: PeerMessagesWriter::default(),
+                control: Outgoing::new(Class::Control, waiting),
+                data: Outgoing::new(Class::Data, waiting),
             })
             .collect();
         Peers { peers, options, writer: AppendWriter::default() }
@@ -98,42 +159,19 @@ impl Peers {
         if peer.connection.is_none() {
             return;
         }
-        let writer = match message.kind {
-            PeerMessageKind::AppendResponse => &mut peer.data,
-            _ => &mut peer.control,
-        };
-        if !writer.is_full() {
-            writer.push(message);
-        }
-    }
-
-    /// Sends frames that are full, so that a turn with many groups drops nothing.
-    pub fn flush_full<N: Network>(&mut self, network: &mut N) {
-        for at in 0..self.peers.len() {
-            if self.peers[at].control.is_full() || self.peers[at].data.is_full() {
-                self.flush_peer(at, network);
-            }
+        match message.kind {
+            PeerMessageKind::AppendResponse => peer.data.push(message),
+            _ => peer.control.push(message),
         }
     }
 
     /// Sends what waits.
     pub fn flush<N: Network>(&mut self, network: &mut N) {
-        for at in 0..self.peers.len() {
-            self.flush_peer(at, network);
-        }
-    }
-
-    fn flush_peer<N: Network>(&mut self, at: usize, network: &mut N) {
-        let peer = &mut self.peers[at];
-        let Some(connection) = peer.connection else { return };
-        let queues = [(&mut peer.control, Class::Control), (&mut peer.data, Class::Data)];
-        for (writer, class) in queues {
-            if writer.is_empty() {
-                continue;
+        for peer in &mut self.peers {
+            if let Some(connection) = peer.connection {
+                peer.control.flush(connection, network);
+                peer.data.flush(connection, network);
             }
-            // A full queue is that of a peer that does not read; what it misses is sent again.
-            let _refused = network.send(connection, class, writer.frame(), &[]);
-            writer.clear();
         }
     }
 

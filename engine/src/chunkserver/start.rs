@@ -107,8 +107,9 @@ impl Chunkserver {
     ) -> Result<Chunkserver, StartError> {
         let reads = Reads::new(options.reads_max, &pool).ok_or(StartError::Pool)?;
         let options_rate = options.catch_up_bytes_per_second;
+        let copysets = plans.iter().map(|plan| plan.replicas.len()).sum();
         let mut server = Chunkserver {
-            peers: Peers::new(own, endpoints, options.peers),
+            peers: Peers::new(own, endpoints, copysets, options.peers),
             next_tick_ns: now_ns + options.group.tick_ns,
             options,
             pool,

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::{CatchUpStatus, Chunkserver};
+use super::{CatchUpStatus, Chunkserver, RunningShard};
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::CopysetId;
 use crate::raft_group::Role;
-use crate::shard::{Shard, ShardCounters};
+use crate::shard::ShardCounters;
 
 /// A replica that serves nothing, and why.
 #[derive(Clone, Debug)]
@@ -34,6 +34,11 @@ pub struct ShardStatus {
     pub ring_blocks: u64,
     /// Whether a checkpoint is being written.
     pub checkpointing: bool,
+    /// When the newest checkpoint was begun, in nanoseconds of the node's clock
+    /// (`CLOCK_BOOTTIME`); 0 where none was since the start.
+    pub checkpoint_began_ns: u64,
+    /// When it was ended; before its begin while it is being written.
+    pub checkpoint_ended_ns: u64,
     /// Blocks of the data space.
     pub data_blocks: u64,
     /// Blocks that are free.
@@ -51,7 +56,8 @@ pub struct ShardStatus {
 }
 
 impl ShardStatus {
-    fn of(shard: &Shard) -> ShardStatus {
+    fn of(running: &RunningShard) -> ShardStatus {
+        let shard = &running.shard;
         let (ring_blocks_used, ring_blocks) = shard.ring_use();
         let store = shard.store().statistics();
         ShardStatus {
@@ -61,6 +67,8 @@ impl ShardStatus {
             ring_blocks_used,
             ring_blocks,
             checkpointing: shard.is_checkpointing(),
+            checkpoint_began_ns: running.checkpoint_times.began_ns,
+            checkpoint_ended_ns: running.checkpoint_times.ended_ns,
             data_blocks: store.data_blocks,
             free_blocks: store.free_blocks,
             waiting_blocks: store.waiting_blocks,
@@ -164,7 +172,7 @@ impl Chunkserver {
         let served = served.filter(|(at, _)| self.in_service(*at as u32));
         let copysets = served.map(|(at, _)| self.copyset_status(at)).chain(out_of_service);
         ChunkserverStatus {
-            shards: self.shards.iter().map(|running| ShardStatus::of(&running.shard)).collect(),
+            shards: self.shards.iter().map(ShardStatus::of).collect(),
             copysets: copysets.collect(),
             peers: self
                 .peers

@@ -15,6 +15,7 @@ use crate::bench::case::{Pattern, TransportKind, rows};
 use crate::bench::local_cluster::{LocalCluster, LocalOptions, VOLUME, emulated_bytes};
 use crate::bench::matrix::{self, MatrixOptions};
 use crate::bench::result::{CaseResult, Nodes};
+use crate::bench::scenario::{self, Scenario, ScenarioOptions};
 use crate::bench::servers::{OneThread, Servers};
 use crate::bench::{cleanup, html, table};
 
@@ -27,6 +28,7 @@ Examples:
   culvert bench --transport shm --pattern randwrite --block-size 4KiB --depth 128 --rounds 5
   culvert bench --depth 1,8,32,128 --report report.html
   culvert bench --device 'uring:/data/disk-{n}?size=4GiB' --volume-size 1GiB --json
+  culvert bench --scenario restart,failover --device emulated:1GiB --rounds 5
   culvert bench --cluster cluster.toml --volume scratch --transport tcp    # overwrites the volume
 
 Without --cluster it starts servers of its own, three processes on this machine, and ends them. The
@@ -58,6 +60,9 @@ pub struct BenchArgs {
     /// Devices of the nodes; {n} stands for the number of the node
     #[arg(long, default_value = "emulated:2GiB", value_name = "URI")]
     device: String,
+    /// Format the devices even if they are formatted: what they hold is LOST
+    #[arg(long, conflicts_with = "cluster")]
+    force: bool,
     /// How the servers run
     #[arg(long, value_enum, default_value_t = Nodes::Processes)]
     nodes: Nodes,
@@ -82,7 +87,17 @@ pub struct BenchArgs {
     /// File with the key that the servers of that cluster ask for
     #[arg(long, value_name = "FILE", requires = "cluster")]
     pre_shared_key_file: Option<PathBuf>,
-    /// Print JSON: one array of cases
+    /// Instead of the matrix: what no single load shows
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "NAME,...",
+        conflicts_with_all = ["cluster", "pattern", "block_size", "depth", "copysets",
+            "volume_size", "nodes", "report"]
+    )]
+    scenario: Vec<Scenario>,
+    /// Print JSON: one array of cases, or of the figures of scenarios
     #[arg(long)]
     json: bool,
     /// Write a report with charts, one self-contained HTML file
@@ -93,6 +108,9 @@ pub struct BenchArgs {
 /// Runs the command.
 pub fn run(arguments: &BenchArgs) -> Outcome {
     cleanup::on_signals()?;
+    if !arguments.scenario.is_empty() {
+        return run_scenarios(arguments);
+    }
     let options = matrix_options(arguments)?;
     let (mut servers, cluster) = servers(arguments)?;
     let cases = options.rounds as usize * options.transports.len() * options.rows.len();
@@ -107,6 +125,29 @@ pub fn run(arguments: &BenchArgs) -> Outcome {
     print(&results, arguments.json)
 }
 
+fn run_scenarios(arguments: &BenchArgs) -> Outcome {
+    let options = ScenarioOptions {
+        scenarios: arguments.scenario.clone(),
+        transports: transports(arguments)?,
+        device: arguments.device.clone(),
+        replicas: arguments.replicas,
+        duration: duration(arguments)?,
+        rounds: arguments.rounds,
+        force: arguments.force,
+    };
+    let rounds = options.rounds as usize * options.transports.len() * options.scenarios.len();
+    let mut bar = Progress::steps("rounds", rounds as u64);
+    let figures = scenario::run(&options, &mut || bar.advance(1));
+    bar.finish();
+    let figures = figures?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&figures)?);
+    } else {
+        print!("{}", scenario::render(&figures));
+    }
+    Ok(())
+}
+
 fn print(results: &[CaseResult], json: bool) -> Outcome {
     if json {
         println!("{}", serde_json::to_string_pretty(results)?);
@@ -119,23 +160,31 @@ fn print(results: &[CaseResult], json: bool) -> Outcome {
     }
 }
 
-fn matrix_options(arguments: &BenchArgs) -> Outcome<MatrixOptions> {
-    let rows = rows(&arguments.pattern, &arguments.block_size, &arguments.depth).refuse()?;
+fn duration(arguments: &BenchArgs) -> Outcome<Duration> {
     let duration = Duration::try_from_secs_f64(arguments.seconds).context("--seconds").refuse()?;
     if duration.is_zero() || arguments.rounds == 0 {
         return Err(refuse!("--seconds and --rounds are more than zero"));
     }
+    Ok(duration)
+}
+
+fn transports(arguments: &BenchArgs) -> Outcome<Vec<TransportKind>> {
     let mut transports = arguments.transport.clone();
     transports.sort_unstable();
     transports.dedup();
     if transports.len() < arguments.transport.len() {
         return Err(refuse!("--transport names one twice"));
     }
+    Ok(arguments.transport.clone())
+}
+
+fn matrix_options(arguments: &BenchArgs) -> Outcome<MatrixOptions> {
+    let rows = rows(&arguments.pattern, &arguments.block_size, &arguments.depth).refuse()?;
     let key = arguments.pre_shared_key_file.as_deref().map(read_key).transpose().refuse()?;
     Ok(MatrixOptions {
-        transports: arguments.transport.clone(),
+        transports: transports(arguments)?,
         rows,
-        duration,
+        duration: duration(arguments)?,
         rounds: arguments.rounds,
         volume: arguments.volume.clone().unwrap_or_else(|| VOLUME.to_owned()),
         pre_shared_key: key,
@@ -149,13 +198,16 @@ fn servers(arguments: &BenchArgs) -> Outcome<(Servers, Cluster)> {
         return Ok((Servers::Foreign, Cluster::load(path).refuse()?));
     }
     let half = emulated_bytes(&arguments.device).map(|bytes| ByteSize(bytes / 2).min(VOLUME_MAX));
-    let volume_bytes = arguments.volume_size.or(half);
+    let volume_bytes = arguments
+        .volume_size
+        .or(half)
+        .ok_or_else(|| refuse!("--volume-size is needed with --device {}", arguments.device))?;
     let local = LocalCluster::create(&LocalOptions {
         nodes: arguments.replicas,
         device: arguments.device.clone(),
         copysets: arguments.copysets,
-        volume_bytes: volume_bytes
-            .ok_or_else(|| refuse!("--volume-size is needed with --device {}", arguments.device))?,
+        volume_bytes: Some(volume_bytes),
+        force: arguments.force,
         transports: arguments.transport.clone(),
     })?;
     let cluster = local.cluster().clone();

@@ -21,7 +21,8 @@ Examples:
   culvert format 'emulated:2GiB?file=/dev/shm/disk' --shards 2
   culvert format uring:/dev/nvme0n1 uring:/dev/nvme1n1 --json
 
-A device that is Culvert's already is refused (exit code 3) unless --force is given.";
+A device that is Culvert's already, or whose first 128KiB are not all zeroes (a filesystem, a
+partition table), is refused (exit code 3) unless --force is given.";
 
 /// Formats devices: mints their names and lays out journal, checkpoints and data
 ///
@@ -42,7 +43,7 @@ pub struct FormatArgs {
     /// Bytes of each shard's journal ring [default: 1/64 of the device, at most 1GiB a shard]
     #[arg(long, value_name = "SIZE")]
     ring_size: Option<ByteSize>,
-    /// Format devices that are Culvert's already
+    /// Format devices that are Culvert's already, or not empty
     #[arg(long)]
     force: bool,
     /// Print JSON
@@ -83,9 +84,11 @@ pub fn format_device(uri: &str, layout: LayoutOptions, force: bool) -> Outcome<D
         FormatOptions { uuid: mint_uuid()?, now_ns: now.as_nanos() as u64, layout, force };
     match format(&mut device.queue, &device.pool, &options) {
         Ok(header) => Ok(header),
-        Err(error @ FormatError::AlreadyFormatted { .. }) => {
-            Err(error).with_context(|| format!("device {uri} (--force formats it)")).refuse()
-        }
+        Err(
+            error @ (FormatError::AlreadyFormatted { .. }
+            | FormatError::OtherVersion { .. }
+            | FormatError::NotEmpty { .. }),
+        ) => Err(error).with_context(|| format!("device {uri} (--force formats it)")).refuse(),
         Err(error @ FormatError::Io(_)) => Err(error).with_context(|| format!("device {uri}"))?,
         Err(error) => Err(error).with_context(|| format!("device {uri}")).refuse(),
     }

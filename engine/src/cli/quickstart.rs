@@ -166,8 +166,9 @@ fn create(file_bytes: u64) -> Outcome<LocalCluster> {
         nodes: NODES,
         device: format!("emulated:{}", ByteSize(device)),
         copysets: COPYSETS,
-        volume_bytes: ByteSize(file_bytes.next_multiple_of(BLOCK_SIZE as u64)),
+        volume_bytes: Some(ByteSize(file_bytes.next_multiple_of(BLOCK_SIZE as u64))),
         transports: vec![TransportKind::Shm, TransportKind::Tcp],
+        force: false,
     })?;
     let free = rustix::fs::statvfs(local.path("."))?;
     let free = free.f_bavail * free.f_frsize;
@@ -325,8 +326,9 @@ fn measure(arguments: &QuickstartArgs, show: &mut Show) -> Outcome {
         nodes: NODES,
         device: BENCH_DEVICE.to_owned(),
         copysets: COPYSETS,
-        volume_bytes: BENCH_VOLUME,
+        volume_bytes: Some(BENCH_VOLUME),
         transports: transports.clone(),
+        force: false,
     })?;
     let cluster = local.cluster().clone();
     let patterns = [Pattern::Randwrite, Pattern::Randread];

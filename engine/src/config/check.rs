@@ -187,7 +187,8 @@ impl TransportConfig {
         )?;
         range("transport.handshake_timeout_ms", self.handshake_timeout_ms, 10, 600_000)?;
         range("transport.reconnect_ms", self.reconnect_ms, 1, 600_000)?;
-        queue("transport.data_queue_bytes", self.data_queue_bytes, 2 * FRAME_BYTES_MAX as u64)?;
+        // Half of a queue holds the longest frame and what the transport puts around it.
+        queue("transport.data_queue_bytes", self.data_queue_bytes, 4 * FRAME_BYTES_MAX as u64)?;
         queue("transport.control_queue_bytes", self.control_queue_bytes, 4096)?;
         self.check_windows()
     }

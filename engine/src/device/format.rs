@@ -19,7 +19,7 @@ pub struct FormatOptions {
     pub now_ns: u64,
     /// The layout.
     pub layout: LayoutOptions,
-    /// Format a device even if it is one of Culvert's already.
+    /// Format a device whatever is on it.
     pub force: bool,
 }
 
@@ -37,6 +37,15 @@ pub enum FormatError {
     OtherVersion {
         /// Its format version.
         version: u32,
+    },
+    /// Caller: something else is there, such as a filesystem or a partition table, and `force` was
+    /// not given. Nothing was written.
+    #[error(
+        "the device is not empty: byte {at} is not zero; formatting would destroy what it holds"
+    )]
+    NotEmpty {
+        /// The first byte that is not zero.
+        at: u64,
     },
     /// The layout is impossible.
     #[error(transparent)]
@@ -92,7 +101,11 @@ pub fn format<Q: QueuePair + ?Sized>(
     Ok(header)
 }
 
-/// Refuses a device that is one of Culvert's, damaged or not.
+/// Bytes at the front of a device in which partition tables, filesystems and volume managers leave
+/// their marks.
+const MARKS_BYTES: u64 = 128 << 10;
+
+/// Refuses a device that is one of Culvert's, or that seems to be somebody's.
 fn refuse_formatted<Q: QueuePair + ?Sized>(queue: &mut Q, pool: &Pool) -> Result<(), FormatError> {
     match read_copies(queue, pool)? {
         [Ok(header), _] | [_, Ok(header)] => {
@@ -101,8 +114,22 @@ fn refuse_formatted<Q: QueuePair + ?Sized>(queue: &mut Q, pool: &Pool) -> Result
         [Err(HeaderError::Version { found }), _] | [_, Err(HeaderError::Version { found })] => {
             Err(FormatError::OtherVersion { version: found })
         }
-        _ => Ok(()),
+        _ => refuse_marked(queue, pool),
     }
+}
+
+/// Refuses a device whose front is not all zeroes.
+fn refuse_marked<Q: QueuePair + ?Sized>(queue: &mut Q, pool: &Pool) -> Result<(), FormatError> {
+    let pages = queue.namespace().bytes().min(MARKS_BYTES) / STRUCTURE_BYTES as u64;
+    let mut device = Blocking::new(queue);
+    for at in (0..pages).map(|page| page * STRUCTURE_BYTES as u64) {
+        let buffer = pool.acquire(1).ok_or(DeviceIoError::Memory)?;
+        let buffer = device.read(at, buffer)?;
+        if let Some(position) = buffer.as_slice().iter().position(|byte| *byte != 0) {
+            return Err(FormatError::NotEmpty { at: at + position as u64 });
+        }
+    }
+    Ok(())
 }
 
 /// Reads the header of a device and checks that it belongs there.

@@ -72,8 +72,9 @@ struct PeerMessageBody {
     context: U64,
 }
 
-/// Bytes of the longest frame of messages: control queues are short.
-pub const PEER_FRAME_BYTES_MAX: usize = 4096;
+/// Bytes of the longest frame of messages: the smallest control queue that a configuration may ask
+/// for, 4 KiB, takes frames of half its size less what the transport puts around them.
+pub const PEER_FRAME_BYTES_MAX: usize = 1456;
 
 const PEER_MESSAGE_BYTES: usize = size_of::<PeerMessageBody>();
 const _: () = assert!(PEER_MESSAGE_BYTES == 96);
