@@ -37,7 +37,7 @@ pub struct ShardConfig {
     pub idle_ns: u64,
     /// Whether the device is told of extents freed by discards and deletes.
     pub deallocate: bool,
-    /// Checkpoint pages written per turn, at most.
+    /// Pages of a checkpoint made per turn, to a piece.
     pub checkpoint_pages_per_turn: u32,
     /// Pages of one checkpoint command.
     pub checkpoint_buffer_pages: u32,
@@ -61,7 +61,7 @@ impl Default for ShardConfig {
             batch_buffers: 3,
             idle_ns: 10_000_000,
             deallocate: true,
-            checkpoint_pages_per_turn: 16,
+            checkpoint_pages_per_turn: 4,
             checkpoint_buffer_pages: 16,
             checkpoint_bytes_factor: 16,
             checkpoint_bytes_min: 16 << 20,
