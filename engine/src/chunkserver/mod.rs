@@ -149,7 +149,7 @@ pub struct Chunkserver {
     now_ns: u64,
     /// Applied entries that each log keeps.
     retained: u64,
-    next_tick_ns: u64,
+    ticker: timers::Ticker,
     next_expiry_ns: u64,
     /// What the drivers counted, for `status`.
     drivers: DriverCounters,
@@ -459,6 +459,6 @@ impl Chunkserver {
     pub fn deadline_ns(&self) -> u64 {
         let shards = self.shards.iter().filter_map(|running| running.shard.deadline());
         let others = [self.peers.deadline_ns(), self.sources.deadline_ns()];
-        shards.chain(others).fold(self.next_tick_ns, u64::min)
+        shards.chain(others).fold(self.ticker.next_ns, u64::min)
     }
 }

@@ -19,6 +19,7 @@ use super::replaying::{self, Gap, Live, ReplayError};
 use super::replication::Feed;
 use super::replies::Replies;
 use super::status::OutOfService;
+use super::timers::Ticker;
 use super::{Chunkserver, ChunkserverOptions, Copyset, Endpoint, ReplicaPlace, RunningShard};
 use crate::copyset::{self, CopysetState};
 use crate::counters::{Counters, DriverCounters};
@@ -110,7 +111,7 @@ impl Chunkserver {
         let copysets = plans.iter().map(|plan| plan.replicas.len()).sum();
         let mut server = Chunkserver {
             peers: Peers::new(own, endpoints, copysets, options.peers),
-            next_tick_ns: now_ns + options.group.tick_ns,
+            ticker: Ticker::new(options.group.tick_ns, now_ns),
             options,
             pool,
             shards: Vec::new(),

@@ -7,6 +7,7 @@ use super::{
     StoreConfig, TransportConfig, TurnConfig,
 };
 use crate::ids::OPERATION_BLOCKS_MAX;
+use crate::raft_group::TICKS_CAUGHT_UP_MAX;
 use crate::wire::FRAME_BYTES_MAX;
 use culvert_transport::{Address, AddressError};
 
@@ -236,8 +237,20 @@ impl RaftConfig {
                 rule: "a follower must miss three heartbeats before it asks for votes",
             });
         }
-        // A lease lasts for the shortest election timeout, less one tick, less the margin.
-        let longest = (self.election_ticks - 1) * self.tick_ms;
+        // Clocks may differ by 1% while a lease lasts.
+        let drift = self.election_ms().div_ceil(100);
+        if u64::from(self.lease_drift_margin_ms) < drift {
+            return Err(ConfigFault::Relation {
+                key: "raft.lease_drift_margin_ms",
+                value: self.lease_drift_margin_ms.into(),
+                other: "1% of the election timeout in ms",
+                other_value: drift,
+                rule: "clocks that drift need a margin, or two leaders serve reads",
+            });
+        }
+        // A lease lasts for the shortest election timeout, less what may be ticked at once, less
+        // the margin.
+        let longest = (self.election_ticks - TICKS_CAUGHT_UP_MAX as u32) * self.tick_ms;
         if u64::from(self.lease_drift_margin_ms) * 2 > u64::from(longest) {
             return Err(ConfigFault::Relation {
                 key: "raft.lease_drift_margin_ms",

@@ -69,7 +69,12 @@ fn values_out_of_range_are_named() {
         (
             "[raft]\nlease_drift_margin_ms = 200",
             "raft.lease_drift_margin_ms is 200, but at most half of the lease may be margin \
-             (the longest lease in ms is 225)",
+             (the longest lease in ms is 200)",
+        ),
+        (
+            "[raft]\nlease_drift_margin_ms = 2",
+            "raft.lease_drift_margin_ms is 2, but clocks that drift need a margin, or two leaders \
+             serve reads (1% of the election timeout in ms is 3)",
         ),
         (
             "[transport]\nwindow_max_pages = 63",

@@ -46,8 +46,9 @@ use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 use crate::wire::{AppendHeader, PeerMessage, PeerMessageKind};
 use proposals::Stash;
 
-/// Ticks that a reactor which slept or was stopped catches up with at most. More would only say
-/// again that the leader was not heard of for a long time.
+/// Ticks that a reactor which slept or was stopped catches up with at most, and by how many the
+/// ticks of any stretch of time exceed the whole tick lengths in it. More would only say again that
+/// the leader was not heard of for a long time.
 pub const TICKS_CAUGHT_UP_MAX: u64 = 2;
 
 /// Timings and limits of a group. Ticks are the unit of elections, as in the library.

@@ -53,7 +53,7 @@ const MODULES: &[Module] = &[
     module("shard", Kind::Composer, &["ids", "record", "counters", "device", "journal", "store", "copyset", "checkpoint"]),
     module("network", Kind::Driver, &[]),
     module("cluster", Kind::Outside, &["ids", "network"]),
-    module("config", Kind::Outside, &["ids", "wire", "network", "cluster"]),
+    module("config", Kind::Outside, &["ids", "wire", "network", "cluster", "raft_group"]),
     module("chunkserver", Kind::Composer, &["ids", "record", "wire", "counters", "network", "journal", "store", "copyset", "checkpoint", "raft_group", "shard"]),
     module("reactor", Kind::Composer, &["ids", "record", "wire", "counters", "network", "cluster", "raft_group", "shard", "chunkserver"]),
     module("client", Kind::Composer, &["ids", "record", "wire", "network", "cluster"]),
