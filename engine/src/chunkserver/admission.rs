@@ -3,7 +3,7 @@
 use super::copyset::Waiting;
 use super::reading::QueuedRead;
 use super::replies::{QueuedReply, status_of, status_of_refusal};
-use super::{Chunkserver, Offence};
+use super::{Chunkserver, Offence, RunningShard};
 use crate::copyset::{self, Admission};
 use crate::ids::{BLOCK_SIZE, BlockRange, OPERATION_BLOCKS_MAX};
 use crate::journal::Space;
@@ -145,7 +145,7 @@ impl Chunkserver {
         operation: Operation,
     ) -> Result<Option<u32>, Refused> {
         let copyset = &mut self.copysets[position as usize];
-        let shard = &self.shards[copyset.shard].shard;
+        let RunningShard { shard, room, .. } = &self.shards[copyset.shard];
         // Replicated state is believed only once it is this leader's own.
         if !copyset.group.has_applied_own_term() {
             return Err(Refused(ReplyStatus::Busy, 0));
@@ -154,7 +154,7 @@ impl Chunkserver {
             return Err(Refused(ReplyStatus::Busy, 0));
         }
         let blocks = if operation == Operation::Write { request.range.blocks } else { 0 };
-        let free = shard.store().statistics().free_blocks;
+        let free = shard.store().free_blocks();
         if blocks > 0 && free < u64::from(blocks + self.options.reserve_blocks) {
             return Err(Refused(ReplyStatus::Busy, 0));
         }
@@ -167,10 +167,15 @@ impl Chunkserver {
             session: request.session,
             request: request.request,
         };
+        let no_room = operation == Operation::OpenSession
+            && copyset.state.sessions_promised() >= room.sessions_max;
         match copyset.state.admit(&asked, shard.store()) {
+            Admission::Fresh { .. } if no_room => {
+                Err(Refused(status_of(copyset::ResultCode::SessionsFull), 0))
+            }
             Admission::Fresh { charge } => Ok(Some(charge)),
-            Admission::Repeated(result) => {
-                let status = status_of(result);
+            Admission::Repeated => {
+                let status = status_of(copyset::ResultCode::Ok);
                 self.replies.push(QueuedReply::new(connection, request.token, status));
                 Ok(None)
             }
@@ -225,6 +230,9 @@ impl Chunkserver {
             Refused(ReplyStatus::NotLeader, refused.hint.map_or(0, |hint| hint.0))
         })?;
         copyset.state.proposed(index, charge);
+        if operation == Operation::OpenSession {
+            copyset.state.opening(index);
+        }
         copyset.waiting.push_back(Waiting { index, term, connection, token: request.token });
         self.mark_dirty(position);
         Ok(())

@@ -72,6 +72,8 @@ struct RunningShard {
     /// What the turn has taken in and its groups will give to the shard.
     staged: Staged,
     checkpoint_times: CheckpointTimes,
+    /// What the checkpoints have room for.
+    room: checkpoint::Room,
 }
 
 /// When the newest checkpoint was begun and ended, to a turn; zero where none was.
@@ -99,13 +101,14 @@ struct Staged {
 }
 
 impl RunningShard {
-    fn new(shard: Shard) -> RunningShard {
+    fn new(shard: Shard, room: checkpoint::Room) -> RunningShard {
         RunningShard {
             shard,
             waiting: VecDeque::new(),
             failed: false,
             staged: Staged::default(),
             checkpoint_times: CheckpointTimes::default(),
+            room,
         }
     }
 
@@ -291,7 +294,12 @@ impl Chunkserver {
                     tracing::debug!(shard = position, pages, "checkpoint done");
                 }
                 shard::Event::CheckpointTooLarge => {
-                    tracing::error!(shard = position, "checkpoint does not fit its area");
+                    tracing::error!(
+                        shard = position,
+                        "a checkpoint does not fit its area: the old one counts, and changes are \
+                         refused when the journal is full; format the device with a larger \
+                         --checkpoint-size and let the replica catch up"
+                    );
                 }
             }
         }

@@ -12,7 +12,7 @@ use raft::eraftpb::{ConfState, HardState};
 use uuid::Uuid;
 
 use super::catch_up::{Sources, mark};
-use super::checkpoint::Held;
+use super::checkpoint::{Held, Room, SESSIONS_MIN};
 use super::peers::Peers;
 use super::reading::Reads;
 use super::replaying::{self, Gap, Live, ReplayError};
@@ -66,6 +66,20 @@ pub enum StartError {
         /// What contradicts what.
         source: SpaceError,
     },
+    /// Too many copysets for the checkpoint areas.
+    #[error(
+        "shard {shard}: its checkpoint area of {bytes} bytes has no room for the state of \
+         {copysets} copysets; format the device with a larger --checkpoint-size, or put fewer \
+         copysets on it"
+    )]
+    CheckpointArea {
+        /// Position of the shard.
+        shard: usize,
+        /// Bytes of one area.
+        bytes: u64,
+        /// Copysets that it holds.
+        copysets: usize,
+    },
 }
 
 /// Why one replica does not serve.
@@ -91,6 +105,25 @@ enum Unfit {
 
 /// Applied entries that a log keeps, however many copysets share the reactor.
 const RETAINED_MIN: u64 = 256;
+
+/// What the checkpoints of a shard have room for, with all replicas that are or will be there.
+fn room(
+    position: usize,
+    shard: &Shard,
+    replicas: &[ReplicaPlan],
+    groups: &[RecoveredGroup],
+) -> Result<Room, StartError> {
+    let listed =
+        |group: &&RecoveredGroup| replicas.iter().any(|replica| replica.copyset == group.copyset);
+    let copysets = replicas.len() + groups.iter().filter(|group| !listed(group)).count();
+    let layout = shard.layout();
+    let bytes = layout.checkpoint_bytes;
+    let room = Room::of(bytes, layout.data_blocks().into(), copysets);
+    if copysets > 0 && room.sessions_max < SESSIONS_MIN {
+        return Err(StartError::CheckpointArea { shard: position, bytes, copysets });
+    }
+    Ok(room)
+}
 
 impl Chunkserver {
     /// Starts all replicas that are fit to serve. `own` names this reactor.
@@ -143,6 +176,7 @@ impl Chunkserver {
     fn start_shard(&mut self, plan: ShardPlan) -> Result<(), StartError> {
         let position = self.shards.len();
         let Recovered { mut shard, mut groups, .. } = plan.recovered;
+        let room = room(position, &shard, &plan.replicas, &groups)?;
         let mut live = Vec::new();
         for replica in plan.replicas {
             let found = groups.iter().position(|group| group.copyset == replica.copyset);
@@ -175,7 +209,7 @@ impl Chunkserver {
         shard
             .finish_recovery(payloads)
             .map_err(|source| StartError::Space { shard: position, source })?;
-        self.shards.push(RunningShard::new(shard));
+        self.shards.push(RunningShard::new(shard, room));
         Ok(())
     }
 

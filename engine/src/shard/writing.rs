@@ -232,10 +232,7 @@ impl Shard {
 
     /// Whether something was released since the last seal of the store.
     fn has_releases(&self) -> bool {
-        self.touched && {
-            let statistics = self.store.statistics();
-            statistics.waiting_blocks > statistics.deallocating_blocks
-        }
+        self.touched && self.store.has_waiting()
     }
 
     /// Closes the open batch: with all notes that are due, and with them what was released.
