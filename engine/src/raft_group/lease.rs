@@ -56,12 +56,6 @@ impl Lease {
         now_ns < self.until_ns
     }
 
-    /// End of the lease in the leader's clock; zero: none.
-    #[must_use]
-    pub fn until_ns(&self) -> u64 {
-        self.until_ns
-    }
-
     /// `from` answered, in this term, a message sent at `sent_ns`. `voters` are the majorities that
     /// must agree, one slice per half of the configuration, this leader included as `own`.
     pub fn answered(

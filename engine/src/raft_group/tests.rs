@@ -1,9 +1,15 @@
 //! Three groups in one thread, wired by queues; their "journal" is durable when the test says so.
 
-use super::*;
-use crate::ids::{BlockRange, ChunkId, Epoch, Extent, RequestNumber, SessionId};
-use crate::record::Operation;
+use culvert_memory::Pages;
 use proptest::prelude::*;
+use raft::eraftpb::ConfState;
+
+use super::*;
+use crate::ids::{
+    BatchNumber, BlockRange, ChunkId, Epoch, Extent, Extents, RequestNumber, SessionId,
+};
+use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
+use crate::wire::{AppendHeader, PeerMessage, PeerMessageKind};
 
 const COPYSET: CopysetId = CopysetId(7);
 const TICK_NS: u64 = 10_000_000;
