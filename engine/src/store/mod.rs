@@ -32,10 +32,14 @@
 //!   index when the absences were captured, and recovery replays at least that far. So no chunk is
 //!   behind the base, one that is ahead skips what it has seen, and one that was born, deleted or
 //!   reborn meanwhile is brought to the same end by the replay.
-//! - *Changes that no entry says.* An install, a list ([`Store::retain_chunks`]) or a relocation is
-//!   journaled with the copyset's applied index at that time, in the batch of the next seal or
-//!   before it. Those since the checkpoint began are done again when the replay has applied
-//!   exactly up to that index; they also prove that entries up to it are committed.
+//! - *Changes that no entry says.* An install or a list ([`Store::retain_chunks`]) is journaled in
+//!   the batch of the next seal or before it, with the index that it is as of: the sender's, which
+//!   proves that entries up to it are committed, and not that they were applied here. Those since
+//!   the checkpoint began are done again in the order of the journal. Where among the entries is
+//!   not recorded and needs not be, within bounds: a difference comes after the entries up to the
+//!   index above which it says what changed, and a change before the entries above its own index.
+//!   Exactly when as much is applied as when it was journaled would be sufficient; nobody does
+//!   that. An install that is already done, whole or in what came later, is skipped.
 //! - *Recovery.* Images are loaded and entries applied without free space; releases are ignored.
 //!   A record that its chunk covers ([`Store::covers`]) holds no extents from then on: the map
 //!   names them, or nobody does and they may hold anything; their payload is neither verified nor
