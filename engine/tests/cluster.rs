@@ -1,116 +1,19 @@
 //! Three nodes and a client in one thread, over the production drivers.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+mod rig;
 
-use culvert::client::{Client, ClientError, ClientOptions, Operation};
-use culvert::cluster::PlanOptions;
-use culvert::node::{LocalCluster, LocalOptions, SystemClock};
-use culvert::reactor::Clock;
-use culvert_transport::Transport;
-use tempfile::TempDir;
-
-const BLOCK: usize = 4096;
-
-struct Rig {
-    local: LocalCluster,
-    client: Client<Transport>,
-    paused: Vec<usize>,
-    _folder: TempDir,
-}
-
-impl Rig {
-    fn new(tcp: bool) -> Rig {
-        let filter = tracing_subscriber::EnvFilter::from_default_env();
-        let _set_before =
-            tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-        let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
-        let device = |n: usize| {
-            format!("emulated:64MiB?file={}", folder.path().join(format!("device-{n}")).display())
-        };
-        let options = LocalOptions {
-            folder: folder.path().into(),
-            devices: (0..3).map(device).collect(),
-            plan: PlanOptions { chunk_size: 1 << 20, copysets: 3, replicas: 3, quota_blocks: 3000 },
-            volume: ("disk".into(), 16 << 20),
-            tcp,
-            pool_bytes: 32 << 20,
-            adjust: |_| {},
-        };
-        let local = LocalCluster::start(&options).expect("a local cluster");
-        let transports =
-            if tcp { culvert::client::Transports::Tcp } else { culvert::client::Transports::Shm };
-        let client =
-            local.client(16 << 20, ClientOptions { transports, ..ClientOptions::default() });
-        Rig { local, client, paused: Vec::new(), _folder: folder }
-    }
-
-    /// Turns everything until `done`, which sees each completion's token and outcome.
-    fn run(&mut self, mut done: impl FnMut(u64, Result<(), ClientError>, &[u8]) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let mut over = false;
-        while !over {
-            assert!(Instant::now() < deadline, "nothing came of it in a minute");
-            self.local.turn_except(&self.paused);
-            self.client.poll(SystemClock.now_ns(), &mut |completion| {
-                let mut bytes = vec![0; completion.data.len()];
-                completion.data.copy_to_slice(&mut bytes);
-                over |= done(completion.token, completion.result, &bytes);
-            });
-        }
-    }
-
-    fn write(&mut self, block: u64, blocks: u32, value: u8) {
-        self.submit_write(block, blocks, value, 1);
-        self.run(|token, ok, _| {
-            assert_eq!((token, ok), (1, Ok(())));
-            true
-        });
-    }
-
-    fn submit_write(&mut self, block: u64, blocks: u32, value: u8, token: u64) {
-        let volume = self.client.open_volume("disk").expect("the volume");
-        let mut buffer = self.client.pool().acquire(blocks).expect("pages");
-        for n in 0..blocks as usize {
-            buffer.as_mut_slice()[n * BLOCK..(n + 1) * BLOCK].fill(value.wrapping_add(n as u8));
-        }
-        let pages = buffer.freeze();
-        let write = Operation::Write { volume, offset_blocks: block, pages };
-        self.client.submit(write, token).expect("room");
-    }
-
-    fn read(&mut self, block: u64, blocks: u32) -> Vec<u8> {
-        let volume = self.client.open_volume("disk").expect("the volume");
-        let read = Operation::Read { volume, offset_blocks: block, blocks };
-        self.client.submit(read, 2).expect("room");
-        let mut out = Vec::new();
-        self.run(|token, ok, bytes| {
-            assert_eq!((token, ok), (2, Ok(())));
-            out = bytes.to_vec();
-            true
-        });
-        out
-    }
-
-    fn leader_of(&mut self, copyset: u32) -> Option<usize> {
-        (0..3).find(|n| {
-            let Some(node) = self.local.node(*n) else { return false };
-            let status = node.reactor().chunkserver().status();
-            status.copysets.iter().any(|c| c.id == copyset && c.role == "leader")
-        })
-    }
-}
+use rig::local::Rig;
 
 fn reads_what_was_written(tcp: bool) {
-    let mut rig = Rig::new(tcp);
-    rig.write(7, 1, 42);
-    assert!(rig.read(7, 1).iter().all(|byte| *byte == 42));
-    assert!(rig.read(100, 4).iter().all(|byte| *byte == 0), "never written: zeroes");
-    rig.write(200, 256, 1);
-    let bytes = rig.read(200, 256);
-    for n in 0..256 {
-        assert!(bytes[n * BLOCK..(n + 1) * BLOCK].iter().all(|b| *b == 1u8.wrapping_add(n as u8)));
-    }
+    let mut rig = Rig::new(tcp, 1, |_| {});
+    rig.submit_write(7, 1);
+    rig.finish();
+    rig.read(7, 1);
+    // Never written: zeroes.
+    rig.read(100, 4);
+    rig.submit_write(200, 256);
+    rig.finish();
+    rig.read(200, 256);
 }
 
 #[test]
@@ -123,39 +26,23 @@ fn reads_what_was_written_over_tcp() {
     reads_what_was_written(true);
 }
 
-/// Many writes at once while the leader dies, comes back and dies again.
+/// Many writes at once while the leader dies, comes back and dies again. None may fail, because a
+/// majority lives, and none may be lost.
 fn survives_the_death_of_leaders(tcp: bool) {
-    let mut rig = Rig::new(tcp);
-    let mut model: HashMap<u64, u8> = HashMap::new();
-    let mut value = 0u8;
+    let mut rig = Rig::new(tcp, 1, |_| {});
     for round in 0..4 {
-        for block in 0..100u64 {
-            value = value.wrapping_add(1);
-            rig.submit_write(block * 7, 1, value, 1000 + block);
-            model.insert(block * 7, value);
+        for block in 0..100 {
+            rig.submit_write(block * 7, 1);
         }
         if round > 0 {
             let leader = rig.leader_of(1 + round % 3).expect("somebody leads");
             rig.local.kill(leader);
-            let mut left = 100;
-            rig.run(|_, ok, _| {
-                assert_eq!(ok, Ok(()), "a write failed although a majority lives");
-                left -= 1;
-                left == 0
-            });
+            rig.finish();
             rig.local.open(leader, false).expect("it comes back");
         } else {
-            let mut left = 100;
-            rig.run(|_, ok, _| {
-                assert_eq!(ok, Ok(()));
-                left -= 1;
-                left == 0
-            });
+            rig.finish();
         }
-        for (block, value) in &model {
-            let bytes = rig.read(*block, 1);
-            assert!(bytes.iter().all(|byte| byte == value), "block {block} lost its last write");
-        }
+        rig.read_all();
     }
 }
 

@@ -1,9 +1,10 @@
-//! What the tests of durability and of bad input share: clusters, loads, and what may be read.
+//! What the tests of whole clusters share: clusters, loads, and what may be read.
 
 #![allow(dead_code, reason = "each test takes the parts that it needs")]
 
 pub mod history;
 pub mod load;
+pub mod local;
 pub mod nodes;
 pub mod plan;
 pub mod random;

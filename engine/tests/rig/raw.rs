@@ -144,6 +144,22 @@ impl Raw {
         sent
     }
 
+    /// Sends a frame as it is, with as many of `pages` pages full of a byte behind it as there is
+    /// room for; or nothing.
+    pub fn try_send(&mut self, frame: &[u8], pages: u32, byte: u8) {
+        let mut payloads = Vec::new();
+        for _ in 0..pages {
+            let Some(place) = self.transport.reserve(self.connection, 1) else { continue };
+            payloads.push((place, self.pages(1, byte)));
+        }
+        if self.transport.send(self.connection, Class::Data, frame, &payloads).is_err() {
+            for (place, _) in payloads {
+                self.transport.cancel(self.connection, place);
+            }
+        }
+        self.transport.post(SystemClock.now_ns());
+    }
+
     /// Sends a request.
     pub fn request(
         &mut self,

@@ -1,51 +1,42 @@
-//! Nodes, clients and a model of what they wrote, in one thread over the production drivers.
-#![allow(dead_code)]
-
-pub mod raw;
+//! Three nodes, a client and a model of what it wrote, in one thread over the production drivers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use culvert::chunkserver::{ChunkserverStatus, CopysetStatus};
-use culvert::client::{Client, ClientError, ClientOptions, Operation, Transports};
+use culvert::client::{Client, ClientError, ClientOptions, Operation, Transports, VolumeHandle};
 use culvert::cluster::PlanOptions;
 use culvert::config::NodeConfig;
 use culvert::ids::{BlockRange, CopysetId, LogIndex};
+use culvert::network::Address;
 use culvert::node::{LocalCluster, LocalOptions, SystemClock};
 use culvert::reactor::Clock;
-use culvert::store::{BlockStates, ChunkKey, Place};
-use culvert_transport::Transport;
+use culvert::store::{BlockStates, Place};
+use culvert_transport::{PeerKind, Transport};
 use tempfile::TempDir;
+use uuid::Uuid;
 
-pub const BLOCK: usize = 4096;
+use super::history::{BLOCK, History, fill};
+use super::plan::{VOLUME, emulated};
+use super::random::Random;
+use super::raw::Raw;
+
 pub const CHUNK_BLOCKS: u32 = 256;
 pub const COPYSETS: u32 = 3;
 pub const VOLUME_BLOCKS: u64 = 4096;
 
-/// Small numbers from a seed.
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn new(seed: u64) -> Dice {
-        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
-
+/// See the module's documentation.
 pub struct Rig {
     pub local: LocalCluster,
-    pub client: Client<Transport>,
-    pub paused: Vec<usize>,
-    /// Value of each block that was ever touched; 0: zeroes.
-    pub model: BTreeMap<u64, u8>,
-    pub dice: Dice,
     pub folder: TempDir,
+    pub random: Random,
+    client: Client<Transport>,
+    volume: VolumeHandle,
+    history: History,
+    /// Blocks that were ever changed.
+    touched: BTreeSet<u64>,
+    /// Changes under way: first block, which is the token, and number of blocks.
+    pending: BTreeMap<u64, u32>,
 }
 
 impl Rig {
@@ -54,34 +45,39 @@ impl Rig {
         let _set_before =
             tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
-        let device = |n: usize| {
-            format!("emulated:64MiB?file={}", folder.path().join(format!("device-{n}")).display())
-        };
         let options = LocalOptions {
             folder: folder.path().into(),
-            devices: (0..3).map(device).collect(),
+            devices: emulated(folder.path(), "64MiB", ""),
             plan: PlanOptions {
                 chunk_size: u64::from(CHUNK_BLOCKS) * BLOCK as u64,
                 copysets: COPYSETS,
                 replicas: 3,
                 quota_blocks: 3000,
             },
-            volume: ("disk".into(), VOLUME_BLOCKS * BLOCK as u64),
+            volume: (VOLUME.into(), VOLUME_BLOCKS * BLOCK as u64),
             tcp,
             pool_bytes: 32 << 20,
             adjust,
         };
         let local = LocalCluster::start(&options).expect("a local cluster");
         let transports = if tcp { Transports::Tcp } else { Transports::Shm };
-        let client =
+        let mut client =
             local.client(16 << 20, ClientOptions { transports, ..ClientOptions::default() });
-        let (model, dice) = (BTreeMap::new(), Dice::new(seed));
-        Rig { local, client, paused: Vec::new(), model, dice, folder }
+        Rig {
+            volume: client.open_volume(VOLUME).expect("the volume"),
+            local,
+            folder,
+            random: Random::new(seed),
+            client,
+            history: History::new(VOLUME_BLOCKS),
+            touched: BTreeSet::new(),
+            pending: BTreeMap::new(),
+        }
     }
 
     /// One turn of everything; completions go to `done`.
     pub fn turn(&mut self, mut done: impl FnMut(u64, Result<(), ClientError>, &[u8])) {
-        self.local.turn_except(&self.paused);
+        self.local.turn();
         self.client.poll(SystemClock.now_ns(), &mut |completion| {
             let mut bytes = vec![0; completion.data.len()];
             completion.data.copy_to_slice(&mut bytes);
@@ -89,76 +85,111 @@ impl Rig {
         });
     }
 
+    /// Many turns, in which no operation ends.
+    pub fn turns(&mut self, turns: u64) {
+        for _ in 0..turns {
+            self.turn(|_, _, _| panic!("no operation is in flight"));
+        }
+    }
+
     /// Turns everything until `done` says so.
     pub fn turn_until(&mut self, what: &str, mut done: impl FnMut(&mut Rig) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !done(self) {
             assert!(Instant::now() < deadline, "in vain for a minute: {what}\n{:#?}", self.state());
-            self.turn(|_, _, _| panic!("no operation is in flight"));
+            self.turns(1);
         }
     }
 
-    /// Writes, and some discards, to `count` different blocks at once; returns when all are done.
-    /// `during` is called each turn.
-    pub fn change(&mut self, count: u64, mut during: impl FnMut(&mut Rig)) {
-        let volume = self.client.open_volume("disk").expect("the volume");
+    /// Begins a write of a run of blocks, whose content is what the history says.
+    pub fn submit_write(&mut self, first: u64, blocks: u32) {
+        let mut buffer = self.client.pool().acquire(blocks).expect("pages");
+        for (block, bytes) in (first..).zip(buffer.as_mut_slice().chunks_exact_mut(BLOCK)) {
+            fill(block, self.history.submit(block, false), bytes);
+        }
+        let pages = buffer.freeze();
+        let write = Operation::Write { volume: self.volume, offset_blocks: first, pages };
+        self.submit(write, first, blocks);
+    }
+
+    /// Begins a discard of one block.
+    pub fn submit_discard(&mut self, block: u64) {
+        self.history.submit(block, true);
+        let discard = Operation::Discard { volume: self.volume, offset_blocks: block, blocks: 1 };
+        self.submit(discard, block, 1);
+    }
+
+    fn submit(&mut self, change: Operation, first: u64, blocks: u32) {
+        self.client.submit(change, first).expect("room");
+        self.touched.extend(first..first + u64::from(blocks));
+        self.pending.insert(first, blocks);
+    }
+
+    /// Waits until all changes are acknowledged; none may fail.
+    pub fn finish(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !self.pending.is_empty() {
+            assert!(Instant::now() < deadline, "in vain for a minute\n{:#?}", self.state());
+            let mut ended = Vec::new();
+            self.turn(|token, result, _| ended.push((token, result)));
+            for (token, result) in ended {
+                assert_eq!(result, Ok(()), "a change of block {token}: {:#?}", self.state());
+                let blocks = self.pending.remove(&token).expect("a change under way");
+                self.history.acknowledge(token, blocks);
+            }
+        }
+    }
+
+    /// Changes `count` different blocks at once, most by writes, some by discards.
+    pub fn change(&mut self, count: u64) {
         let mut blocks = BTreeSet::new();
         while (blocks.len() as u64) < count {
-            blocks.insert(self.dice.below(VOLUME_BLOCKS));
+            blocks.insert(self.random.below(VOLUME_BLOCKS));
         }
-        for block in &blocks {
-            let value = self.dice.below(256) as u8;
-            self.model.insert(*block, value);
-            let operation = if value == 0 {
-                Operation::Discard { volume, offset_blocks: *block, blocks: 1 }
-            } else {
-                let mut buffer = self.client.pool().acquire(1).expect("a page");
-                buffer.as_mut_slice().fill(value);
-                Operation::Write { volume, offset_blocks: *block, pages: buffer.freeze() }
-            };
-            self.client.submit(operation, *block).expect("room");
+        for block in blocks {
+            match self.random.below(256) {
+                0 => self.submit_discard(block),
+                _ => self.submit_write(block, 1),
+            }
         }
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !blocks.is_empty() {
-            assert!(Instant::now() < deadline, "in vain for a minute\n{:#?}", self.state());
-            let mut failed = None;
-            self.turn(|token, result, _| {
-                blocks.remove(&token);
-                failed = result.err().map(|error| (token, error)).or(failed);
-            });
-            assert_eq!(failed, None, "{:#?}", self.state());
-            during(self);
-        }
+        self.finish();
     }
 
     /// Many changes.
     pub fn churn(&mut self, changes: u64) {
         for _ in 0..changes.div_ceil(64) {
-            self.change(64, |_| {});
+            self.change(64);
         }
     }
 
-    /// Reads everything that the model knows and compares.
-    pub fn check_model(&mut self) {
-        let volume = self.client.open_volume("disk").expect("the volume");
-        let model = self.model.clone();
-        for (block, value) in model {
-            let read = Operation::Read { volume, offset_blocks: block, blocks: 1 };
-            self.client.submit(read, block).expect("room");
-            let deadline = Instant::now() + Duration::from_secs(30);
-            let mut over = false;
-            while !over {
-                assert!(Instant::now() < deadline, "a read came to nothing");
-                self.turn(|token, result, bytes| {
-                    assert_eq!((token, result), (block, Ok(())));
-                    assert!(
-                        bytes.iter().all(|byte| *byte == value),
-                        "block {block} is not {value}"
-                    );
-                    over = true;
-                });
-            }
+    /// Reads a run of blocks and judges what was found.
+    pub fn read(&mut self, first: u64, blocks: u32) {
+        let read = Operation::Read { volume: self.volume, offset_blocks: first, blocks };
+        self.client.submit(read, first).expect("room");
+        let floors = self.history.floors(first, blocks);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut found = None;
+        while found.is_none() {
+            assert!(Instant::now() < deadline, "a read came to nothing");
+            self.turn(|token, result, bytes| {
+                assert_eq!((token, result), (first, Ok(())));
+                found = Some(bytes.to_vec());
+            });
         }
+        self.history.check(first, &floors, &found.expect("just seen"));
+    }
+
+    /// Reads everything that was ever changed.
+    pub fn read_all(&mut self) {
+        for block in self.touched.clone() {
+            self.read(block, 1);
+        }
+    }
+
+    /// A connection to a node that says what it likes.
+    pub fn raw(&mut self, node: usize, kind: PeerKind, name: Uuid) -> Raw {
+        let address = Address::Shm(self.folder.path().join(format!("node-{node}.sock")));
+        Raw::connect(&address, kind, name, &mut || self.local.turn())
     }
 
     pub fn status(&mut self, node: usize) -> Option<ChunkserverStatus> {
@@ -200,9 +231,7 @@ impl Rig {
     pub fn settle(&mut self) {
         self.turn_until("all replicas are equal", Rig::is_settled);
         // What is durable is on the devices when the last flush is.
-        for _ in 0..2000 {
-            self.turn(|_, _, _| {});
-        }
+        self.turns(2000);
     }
 
     /// Compares what the three nodes hold, block by block, with each other and with the devices.
@@ -304,8 +333,3 @@ impl Rig {
 
 /// Per chunk: birth, applied, mapped; and per block whether it is a hole, its checksum and index.
 type Content = BTreeMap<u64, ((LogIndex, LogIndex, u32), Vec<(bool, u32, LogIndex)>)>;
-
-/// A chunk's key.
-pub fn key(copyset: u32, chunk: u64) -> ChunkKey {
-    ChunkKey { copyset: CopysetId(copyset), chunk: culvert::ids::ChunkId(chunk) }
-}

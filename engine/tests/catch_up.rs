@@ -2,10 +2,27 @@
 
 mod rig;
 
+use std::time::{Duration, Instant};
+
 use culvert::config::{ByteSize, NodeConfig};
-use culvert::wire::{ReplyStatus, RequestKind};
-use rig::Rig;
-use rig::raw::{Ask, RawClient};
+use culvert::ids::{
+    BlockRange, ChunkId, CopysetId, LogIndex, ReplicaId, RequestNumber, SessionId, Term,
+};
+use culvert::wire::{
+    CatchUpHead, CatchUpKind, ChunkBlock, FRAME_BYTES_MAX, ReplyStatus, Request, RequestKind,
+    emit_catch_up,
+};
+use culvert_transport::PeerKind;
+use uuid::Uuid;
+use zerocopy::IntoBytes;
+
+use rig::history::BLOCK;
+use rig::local::{COPYSETS, Rig};
+use rig::random::Random;
+use rig::raw::{Answer, NOBODY, Raw, Spot, checksums, request};
+
+/// The name of node 2 in the cluster file.
+const NODE_2: Uuid = Uuid::from_u128(0xc017_0002);
 
 fn short_logs(config: &mut NodeConfig) {
     config.store.retained_entries = 64;
@@ -33,7 +50,7 @@ fn catches_up(tcp: bool) {
         rig.settle();
         assert!(rig.catch_up_bytes() > 0, "the log was enough: nothing was tested");
         rig.compare_stores();
-        rig.check_model();
+        rig.read_all();
     }
 }
 
@@ -56,13 +73,13 @@ fn only_the_difference_is_sent() {
     rig.local.kill(2);
     // The same few blocks over and over.
     for round in 0..1500u64 {
-        rig.dice = rig::Dice::new(round % 4 + 1);
-        rig.change(1, |_| {});
+        rig.random = Random::new(round % 4 + 1);
+        rig.change(1);
     }
     rig.churn(0);
     for _ in 0..40 {
-        rig.dice = rig::Dice::new(77);
-        rig.change(60, |_| {});
+        rig.random = Random::new(77);
+        rig.change(60);
     }
     rig.reopen(2);
     rig.settle();
@@ -81,12 +98,12 @@ fn writes_go_on_meanwhile() {
         rig.leave_behind(behind);
         rig.reopen(behind);
         for _ in 0..60 {
-            rig.change(24, |_| {});
+            rig.change(24);
         }
         rig.settle();
         assert!(rig.catch_up_bytes() > 0, "the log was enough: nothing was tested");
         rig.compare_stores();
-        rig.check_model();
+        rig.read_all();
     }
 }
 
@@ -96,7 +113,7 @@ fn the_throttle_is_respected() {
     let mut rig = Rig::new(false, 3, short_logs_and_slow);
     rig.churn(4000);
     rig.leave_behind(1);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     rig.reopen(1);
     let mut shown = false;
     rig.turn_until("the node catches up", |rig| {
@@ -130,12 +147,10 @@ fn the_receiver_dies_in_the_middle() {
         for round in 0..8 {
             rig.reopen(behind);
             rig.turn_until("the catch-up begins", |rig| rig.catches_up(behind) || rig.is_settled());
-            let turns = 1 + rig.dice.below(20 << round);
-            for _ in 0..turns {
-                rig.turn(|_, _, _| {});
-            }
+            let turns = 1 + rig.random.below(20 << round);
+            rig.turns(turns);
             if round % 2 == 0 {
-                rig.change(20, |_| {});
+                rig.change(20);
             }
             rig.local.kill(behind);
             rig.churn(64);
@@ -143,7 +158,7 @@ fn the_receiver_dies_in_the_middle() {
         rig.reopen(behind);
         rig.settle();
         rig.compare_stores();
-        rig.check_model();
+        rig.read_all();
     }
 }
 
@@ -158,20 +173,17 @@ fn the_leader_dies_in_the_middle() {
         // A long log on both others: the entry that the next leader must have is with them.
         rig.reopen(behind);
         rig.turn_until("the catch-up begins", |rig| rig.catches_up(behind));
-        let turns = rig.dice.below(3000);
-        for _ in 0..turns {
-            rig.turn(|_, _, _| {});
-        }
+        let turns = rig.random.below(3000);
+        rig.turns(turns);
         let leader = rig.leader_of(1).expect("somebody leads");
         assert_ne!(leader, behind);
         rig.local.kill(leader);
-        for _ in 0..rig.dice.below(2000) {
-            rig.turn(|_, _, _| {});
-        }
+        let turns = rig.random.below(2000);
+        rig.turns(turns);
         rig.reopen(leader);
         rig.settle();
         rig.compare_stores();
-        rig.check_model();
+        rig.read_all();
     }
 }
 
@@ -180,27 +192,21 @@ fn the_leader_dies_in_the_middle() {
 fn deletions_and_sessions_survive() {
     for seed in seeds() {
         let mut rig = Rig::new(false, seed, short_logs);
-        let mut raw = RawClient::new();
         rig.churn(300);
         let copyset = 1;
-        let plain = Ask {
-            kind: RequestKind::OpenSession,
-            copyset,
-            chunk: 0,
-            block: 0,
-            session: 0,
-            number: 0,
-            value: 0,
-        };
-        let (status, session) = raw.ask(&mut rig, plain);
-        assert_eq!(status, ReplyStatus::Ok);
+        let opened = ask(&mut rig, &asked(RequestKind::OpenSession, copyset, 0, 0), 0);
+        assert_eq!(opened.status, ReplyStatus::Ok);
         let mut number = 0;
         // Chunks of no volume, so that the client does not mind.
         let mut change = |rig: &mut Rig, kind, chunk: u64, block, value| {
             number += 1;
-            let ask = Ask { kind, chunk: chunk << 32, block, session, number, value, ..plain };
-            assert_eq!(raw.ask(rig, ask).0, ReplyStatus::Ok);
-            ask
+            let asked = Request {
+                session: SessionId(opened.value),
+                request: RequestNumber(number),
+                ..asked(kind, copyset, chunk << 32, block)
+            };
+            assert_eq!(ask(rig, &asked, value).status, ReplyStatus::Ok);
+            asked
         };
         for chunk in 100..106u64 {
             for block in 0..4 {
@@ -227,12 +233,38 @@ fn deletions_and_sessions_survive() {
         lead(&mut rig, behind, copyset);
         // The caught-up replica leads and still knows that this was done: it is not done again.
         let before = rig.copyset(behind, copyset).expect("it runs").applied;
-        let mut again = RawClient::new();
-        assert_eq!(again.ask(&mut rig, repeated).0, ReplyStatus::Ok);
+        assert_eq!(ask(&mut rig, &repeated, 4).status, ReplyStatus::Ok);
         let after = rig.copyset(behind, copyset).expect("it runs");
         assert_eq!((after.role, after.applied), ("leader", before), "it was proposed again");
         rig.compare_stores();
-        rig.check_model();
+        rig.read_all();
+    }
+}
+
+/// A request for one block of a chunk outside any session.
+fn asked(kind: RequestKind, copyset: u32, chunk: u64, block: u32) -> Request<'static> {
+    let blocks = u32::from(kind == RequestKind::Write);
+    let range = BlockRange { first: block, blocks };
+    request(kind, Spot { copyset: CopysetId(copyset), chunk: ChunkId(chunk), range }, 1)
+}
+
+/// Asks the copyset's leader, whoever that is, until it is not busy. What is written is a block
+/// full of `value`.
+fn ask(rig: &mut Rig, asked: &Request<'_>, value: u8) -> Answer {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        assert!(Instant::now() < deadline, "nobody answers");
+        rig.turns(1);
+        let Some(leader) = rig.leader_of(asked.copyset.0) else { continue };
+        let mut raw = rig.raw(leader, PeerKind::Client, NOBODY);
+        let writes = asked.kind == RequestKind::Write;
+        let crcs = if writes { checksums(1, value) } else { Vec::new() };
+        let pages = writes.then(|| raw.pages(1, value));
+        raw.request(&Request { crcs: &crcs, ..*asked }, pages, &mut || rig.local.turn());
+        let answer = raw.answer(asked.token, &mut || rig.local.turn());
+        if !matches!(answer.status, ReplyStatus::Busy | ReplyStatus::NotLeader) {
+            return answer;
+        }
     }
 }
 
@@ -240,7 +272,7 @@ fn deletions_and_sessions_survive() {
 fn lead(rig: &mut Rig, node: usize, copyset: u32) {
     for _ in 0..50 {
         let Some(leader) = rig.leader_of(copyset) else {
-            rig.turn(|_, _, _| {});
+            rig.turns(1);
             continue;
         };
         if leader == node {
@@ -258,9 +290,6 @@ fn lead(rig: &mut Rig, node: usize, copyset: u32) {
 /// Frames of a catch-up that mean nothing, or nothing good: the node goes on, and comes back.
 #[test]
 fn hostile_frames_do_no_harm() {
-    use culvert::ids::{ChunkId, CopysetId, LogIndex, ReplicaId, Term};
-    use culvert::wire::{CatchUpHead, CatchUpKind, ChunkBlock, emit_catch_up};
-    use zerocopy::IntoBytes;
     const KINDS: [CatchUpKind; 8] = [
         CatchUpKind::Begin,
         CatchUpKind::List,
@@ -275,7 +304,7 @@ fn hostile_frames_do_no_harm() {
         let mut rig = Rig::new(false, seed, short_logs);
         rig.churn(300);
         rig.settle();
-        let copysets: Vec<_> = (1..=rig::COPYSETS)
+        let copysets: Vec<_> = (1..=COPYSETS)
             .map(|id| {
                 let own = rig.copyset(2, id).expect("it runs").replica;
                 let there = rig.copyset(0, id).expect("it runs").replica;
@@ -283,16 +312,18 @@ fn hostile_frames_do_no_harm() {
             })
             .collect();
         rig.local.kill(2);
-        let mut node = rig::raw::RawNode::new(2, 0);
+        let mut node: Option<Raw> = None;
         let (mut task, mut number) = (0, 0);
-        let sevens = crc_of_sevens();
+        let sevens = crc32c::crc32c(&[7; BLOCK]);
         let mut id = 1;
         for _ in 0..6000 {
-            if node.reconnect(&mut rig) || rig.dice.below(40) == 0 {
+            let lost = node.take_if(|node| node.closed.is_some()).is_some();
+            let raw = node.get_or_insert_with(|| rig.raw(0, PeerKind::Node, NODE_2));
+            if lost || rig.random.below(40) == 0 {
                 (task, number) = (task + 1, 0);
             }
             if number == 0 {
-                id = 1 + rig.dice.below(3) as u32;
+                id = 1 + rig.random.below(3) as u32;
             }
             let (_, own, there) = copysets[id as usize - 1];
             let term = rig.copyset(0, id).map_or(1, |status| status.term);
@@ -303,9 +334,9 @@ fn hostile_frames_do_no_harm() {
             let kind = if begins {
                 0
             } else {
-                [1, 1, 3, 3, 3, 3, 3, 4, 5, 0, 2, 6, 7][rig.dice.below(13) as usize]
+                [1, 1, 3, 3, 3, 3, 3, 4, 5, 0, 2, 6, 7][rig.random.below(13) as usize]
             };
-            let mut count = |most: u64| rig.dice.below(most);
+            let mut count = |most: u64| rig.random.below(most);
             let sane = count(20) > 0;
             let (first, last) =
                 if sane && kind == 3 { (true, true) } else { (count(2) == 0, count(2) == 0) };
@@ -356,31 +387,18 @@ fn hostile_frames_do_no_harm() {
                     .collect();
                 body = blocks.as_bytes().to_vec();
             }
-            let mut out = [0; culvert::wire::FRAME_BYTES_MAX];
-            let frame = emit_catch_up(&head, items, &body, &mut out).to_vec();
-            node.send(&mut rig, &frame, pages);
+            let mut out = [0; FRAME_BYTES_MAX];
+            let frame = emit_catch_up(&head, items, &body, &mut out);
+            raw.try_send(frame, pages, 7);
+            rig.turns(1);
+            raw.poll();
         }
-        for _ in 0..2000 {
-            rig.turn(|_, _, _| {});
-        }
+        rig.turns(2000);
         // What it did is in the journal: a recovery does not mind it either.
         rig.local.kill(0);
         rig.reopen(0);
-        for _ in 0..2000 {
-            rig.turn(|_, _, _| {});
-        }
+        rig.turns(2000);
     }
-}
-
-fn crc_of_sevens() -> u32 {
-    let pool = culvert_memory::Pool::new(&culvert_memory::PoolOptions {
-        bytes: 2 << 20,
-        ..culvert_memory::PoolOptions::default()
-    })
-    .expect("memory");
-    let mut buffer = pool.acquire(1).expect("a page");
-    buffer.as_mut_slice().fill(7);
-    buffer.crc32c(0, 4096)
 }
 
 /// More is written during a round than even the log that is held back keeps: there are more rounds.
@@ -399,7 +417,7 @@ fn a_round_that_is_outrun_is_repeated() {
         // Written for as long as it takes: how much fits into a round is a matter of the machine.
         let mut round = 0;
         while round < 2 {
-            rig.change(64, |_| {});
+            rig.change(64);
             let nodes = [0, 1].map(|node| rig.status(node).expect("it runs"));
             let copysets = nodes.iter().flat_map(|status| &status.copysets);
             let tasks = copysets.flat_map(|copyset| &copyset.catch_ups);
@@ -410,6 +428,6 @@ fn a_round_that_is_outrun_is_repeated() {
         rig.turn_until("all replicas are equal", Rig::is_settled);
         rig.settle();
         rig.compare_stores();
-        rig.check_model();
+        rig.read_all();
     }
 }
