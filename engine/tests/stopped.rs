@@ -4,6 +4,7 @@ mod rig;
 
 use std::time::{Duration, Instant};
 
+use culvert::config::NodeConfig;
 use tempfile::TempDir;
 
 use rig::load::Load;
@@ -37,19 +38,22 @@ fn phase(nodes: &mut Nodes, load: &mut Load, leader: usize) -> (Duration, u32) {
     (times[times.len() * 99 / 100], free)
 }
 
-fn a_stopped_follower_stops_nobody(tcp: bool) {
-    let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
-    let wishes = Wishes {
-        copysets: 1,
-        tcp,
-        adjust: |config| config.transport.unsent_max_pages = UNSENT_PAGES_MAX,
-        ..Wishes::new(folder.path(), emulated(folder.path(), "96MiB", ""))
-    };
+/// One copyset under load, and the node that leads it.
+fn start(folder: &TempDir, tcp: bool, adjust: fn(&mut NodeConfig)) -> (Nodes, Load, usize) {
+    let devices = emulated(folder.path(), "96MiB", "");
+    let wishes = Wishes { copysets: 1, tcp, adjust, ..Wishes::new(folder.path(), devices) };
     let mut nodes = Nodes::start(&wishes);
     let mut load = Load::new(nodes.client(1), VOLUME, 16, 1);
     load.write(0, 1);
     load.settle(|| nodes.turn());
     let leader = nodes.leader_of(1).expect("a leader");
+    (nodes, load, leader)
+}
+
+fn a_stopped_follower_stops_nobody(tcp: bool) {
+    let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
+    let (mut nodes, mut load, leader) =
+        start(&folder, tcp, |config| config.transport.unsent_max_pages = UNSENT_PAGES_MAX);
     let (quiet, free_before) = phase(&mut nodes, &mut load, leader);
 
     let stopped = (leader + 1) % 3;
@@ -93,16 +97,8 @@ fn a_stopped_follower_stops_nobody_over_tcp() {
 #[test]
 fn a_follower_that_was_stopped_for_long_comes_back() {
     let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
-    let wishes = Wishes {
-        copysets: 1,
-        adjust: |config| config.store.retained_entries = RETAINED,
-        ..Wishes::new(folder.path(), emulated(folder.path(), "96MiB", ""))
-    };
-    let mut nodes = Nodes::start(&wishes);
-    let mut load = Load::new(nodes.client(1), VOLUME, 16, 1);
-    load.write(0, 1);
-    load.settle(|| nodes.turn());
-    let leader = nodes.leader_of(1).expect("a leader");
+    let (mut nodes, mut load, leader) =
+        start(&folder, false, |config| config.store.retained_entries = RETAINED);
     let stopped = (leader + 1) % 3;
     nodes.paused.push(stopped);
     let before = nodes.status(leader).copysets[0].last;
