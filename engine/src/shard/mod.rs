@@ -227,19 +227,22 @@ impl Shard {
     }
 
     /// Ends recovery: free is what neither a map nor `live` names. `live`: the payload of all
-    /// entries that are kept and not applied.
+    /// entries that are kept and not applied. `damaged`: groups that lost records; they are out of
+    /// service, and give way to the others. Returned is how many blocks each has lost to them.
     ///
     /// # Errors
     ///
-    /// [`SpaceError`] if maps and records contradict each other: the shard is not to be used.
+    /// [`SpaceError`] if maps and records of the other groups contradict each other: the shard is
+    /// not to be used.
     pub fn finish_recovery<'a>(
         &mut self,
         live: impl IntoIterator<Item = LivePayload<'a>>,
-    ) -> Result<(), SpaceError> {
-        self.store.finish_recovery(live)?;
+        damaged: &[CopysetId],
+    ) -> Result<Vec<(CopysetId, u64)>, SpaceError> {
+        let lost = self.store.finish_recovery(live, damaged)?;
         self.recovering = false;
         self.plan_checkpoint();
-        Ok(())
+        Ok(lost)
     }
 
     /// The maps and the space.
@@ -312,6 +315,15 @@ impl Shard {
     #[must_use]
     pub fn damaged(&self, copyset: CopysetId) -> Option<LogIndex> {
         self.groups.get(copyset)?.damaged
+    }
+
+    /// What recovery found of a group does not hang together: it is damaged from `first_bad` on, or
+    /// from where it was already known to be, and the next checkpoint says so.
+    pub fn damage_found(&mut self, copyset: CopysetId, first_bad: LogIndex) {
+        if let Some(group) = self.groups.get_mut(copyset) {
+            let known = group.damaged.unwrap_or(first_bad);
+            group.damaged = Some(known.min(first_bad));
+        }
     }
 
     /// A damaged group is whole again. It counts as damaged at the next opening unless a
