@@ -171,10 +171,8 @@ impl Shard {
     fn new(parts: Parts, pool: &Pool) -> Option<Shard> {
         let Parts { mut config, device, layout, salt, superblock, ring, .. } = parts;
         let transfer_bytes_max = device.transfer_pages_max as usize * BLOCK_SIZE;
-        config.batch_bytes = config.batch_bytes.min(JOURNAL_COMMANDS_MAX / 2 * transfer_bytes_max);
+        config.batch_bytes = config.batch_bytes_of_transfers(&device);
         let end = ring.head();
-        let batch_bytes_max = ring.batch_blocks_max() as usize * device.block_size as usize;
-        let batch_bytes_max = batch_bytes_max - batch_bytes_max % BLOCK_SIZE;
         let options = AppenderOptions {
             salt,
             block_size: device.block_size as usize,
@@ -182,7 +180,7 @@ impl Shard {
             ring_lba: device.lba(layout.ring()).0,
             incarnation: parts.incarnation,
             start: parts.start,
-            batch_bytes: config.batch_bytes.min(batch_bytes_max),
+            batch_bytes: config.batch_bytes_on(&device, &ring),
         };
         let run_pages = config.checkpoint_buffer_pages.min(device.transfer_pages_max);
         let mut shard = Shard {
