@@ -163,7 +163,7 @@ impl Core {
         self.leave_flight(index);
         let piece = &mut self.pieces[index];
         piece.landing = None;
-        piece.maybe_executed |= piece.is_change();
+        piece.maybe_executed |= piece.has_effect();
         let again =
             if piece.kind == PieceKind::OpenSession { Again::AfterPause } else { Again::Now };
         self.retry(index, again, Obstacle::Connection);

@@ -88,6 +88,13 @@ impl Core {
         let Some(index) = self.route(route).queues[Lane::Reads as usize].first() else {
             return Step::Unlist;
         };
+        if self.pieces[index].kind == PieceKind::Fence {
+            self.prepare(index, connection);
+            let request = self.request(index, RequestKind::Fence, 0);
+            let sent =
+                network.send(connection, Class::Data, request.emit(&mut self.frame[..]), &[]);
+            return self.departed(index, connection, sent);
+        }
         let endpoint = self.route(route).endpoint();
         let Some(landing) = self.landing_pages(network, endpoint, connection, index) else {
             self.endpoint(endpoint).landing_short = true;
@@ -143,7 +150,11 @@ impl Core {
             self.pieces[index].sent = self.pieces[index].blocks_left();
             self.take_number(index, session);
             self.prepare(index, connection);
-            let request = self.request(index, RequestKind::Discard, 0);
+            let kind = match self.pieces[index].kind {
+                PieceKind::Delete => RequestKind::Delete,
+                _ => RequestKind::Discard,
+            };
+            let request = self.request(index, kind, 0);
             let sent =
                 network.send(connection, Class::Data, request.emit(&mut self.frame[..]), &[]);
             self.departed(index, connection, sent)
@@ -251,16 +262,17 @@ impl Core {
 
     fn request(&self, index: PieceIndex, kind: RequestKind, landing_page: u32) -> Request<'static> {
         let piece = &self.pieces[index];
-        let session_only = piece.kind == PieceKind::OpenSession;
+        let no_chunk = matches!(piece.kind, PieceKind::OpenSession | PieceKind::Fence);
+        let no_range = no_chunk || piece.kind == PieceKind::Delete;
         let range = BlockRange { first: piece.range.first + piece.done, blocks: piece.sent };
         Request {
             kind,
             token: u64::from(piece.nonce) << 32 | u64::from(index.0),
             copyset: self.routes[piece.route.0 as usize].copyset,
-            chunk: if session_only { ChunkId(0) } else { piece.chunk },
-            range: if session_only { BlockRange::default() } else { range },
+            chunk: if no_chunk { ChunkId(0) } else { piece.chunk },
+            range: if no_range { BlockRange::default() } else { range },
             landing_page,
-            epoch: self.settings.epoch,
+            epoch: if kind == RequestKind::Fence { piece.epoch } else { self.settings.epoch },
             session: if piece.is_change() { piece.session } else { SessionId(0) },
             request: if piece.is_change() { piece.number } else { RequestNumber(0) },
             sequence: 0,

@@ -102,7 +102,7 @@ impl Core {
             let token = u64::from(piece.nonce) << 32 | u64::from(index.0);
             self.quarantine.keep(piece.connection, token, landing);
         }
-        piece.maybe_executed |= piece.is_change();
+        piece.maybe_executed |= piece.has_effect();
         self.leave_flight(index);
         true
     }

@@ -97,9 +97,9 @@ impl Core {
         piece.pauses = 0;
         piece.damaged = 0;
         let id = piece.operation.expect("a piece of an operation");
-        let (change, over) = (piece.is_change(), piece.blocks_left() == 0);
+        let (effect, over) = (piece.has_effect(), piece.blocks_left() == 0);
         let slot = self.operations.get_mut(id).expect("it is open");
-        slot.executed |= change;
+        slot.executed |= effect;
         if over || slot.error.is_some() {
             self.finish(index);
         } else {
@@ -188,7 +188,7 @@ impl Core {
     /// Time or attempts of a piece are used up; it is in no queue and not in flight.
     pub(super) fn give_up(&mut self, index: PieceIndex, obstacle: Obstacle) {
         let piece = &self.pieces[index];
-        let unknown = piece.is_change() && piece.maybe_executed;
+        let unknown = piece.has_effect() && piece.maybe_executed;
         let error = match (unknown, obstacle) {
             (true, _) => ClientError::OutcomeUnknown,
             (false, Obstacle::Media) => ClientError::Media,

@@ -66,7 +66,12 @@ impl Core {
 
     fn on_done(&mut self, index: PieceIndex, connection: ConnectionId, reply: &Reply<'_>) {
         match self.pieces[index].kind {
-            PieceKind::Write | PieceKind::Discard => self.advance(index),
+            PieceKind::Write | PieceKind::Discard | PieceKind::Delete => self.advance(index),
+            PieceKind::Fence => {
+                let raised = self.pieces[index].epoch;
+                self.settings.epoch = self.settings.epoch.max(raised);
+                self.advance(index);
+            }
             PieceKind::Read => self.on_read(index, reply),
             PieceKind::OpenSession if reply.value == 0 => {
                 self.retry(index, Again::AfterPause, Obstacle::Session);
@@ -143,7 +148,7 @@ impl Core {
 
     fn note_maybe_executed(&mut self, index: PieceIndex) {
         let piece = &mut self.pieces[index];
-        piece.maybe_executed |= piece.is_change();
+        piece.maybe_executed |= piece.has_effect();
     }
 
     /// Another replica leads, the one named if it is known.

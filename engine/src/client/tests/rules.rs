@@ -129,6 +129,66 @@ fn a_discard_is_one_request_per_chunk() {
 }
 
 #[test]
+fn chunks_are_deleted_by_whole_sets() {
+    let mut bench = Bench::plain();
+    let set_blocks = bench.volume.set_blocks();
+    assert_eq!(set_blocks, 256, "4 chunks of 64 blocks");
+    bench.write(1, 7, 200, 200).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    let volume = bench.volume;
+    let mut delete = |offset_blocks, blocks| {
+        let operation = Operation::Delete { volume, offset_blocks, blocks };
+        bench.client.submit(operation, 2).map_err(|refused| refused.reason)
+    };
+    assert_eq!(delete(1, 256), Err(Refusal::NotWholeSets));
+    assert_eq!(delete(0, 255), Err(Refusal::NotWholeSets));
+    assert_eq!(delete(0, 3 * 256), Err(Refusal::TooLarge));
+    assert_eq!(delete(0, 256), Ok(()));
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    bench.read(3, 200, 200).expect("room");
+    let expected: Vec<u64> = (200..400).map(|block| 7 * u64::from(block >= 256)).collect();
+    assert_eq!(bench.outcome(), Ok(expected));
+    let arrivals = bench.world().servers.arrivals.clone();
+    let deletes = arrivals.iter().filter(|(kind, _)| *kind == RequestKind::Delete).count();
+    assert_eq!(deletes, 4, "one for each chunk");
+    bench.check_idle();
+}
+
+#[test]
+fn a_fence_keeps_older_clients_out() {
+    let mut bench = Bench::plain();
+    bench.write(1, 7, 0, 128).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    let volume = bench.volume;
+    let fence = |bench: &mut Bench, epoch| {
+        for copyset in 0..volume.copysets() {
+            let operation = Operation::Fence { volume, copyset, epoch: Epoch(epoch) };
+            bench.client.submit(operation, copyset.into()).expect("room");
+        }
+        let reports = bench.finish();
+        assert_eq!(reports.len(), volume.copysets() as usize);
+        reports[0].result
+    };
+    assert_eq!(fence(&mut bench, 5), Ok(()));
+    assert_eq!(fence(&mut bench, 5), Ok(()), "again is no harm");
+    bench.write(1, 8, 0, 128).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]), "it holds the new epoch");
+    assert_eq!(fence(&mut bench, 4), Err(ClientError::Fenced(Epoch(5))));
+    let operation = Operation::Fence { volume, copyset: 4, epoch: Epoch(9) };
+    let refused = bench.client.submit(operation, 1).expect_err("4 copysets");
+    assert_eq!(refused.reason, Refusal::OutOfRange);
+    let cluster = bench.client.cluster().clone();
+    let network = bench.network.clone();
+    let mut late = Client::new(cluster, network, pool(1 << 20), ClientOptions::default())
+        .expect("good options");
+    let handle = late.open_volume("disk").expect("it exists");
+    std::mem::swap(&mut bench.client, &mut late);
+    let operation = Operation::Read { volume: handle, offset_blocks: 0, blocks: 1 };
+    bench.client.submit(operation, 1).expect("room");
+    assert_eq!(bench.outcome(), Err(ClientError::Fenced(Epoch(5))));
+}
+
+#[test]
 fn a_hint_is_followed_at_once() {
     let mut bench = Bench::plain();
     (0..4).for_each(|copyset| bench.world().servers.set_leader(copyset, 2));

@@ -47,6 +47,7 @@ pub struct Answer {
 enum Change {
     Write(ChunkId, BlockRange, Vec<(u64, u64)>),
     Discard(ChunkId, BlockRange),
+    Delete(ChunkId),
     OpenSession,
 }
 
@@ -76,6 +77,7 @@ struct CopysetState {
     blocks: HashMap<(ChunkId, u32), (u64, u64)>,
     sessions: HashMap<u64, SessionState>,
     next_session: u64,
+    epoch: u64,
 }
 
 pub struct Servers {
@@ -109,6 +111,7 @@ impl Servers {
             blocks: HashMap::new(),
             sessions: HashMap::new(),
             next_session: 1,
+            epoch: 0,
         });
         Servers {
             copysets: copysets.collect(),
@@ -206,6 +209,15 @@ impl Servers {
         if random.chance(faults.busy) {
             return say(ReplyStatus::Busy, 0);
         }
+        let state = &mut self.copysets[index];
+        if request.epoch.0 < state.epoch {
+            return say(ReplyStatus::Fenced, state.epoch);
+        }
+        if request.kind == RequestKind::Fence {
+            assert_eq!((request.session.0, request.request.0), (0, 0));
+            state.epoch = request.epoch.0;
+            return say(ReplyStatus::Ok, 0);
+        }
         if request.kind == RequestKind::Read {
             if random.chance(faults.media) {
                 return say(ReplyStatus::Media, 0);
@@ -275,6 +287,7 @@ impl Servers {
                 Ok(Change::Write(request.chunk, request.range, tags))
             }
             RequestKind::Discard => Ok(Change::Discard(request.chunk, request.range)),
+            RequestKind::Delete => Ok(Change::Delete(request.chunk)),
             other => panic!("{other:?} is not a change"),
         }
     }
@@ -323,6 +336,7 @@ impl Servers {
                     state.blocks.remove(&(*chunk, block));
                 }
             }
+            Change::Delete(chunk) => state.blocks.retain(|(of, _), _| of != chunk),
             Change::OpenSession => unreachable!("handled above"),
         }
         (ReplyStatus::Ok, 0)
