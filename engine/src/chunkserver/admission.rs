@@ -106,6 +106,7 @@ impl Chunkserver {
             RequestKind::Delete => Operation::Delete,
             RequestKind::OpenSession => Operation::OpenSession,
             RequestKind::Fence => Operation::Fence,
+            RequestKind::CloseSession => Operation::ExpireSession,
             RequestKind::Read | RequestKind::Status => {
                 return Err(Refused(ReplyStatus::Malformed, 0));
             }
@@ -157,6 +158,12 @@ impl Chunkserver {
         let free = shard.store().statistics().free_blocks;
         if blocks > 0 && free < u64::from(blocks + self.options.reserve_blocks) {
             return Err(Refused(ReplyStatus::Busy, 0));
+        }
+        if operation == Operation::ExpireSession {
+            let client = self.replies.identity(connection).map(|client| client.node.into_bytes());
+            if client.is_none() || copyset.state.client(request.session) != client {
+                return Err(Refused(ReplyStatus::NoSession, 0));
+            }
         }
         copyset.state.touch(request.session, self.now_ns);
         let asked = copyset::Request {

@@ -192,6 +192,7 @@ fn discard(arguments: &DiscardArgs) -> Outcome {
     client.discard(volume, first, sets_begin - first)?;
     client.delete(volume, sets_begin, sets_end - sets_begin)?;
     client.discard(volume, sets_end, end - sets_end)?;
+    client.close();
     println!("{length} bytes discarded");
     Ok(())
 }
@@ -207,6 +208,7 @@ fn fence(arguments: &FenceArgs) -> Outcome {
     let mut client = arguments.connect.connect(cluster, PATIENCE)?;
     let volume = client.client_mut().open_volume(&arguments.name).refuse()?;
     client.fence(volume, Epoch(epoch))?;
+    client.close();
     println!("{} copysets let in clients from epoch {epoch} on", volume.copysets());
     Ok(())
 }

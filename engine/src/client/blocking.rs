@@ -62,6 +62,11 @@ impl<N: Network> BlockingClient<N> {
         (self.client, self.clock)
     }
 
+    /// Closes the client and its sessions; see [`Client::close`].
+    pub fn close(self) {
+        self.client.close(&self.clock);
+    }
+
     /// Writes pages, at most 1 MiB.
     ///
     /// # Errors

@@ -127,6 +127,13 @@ impl Core {
         let Some(index) = self.route(route).queues[Lane::Changes as usize].first() else {
             return Step::Unlist;
         };
+        if self.pieces[index].kind == PieceKind::CloseSession {
+            self.prepare(index, connection);
+            let request = self.request(index, RequestKind::CloseSession, 0);
+            let sent =
+                network.send(connection, Class::Data, request.emit(&mut self.frame[..]), &[]);
+            return self.departed(index, connection, sent);
+        }
         let session = match self.route(route).session {
             Session::Open(session) => session,
             Session::Opening => return Step::Unlist,
@@ -262,7 +269,8 @@ impl Core {
 
     fn request(&self, index: PieceIndex, kind: RequestKind, landing_page: u32) -> Request<'static> {
         let piece = &self.pieces[index];
-        let no_chunk = matches!(piece.kind, PieceKind::OpenSession | PieceKind::Fence);
+        let closes = piece.kind == PieceKind::CloseSession;
+        let no_chunk = closes || matches!(piece.kind, PieceKind::OpenSession | PieceKind::Fence);
         let no_range = no_chunk || piece.kind == PieceKind::Delete;
         let range = BlockRange { first: piece.range.first + piece.done, blocks: piece.sent };
         Request {
@@ -273,7 +281,7 @@ impl Core {
             range: if no_range { BlockRange::default() } else { range },
             landing_page,
             epoch: if kind == RequestKind::Fence { piece.epoch } else { self.settings.epoch },
-            session: if piece.is_change() { piece.session } else { SessionId(0) },
+            session: if piece.is_change() || closes { piece.session } else { SessionId(0) },
             request: if piece.is_change() { piece.number } else { RequestNumber(0) },
             sequence: 0,
             crcs: &[],

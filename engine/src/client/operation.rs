@@ -134,6 +134,9 @@ pub enum Refusal {
     /// Caller: the range is empty or ends past the volume.
     #[error("the range is empty or ends past the end of the volume")]
     OutOfRange,
+    /// Caller: the client is being closed.
+    #[error("the client is being closed")]
+    Closed,
     /// Caller: chunks are deleted by whole sets.
     #[error("chunks are deleted by whole chunk sets")]
     NotWholeSets,

@@ -24,8 +24,11 @@ impl Core {
     /// Tries a piece again that is in no queue and not in flight.
     pub(super) fn retry(&mut self, index: PieceIndex, again: Again, obstacle: Obstacle) {
         self.pieces[index].obstacle = obstacle;
-        if self.pieces[index].kind == PieceKind::OpenSession {
-            return self.retry_session(index, again);
+        match (self.pieces[index].kind, again) {
+            (PieceKind::OpenSession, _) => return self.retry_session(index, again),
+            (PieceKind::CloseSession, Again::Now) => return self.requeue(index),
+            (PieceKind::CloseSession, Again::AfterPause) => return self.pause(index),
+            _ => {}
         }
         let id = self.pieces[index].operation.expect("a piece of an operation");
         if self.operations.get(id).expect("it is open").error.is_some() {
@@ -142,6 +145,7 @@ impl Core {
                 self.finish(index);
                 self.fail_operation(id, error);
             }
+            None if self.pieces[index].kind == PieceKind::CloseSession => self.session_ended(index),
             None => self.fail_session(index, error),
         }
     }

@@ -28,6 +28,8 @@ pub(super) enum PieceKind {
     Fence,
     /// Belongs to its route and to no operation.
     OpenSession,
+    /// Likewise.
+    CloseSession,
 }
 
 /// Where a piece is on its way.

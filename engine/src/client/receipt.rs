@@ -77,6 +77,7 @@ impl Core {
                 self.retry(index, Again::AfterPause, Obstacle::Session);
                 self.bad_frame(connection);
             }
+            PieceKind::CloseSession => self.session_ended(index),
             PieceKind::OpenSession => self.on_session(index, SessionId(reply.value)),
         }
     }
@@ -187,6 +188,9 @@ impl Core {
 
     /// The session has expired. Without it nobody can say what became of earlier attempts.
     fn session_lost(&mut self, index: PieceIndex) {
+        if self.pieces[index].kind == PieceKind::CloseSession {
+            return self.session_ended(index);
+        }
         let (route, session) = (self.pieces[index].route, self.pieces[index].session);
         if self.route(route).session == Session::Open(session) {
             self.route(route).session = Session::None;

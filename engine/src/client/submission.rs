@@ -23,6 +23,9 @@ impl Core {
     }
 
     fn admit(&mut self, operation: &Operation, token: u64) -> Result<(), Refusal> {
+        if self.ends {
+            return Err(Refusal::Closed);
+        }
         let handle = operation.volume();
         let volume = self.volumes.get(handle.index as usize).ok_or(Refusal::OutOfRange)?;
         let layout = volume.layout;
@@ -156,9 +159,11 @@ pub(super) fn lane_of(kind: PieceKind) -> Lane {
     match kind {
         // A fence goes without a session: who raises the epoch may hold one too old to open any.
         PieceKind::Read | PieceKind::Fence => Lane::Reads,
-        PieceKind::Write | PieceKind::Discard | PieceKind::Delete | PieceKind::OpenSession => {
-            Lane::Changes
-        }
+        PieceKind::Write
+        | PieceKind::Discard
+        | PieceKind::Delete
+        | PieceKind::OpenSession
+        | PieceKind::CloseSession => Lane::Changes,
     }
 }
 

@@ -34,6 +34,8 @@ pub enum RequestKind {
     /// The node's status as JSON, read in pieces: `range.first` is the byte offset, the reply's
     /// trailing bytes are the piece, its `value` the total length. Offset 0 takes the snapshot.
     Status = 7,
+    /// Close the session named, if it is that of the client behind the connection.
+    CloseSession = 8,
 }
 
 impl RequestKind {
@@ -46,6 +48,7 @@ impl RequestKind {
             5 => RequestKind::OpenSession,
             6 => RequestKind::Fence,
             7 => RequestKind::Status,
+            8 => RequestKind::CloseSession,
             _ => return None,
         })
     }
@@ -349,7 +352,7 @@ mod tests {
             let status = ReplyStatus::from_byte(byte);
             assert_eq!(status.map(|status| status as u8), (byte <= 13).then_some(byte));
             let kind = RequestKind::from_byte(byte);
-            let known = (1..=7).contains(&byte);
+            let known = (1..=8).contains(&byte);
             assert_eq!(kind.map(|kind| kind as u8), known.then_some(byte));
         }
     }

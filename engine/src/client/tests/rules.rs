@@ -189,6 +189,59 @@ fn a_fence_keeps_older_clients_out() {
 }
 
 #[test]
+fn a_client_that_is_closed_leaves_no_session() {
+    let mut bench = Bench::plain();
+    bench.write(1, 7, 0, 128).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    assert_eq!(bench.world().servers.sessions(), 4);
+    // One leader has gone elsewhere since.
+    bench.world().servers.set_leader(2, 1);
+    let now_ns = bench.now_ns;
+    bench.client.begin_close(now_ns, Duration::from_secs(1));
+    assert_eq!(bench.read(2, 0, 1), Err(Refusal::Closed));
+    let mut reports = Vec::new();
+    while !bench.client.is_closed() {
+        bench.turn(&mut reports);
+        assert!(bench.now_ns < now_ns + 1_000_000_000, "well before the patience ends");
+    }
+    assert_eq!(bench.world().servers.sessions(), 0);
+    bench.check_idle();
+}
+
+#[test]
+fn closing_takes_no_longer_than_it_may() {
+    let mut bench = Bench::plain();
+    bench.write(1, 7, 0, 128).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    bench.world().faults.lose_request = 1000;
+    let now_ns = bench.now_ns;
+    bench.client.begin_close(now_ns, Duration::from_millis(300));
+    let mut reports = Vec::new();
+    while !bench.client.is_closed() {
+        bench.turn(&mut reports);
+    }
+    assert!(bench.now_ns - now_ns < 450_000_000, "{} ns", bench.now_ns - now_ns);
+    assert_eq!(bench.world().servers.sessions(), 4, "they expire");
+    bench.check_idle();
+}
+
+#[test]
+fn a_client_that_is_dropped_tells_the_servers() {
+    let mut bench = Bench::plain();
+    bench.write(1, 7, 0, 128).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    let cluster = bench.client.cluster().clone();
+    let spare =
+        Client::new(cluster, bench.network.clone(), pool(1 << 20), ClientOptions::default());
+    drop(std::mem::replace(&mut bench.client, spare.expect("good options")));
+    let mut reports = Vec::new();
+    while !bench.world().is_quiet() {
+        bench.turn(&mut reports);
+    }
+    assert_eq!(bench.world().servers.sessions(), 0);
+}
+
+#[test]
 fn a_hint_is_followed_at_once() {
     let mut bench = Bench::plain();
     (0..4).for_each(|copyset| bench.world().servers.set_leader(copyset, 2));

@@ -49,6 +49,7 @@ enum Change {
     Discard(ChunkId, BlockRange),
     Delete(ChunkId),
     OpenSession,
+    CloseSession,
 }
 
 struct Proposal {
@@ -129,6 +130,11 @@ impl Servers {
     pub fn tag(&self, copyset: CopysetId, chunk: ChunkId, block: u32) -> u64 {
         let state = self.copysets.iter().find(|state| state.id == copyset).expect("known");
         state.blocks.get(&(chunk, block)).map_or(0, |(tag, _)| *tag)
+    }
+
+    /// Open sessions of all copysets.
+    pub fn sessions(&self) -> usize {
+        self.copysets.iter().map(|copyset| copyset.sessions.len()).sum()
     }
 
     pub fn set_leader(&mut self, copyset: usize, replica: usize) {
@@ -261,6 +267,9 @@ impl Servers {
         if request.kind == RequestKind::OpenSession {
             return Ok(Change::OpenSession);
         }
+        if request.kind == RequestKind::CloseSession {
+            return Ok(Change::CloseSession);
+        }
         let sessions = &self.copysets[index].sessions;
         let session = sessions.get(&request.session.0).ok_or(ReplyStatus::NoSession)?;
         if request.request.0 + WINDOW <= session.highest {
@@ -314,6 +323,10 @@ impl Servers {
             state.sessions.insert(session, SessionState::default());
             return (ReplyStatus::Ok, session);
         }
+        if matches!(proposal.change, Change::CloseSession) {
+            let closed = state.sessions.remove(&proposal.session).is_some();
+            return (if closed { ReplyStatus::Ok } else { ReplyStatus::NoSession }, 0);
+        }
         let Some(session) = state.sessions.get_mut(&proposal.session) else {
             return (ReplyStatus::NoSession, 0);
         };
@@ -337,7 +350,7 @@ impl Servers {
                 }
             }
             Change::Delete(chunk) => state.blocks.retain(|(of, _), _| of != chunk),
-            Change::OpenSession => unreachable!("handled above"),
+            Change::OpenSession | Change::CloseSession => unreachable!("handled above"),
         }
         (ReplyStatus::Ok, 0)
     }
