@@ -33,6 +33,7 @@ impl Chunkserver {
                 Ok(())
             }
             RequestKind::Read => self.read_request(connection, request),
+            RequestKind::Leader => self.leader_request(connection, request),
             _ => self.write_request(connection, request, payloads),
         };
         if let Err(Refused(status, value)) = outcome {
@@ -49,12 +50,32 @@ impl Chunkserver {
         self.replies.text(connection, request.token, request.range.first, fresh);
     }
 
-    /// The position of a copyset that this replica leads and serves.
-    fn led(&self, request: &Request<'_>) -> Result<u32, Refused> {
+    fn leader_request(
+        &mut self,
+        connection: ConnectionId,
+        request: &Request<'_>,
+    ) -> Result<(), Refused> {
+        let group = &self.copysets[self.served(request)? as usize].group;
+        self.replies.push(QueuedReply {
+            value: group.leader().map_or(0, |leader| leader.0),
+            index: group.term().0,
+            ..QueuedReply::new(connection, request.token, ReplyStatus::Ok)
+        });
+        Ok(())
+    }
+
+    /// The position of a copyset that this replica serves.
+    fn served(&self, request: &Request<'_>) -> Result<u32, Refused> {
         let position = self.position(request.copyset).ok_or(Refused(ReplyStatus::NoCopyset, 0))?;
         if !self.in_service(position) {
             return Err(Refused(ReplyStatus::DeviceFailed, 0));
         }
+        Ok(position)
+    }
+
+    /// The position of a copyset that this replica leads and serves.
+    fn led(&self, request: &Request<'_>) -> Result<u32, Refused> {
+        let position = self.served(request)?;
         let group = &self.copysets[position as usize].group;
         if !group.is_leader() {
             return Err(Refused(ReplyStatus::NotLeader, group.leader().map_or(0, |id| id.0)));
@@ -107,7 +128,7 @@ impl Chunkserver {
             RequestKind::OpenSession => Operation::OpenSession,
             RequestKind::Fence => Operation::Fence,
             RequestKind::CloseSession => Operation::ExpireSession,
-            RequestKind::Read | RequestKind::Status => {
+            RequestKind::Read | RequestKind::Status | RequestKind::Leader => {
                 return Err(Refused(ReplyStatus::Malformed, 0));
             }
         };

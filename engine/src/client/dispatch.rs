@@ -1,5 +1,6 @@
 //! Sending what waits: per endpoint and lane, route by route, until there is no more room.
 
+use super::config::LEADER_PATIENCE_NS;
 use super::connection::violation;
 use super::core::Core;
 use super::endpoint::{EndpointId, Link};
@@ -51,6 +52,7 @@ impl Core {
             self.endpoint(id).blocked[Lane::Reads as usize] = false;
         }
         self.dispatch_status(network, id, connection);
+        self.dispatch_questions(network, id, connection);
         for lane in LANES {
             while !self.endpoint(id).blocked[lane as usize] {
                 let Some(route) = self.endpoint(id).ready[lane as usize].pop_front() else { break };
@@ -316,9 +318,10 @@ impl Core {
         piece.attempts = piece.attempts.saturating_add(1);
         piece.obstacle = Obstacle::Answer;
         piece.timer_ns = timer_ns;
+        piece.sent_ns = self.now_ns;
         self.statistics.requests += 1;
         self.statistics.retries += u64::from(piece.attempts > 1);
-        self.timer.note(timer_ns);
+        self.timer.note(timer_ns.min(self.now_ns + LEADER_PATIENCE_NS));
     }
 
     fn refused(&mut self, connection: ConnectionId, error: SendError) -> Step {

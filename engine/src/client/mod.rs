@@ -41,6 +41,7 @@ mod endpoint;
 mod error;
 mod expiry;
 mod landing;
+mod leading;
 mod numbers;
 mod operation;
 mod options;

@@ -103,6 +103,8 @@ pub(super) struct Piece {
     pub(super) connection: ConnectionId,
     /// The replica of the route it was sent to.
     pub(super) replica: u8,
+    /// When it was sent last.
+    pub(super) sent_ns: u64,
     /// End of the attempt or of the pause.
     pub(super) timer_ns: u64,
     /// End of the operation.
@@ -140,6 +142,7 @@ impl Piece {
             nonce: 0,
             connection: ConnectionId::new(u32::MAX, 0),
             replica: 0,
+            sent_ns: 0,
             timer_ns: u64::MAX,
             deadline_ns: u64::MAX,
         }

@@ -4,6 +4,7 @@ use super::config::{DAMAGED_MAX, HINTS_MAX};
 use super::connection::violation;
 use super::core::Core;
 use super::error::{ClientError, Obstacle};
+use super::leading::LEADER_INDEX;
 use super::outcome::Again;
 use super::piece::{PieceIndex, PieceKind, PieceState};
 use super::route::Session;
@@ -45,6 +46,9 @@ impl Core {
         let (number, nonce) = (reply.token as u32, (reply.token >> 32) as u32);
         if number == STATUS_INDEX {
             return self.on_status_reply(connection, nonce, reply);
+        }
+        if number == LEADER_INDEX {
+            return self.on_leader_reply(nonce, reply);
         }
         let Some(index) = self.pieces.index(number) else {
             return self.bad_frame(connection);

@@ -47,6 +47,10 @@ pub(super) struct Route {
     replicas: ArrayVec<RouteReplica, REPLICAS_MAX>,
     /// The replica that is asked: the leader, as far as known.
     current: u8,
+    /// The newest term heard of.
+    pub(super) term: u64,
+    /// When to ask again who leads.
+    pub(super) ask_at_ns: u64,
     pub(super) session: Session,
     pub(super) numbers: Numbers,
     /// What waits to be sent, per lane.
@@ -66,6 +70,8 @@ impl Route {
             copyset: copyset.id,
             replicas: replicas.collect(),
             current: 0,
+            term: 0,
+            ask_at_ns: 0,
             session: Session::None,
             numbers: Numbers::new(),
             queues: [PieceList::default(); 2],

@@ -36,6 +36,9 @@ pub enum RequestKind {
     Status = 7,
     /// Close the session named, if it is that of the client behind the connection.
     CloseSession = 8,
+    /// Who leads the copyset, as far as this replica knows: the reply's value is the leader's
+    /// replica id, or 0, and its index the term. Any replica answers.
+    Leader = 9,
 }
 
 impl RequestKind {
@@ -49,6 +52,7 @@ impl RequestKind {
             6 => RequestKind::Fence,
             7 => RequestKind::Status,
             8 => RequestKind::CloseSession,
+            9 => RequestKind::Leader,
             _ => return None,
         })
     }
@@ -352,7 +356,7 @@ mod tests {
             let status = ReplyStatus::from_byte(byte);
             assert_eq!(status.map(|status| status as u8), (byte <= 13).then_some(byte));
             let kind = RequestKind::from_byte(byte);
-            let known = (1..=8).contains(&byte);
+            let known = (1..=9).contains(&byte);
             assert_eq!(kind.map(|kind| kind as u8), known.then_some(byte));
         }
     }

@@ -188,6 +188,50 @@ fn a_fence_keeps_older_clients_out() {
     assert_eq!(bench.outcome(), Err(ClientError::Fenced(Epoch(5))));
 }
 
+/// What waits for a leader that is stopped, its connections open, goes where the others say.
+#[test]
+fn a_leader_that_is_stopped_is_left() {
+    let mut bench = Bench::plain();
+    let volume = bench.client.cluster().volume("disk").expect("it exists").clone();
+    bench.write(1, 7, 0, 128).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    // Copyset 1 lies behind the volume's second stripe.
+    let copyset = bench.client.cluster().copyset(volume.copysets[1]).expect("it exists").clone();
+    let node = bench.client.cluster().endpoint_of(&copyset.replicas[0]).node;
+    bench.world().stopped.push(node);
+    let requests = bench.client.statistics().requests;
+    bench.write(2, 8, 32, 32).expect("room");
+    bench.read(3, 40, 8).expect("room");
+    let begun_ns = bench.now_ns;
+    let mut reports = Vec::new();
+    while bench.now_ns < begun_ns + 500_000_000 {
+        bench.turn(&mut reports);
+    }
+    assert_eq!(reports, [], "nobody else leads yet");
+    let statistics = *bench.client.statistics();
+    assert_eq!(statistics.deserted, 0, "and nothing is sent elsewhere");
+    assert!((2..=8).contains(&statistics.leaders_asked), "{statistics:?}");
+    assert_eq!(statistics.requests, requests + 2 + statistics.leaders_asked);
+    let index = bench.client.cluster().copysets().iter().position(|c| c.id == copyset.id);
+    bench.world().servers.set_leader(index.expect("its own"), 1);
+    let elected_ns = bench.now_ns;
+    while reports.len() < 2 {
+        bench.turn(&mut reports);
+    }
+    let waited_ns = bench.now_ns - elected_ns;
+    assert!(waited_ns < 150_000_000, "{waited_ns} ns after the election");
+    assert!(reports.iter().all(|report| report.result.is_ok()), "{reports:?}");
+    let statistics = *bench.client.statistics();
+    assert_eq!((statistics.deserted, statistics.timeouts), (2, 0));
+    // It comes back, and finds that it is deposed; what it got is not executed again.
+    bench.world().stopped.clear();
+    while !bench.world().is_quiet() {
+        bench.turn(&mut reports);
+    }
+    assert!(bench.world().servers.executions.values().all(|count| *count == 1));
+    bench.check_idle();
+}
+
 #[test]
 fn a_client_that_is_closed_leaves_no_session() {
     let mut bench = Bench::plain();

@@ -73,6 +73,7 @@ struct CopysetState {
     id: CopysetId,
     /// Index of the leading replica.
     leader: usize,
+    term: u64,
     replicas: usize,
     /// Tag and volume block per chunk block.
     blocks: HashMap<(ChunkId, u32), (u64, u64)>,
@@ -108,6 +109,7 @@ impl Servers {
         let copysets = cluster.copysets().iter().map(|copyset| CopysetState {
             id: copyset.id,
             leader: 0,
+            term: 1,
             replicas: copyset.replicas.len(),
             blocks: HashMap::new(),
             sessions: HashMap::new(),
@@ -139,6 +141,7 @@ impl Servers {
 
     pub fn set_leader(&mut self, copyset: usize, replica: usize) {
         self.copysets[copyset].leader = replica;
+        self.copysets[copyset].term += 1;
     }
 
     pub fn change_leader(&mut self, random: &mut Random) -> Vec<Answer> {
@@ -164,6 +167,7 @@ impl Servers {
             return Vec::new();
         }
         self.copysets[index].leader = leader;
+        self.copysets[index].term += 1;
         let mut answers = Vec::new();
         for proposal in self.proposals.values_mut().filter(|p| p.copyset == index) {
             proposal.orphaned = true;
@@ -204,6 +208,16 @@ impl Servers {
         let index = index.expect("a copyset of the cluster");
         let copyset = &cluster.copysets()[index];
         let leader = &copyset.replicas[self.copysets[index].leader];
+        if request.kind == RequestKind::Leader {
+            let mut said = Reply::new(ReplyStatus::Ok, request.token);
+            (said.value, said.index) = (leader.id.0, self.copysets[index].term);
+            if random.chance(faults.bad_hint) {
+                let any = random.below(copyset.replicas.len() as u64) as usize;
+                said.value = copyset.replicas[any].id.0;
+                said.index = random.below(said.index);
+            }
+            return (vec![reply(connection, &said)], None);
+        }
         if cluster.endpoint_of(leader) != endpoint {
             let hint = match random.chance(faults.bad_hint) {
                 true if random.chance(500) => 0,
