@@ -90,6 +90,9 @@ impl Core {
         let Some(index) = self.route(route).queues[Lane::Reads as usize].first() else {
             return Step::Unlist;
         };
+        if self.is_held_back(index, route) {
+            return Step::Unlist;
+        }
         if self.pieces[index].kind == PieceKind::Fence {
             self.prepare(index, connection);
             let request = self.request(index, RequestKind::Fence, 0);
@@ -129,6 +132,9 @@ impl Core {
         let Some(index) = self.route(route).queues[Lane::Changes as usize].first() else {
             return Step::Unlist;
         };
+        if self.is_held_back(index, route) {
+            return Step::Unlist;
+        }
         if self.pieces[index].kind == PieceKind::CloseSession {
             self.prepare(index, connection);
             let request = self.request(index, RequestKind::CloseSession, 0);
@@ -321,6 +327,7 @@ impl Core {
         piece.sent_ns = self.now_ns;
         self.statistics.requests += 1;
         self.statistics.retries += u64::from(piece.attempts > 1);
+        self.go_ahead(index);
         self.timer.note(timer_ns.min(self.now_ns + LEADER_PATIENCE_NS));
     }
 

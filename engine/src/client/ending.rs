@@ -35,6 +35,7 @@ impl Core {
 
     /// A session is closed, or given up.
     pub(super) fn session_ended(&mut self, index: PieceIndex) {
+        self.stand_down(index);
         let route = self.pieces[index].route;
         self.pieces[index].reset(PieceKind::OpenSession, route);
         self.pieces[index].state = PieceState::Free;

@@ -51,6 +51,7 @@ mod piece;
 mod quarantine;
 mod receipt;
 mod route;
+mod scouting;
 mod statistics;
 mod status;
 mod submission;

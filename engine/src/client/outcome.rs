@@ -46,6 +46,7 @@ impl Core {
     /// Puts a piece at the head of its queue: one that has a number must not wait for those that
     /// wait for numbers.
     pub(super) fn requeue(&mut self, index: PieceIndex) {
+        self.stand_down(index);
         let piece = &mut self.pieces[index];
         piece.state = PieceState::Queued;
         let (route, lane) = (piece.route, lane_of(piece.kind));
@@ -60,6 +61,7 @@ impl Core {
         piece.timer_ns = self.now_ns + self.pauses.length_ns(piece.pauses);
         piece.pauses += 1;
         self.timer.note(piece.timer_ns);
+        self.go_ahead(index);
     }
 
     fn retry_session(&mut self, index: PieceIndex, again: Again) {
@@ -75,6 +77,7 @@ impl Core {
 
     /// Lets the session be opened again by whatever waits for it.
     pub(super) fn resume_session(&mut self, index: PieceIndex) {
+        self.stand_down(index);
         self.pieces[index].state = PieceState::Free;
         let route = self.pieces[index].route;
         self.route(route).session = Session::None;
@@ -82,6 +85,7 @@ impl Core {
     }
 
     fn close_session(&mut self, route: RouteIndex, index: PieceIndex) {
+        self.stand_down(index);
         self.pieces[index].reset(PieceKind::OpenSession, route);
         self.pieces[index].state = PieceState::Free;
         self.route(route).session = Session::None;
@@ -114,6 +118,7 @@ impl Core {
     /// last.
     fn finish(&mut self, index: PieceIndex) {
         self.settle_number(index);
+        self.stand_down(index);
         let piece = &mut self.pieces[index];
         debug_assert!(!matches!(piece.state, PieceState::Free | PieceState::Done));
         piece.state = PieceState::Done;

@@ -62,6 +62,7 @@ impl Core {
             return self.quarantine.release(connection, reply.token);
         }
         self.leave_flight(index);
+        self.note_leader(index, reply.status);
         match reply.status {
             ReplyStatus::Ok => self.on_done(index, connection, reply),
             _ => self.on_refusal(index, reply),

@@ -233,6 +233,56 @@ fn a_leader_that_is_stopped_is_left() {
 }
 
 #[test]
+fn one_request_goes_ahead_of_the_others() {
+    let mut bench = Bench::plain();
+    for copyset in 0..4 {
+        bench.world().servers.set_leader(copyset, 2);
+    }
+    for token in 0..100 {
+        if token % 2 == 0 {
+            bench.read(token, token * 16, 16).expect("room");
+        } else {
+            bench.write(token, token, token * 16, 16).expect("room");
+        }
+    }
+    assert!(bench.finish().iter().all(|report| report.result.is_ok()));
+    let statistics = *bench.client.statistics();
+    assert_eq!(statistics.redirects, 4, "one for each copyset");
+    assert_eq!(statistics.retries, 4);
+    // Nobody leads for a while: it is one request that asks, with pauses, and not all.
+    for copyset in 0..4 {
+        bench.world().servers.set_leader(copyset, 0);
+    }
+    bench.world().faults.no_leader = true;
+    for token in 0..100 {
+        bench.read(token, token * 16, 16).expect("room");
+    }
+    let mut reports = Vec::new();
+    let until_ns = bench.now_ns + 500_000_000;
+    while bench.now_ns < until_ns {
+        bench.turn(&mut reports);
+    }
+    let asked = bench.client.statistics().requests - statistics.requests;
+    // 100 were sent to those who led before.
+    assert!(asked < 200, "{asked} requests to find leaders");
+    bench.world().faults.no_leader = false;
+    bench.finish();
+    let statistics = *bench.client.statistics();
+    // They move under load.
+    for token in 0..100 {
+        bench.read(token, token * 16, 16).expect("room");
+    }
+    bench.turn(&mut reports);
+    for copyset in 0..4 {
+        bench.world().servers.set_leader(copyset, 1);
+    }
+    bench.finish();
+    let retries = bench.client.statistics().retries - statistics.retries;
+    assert!(retries <= 100, "each at most once, as it was on its way: {retries}");
+    bench.check_idle();
+}
+
+#[test]
 fn a_client_that_is_closed_leaves_no_session() {
     let mut bench = Bench::plain();
     bench.write(1, 7, 0, 128).expect("room");

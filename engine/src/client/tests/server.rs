@@ -218,6 +218,9 @@ impl Servers {
             }
             return (vec![reply(connection, &said)], None);
         }
+        if faults.no_leader {
+            return say(ReplyStatus::NotLeader, 0);
+        }
         if cluster.endpoint_of(leader) != endpoint {
             let hint = match random.chance(faults.bad_hint) {
                 true if random.chance(500) => 0,

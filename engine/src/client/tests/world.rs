@@ -63,6 +63,8 @@ pub struct Faults {
     /// A hint is missing or names any replica.
     pub bad_hint: u64,
     pub media: u64,
+    /// No replica leads or knows a leader.
+    pub no_leader: bool,
 }
 
 #[derive(Debug)]
