@@ -168,3 +168,38 @@ fn survives_the_death_of_leaders_over_shared_memory() {
 fn survives_the_death_of_leaders_over_tcp() {
     survives_the_death_of_leaders(true);
 }
+
+/// A client that comes to a cluster whose leaders are settled, but does not know them, with a full
+/// queue: it asks once per copyset, and sends the rest where it belongs.
+#[test]
+fn a_client_asks_once_for_each_leader() {
+    for only_reads in [false, true] {
+        let mut rig = Rig::new(false);
+        rig.write(0, 256, 1);
+        let copysets = 3;
+        let options = ClientOptions {
+            transports: culvert::client::Transports::Shm,
+            ..ClientOptions::default()
+        };
+        rig.client = rig.local.client(16 << 20, options);
+        let mut operations = 0;
+        let volume = rig.client.open_volume("disk").expect("the volume");
+        for block in (0..200).step_by(8) {
+            operations += 1;
+            if only_reads || block % 16 == 0 {
+                let read = Operation::Read { volume, offset_blocks: block, blocks: 8 };
+                rig.client.submit(read, block).expect("room");
+            } else {
+                rig.submit_write(block, 8, 1, block);
+            }
+        }
+        let mut left = operations;
+        rig.run(|_, ok, _| {
+            assert_eq!(ok, Ok(()));
+            left -= 1;
+            left == 0
+        });
+        let statistics = rig.client.statistics();
+        assert!(statistics.retries <= 2 * copysets, "{statistics:?}");
+    }
+}

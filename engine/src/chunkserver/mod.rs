@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 use culvert_memory::{Buffer, Pool};
 use culvert_nvme::{Completion, Status};
 
-pub use catch_up::CatchUpStatus;
+pub use catch_up::{CatchUpStatus, journal_write_bytes_min};
 pub use copyset::{Copyset, ReplicaPlace};
 pub use peers::{Endpoint, PeerOptions};
 pub use replaying::rebuild;

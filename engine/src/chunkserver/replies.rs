@@ -33,7 +33,7 @@ pub(super) fn status_of(result: ResultCode) -> ReplyStatus {
         ResultCode::BelowWindow => ReplyStatus::BelowWindow,
         ResultCode::NoSpace => ReplyStatus::NoSpace,
         ResultCode::OutOfRange => ReplyStatus::OutOfRange,
-        ResultCode::SessionsFull => ReplyStatus::Busy,
+        ResultCode::SessionsFull => ReplyStatus::SessionsFull,
     }
 }
 
@@ -45,7 +45,7 @@ pub(super) fn status_of_refusal(refusal: Refusal) -> (ReplyStatus, u64) {
         Refusal::Fenced { current } => (ReplyStatus::Fenced, current.0),
         Refusal::NoSpace => (ReplyStatus::NoSpace, 0),
         Refusal::OutOfRange => (ReplyStatus::OutOfRange, 0),
-        Refusal::SessionsFull => (ReplyStatus::Busy, 0),
+        Refusal::SessionsFull => (ReplyStatus::SessionsFull, 0),
     }
 }
 

@@ -116,6 +116,8 @@ pub struct CopysetStatus {
     pub lease: bool,
     /// Fencing epoch.
     pub epoch: u64,
+    /// Open sessions of clients.
+    pub sessions: usize,
     /// Blocks mapped.
     pub mapped_blocks: u64,
     /// Blocks it may map.
@@ -228,6 +230,7 @@ impl Chunkserver {
             last: group.log().last().0,
             lease: group.holds_lease(self.now_ns),
             epoch: copyset.state.epoch().0,
+            sessions: copyset.state.sessions(),
             mapped_blocks: store.mapped_blocks(copyset.id),
             quota_blocks: copyset.state.quota(),
             peers,
@@ -251,6 +254,7 @@ impl CopysetStatus {
             last: 0,
             lease: false,
             epoch: 0,
+            sessions: 0,
             mapped_blocks: 0,
             quota_blocks: 0,
             peers: Vec::new(),

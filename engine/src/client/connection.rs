@@ -4,6 +4,7 @@
 //! each time. What waited for it goes to the next replica, which either leads by now or knows who
 //! does.
 
+use super::config::LEADER_PATIENCE_NS;
 use super::core::Core;
 use super::endpoint::{EndpointId, Link};
 use super::error::Obstacle;
@@ -25,6 +26,8 @@ pub(super) mod violation {
 impl Core {
     /// Tries the endpoint's addresses from the next one on.
     pub(super) fn connect<N: Network>(&mut self, network: &mut N, id: EndpointId) {
+        self.timer.note(self.now_ns + LEADER_PATIENCE_NS);
+        self.endpoint(id).connecting_ns = self.now_ns;
         loop {
             let endpoint = &mut self.endpoints[id.0 as usize];
             let Some(address) = endpoint.addresses.get(endpoint.next_address) else {
@@ -65,6 +68,7 @@ impl Core {
         let endpoint = self.endpoint(id);
         endpoint.failures = endpoint.failures.saturating_add(1);
         endpoint.next_address = 0;
+        endpoint.questions.clear();
         endpoint.link = Link::Down { until_ns };
         self.timer.note(until_ns);
         self.leave_endpoint(id);
@@ -163,7 +167,7 @@ impl Core {
         self.leave_flight(index);
         let piece = &mut self.pieces[index];
         piece.landing = None;
-        piece.maybe_executed |= piece.is_change();
+        piece.maybe_executed |= piece.has_effect();
         let again =
             if piece.kind == PieceKind::OpenSession { Again::AfterPause } else { Again::Now };
         self.retry(index, again, Obstacle::Connection);

@@ -1,5 +1,6 @@
 //! Sending what waits: per endpoint and lane, route by route, until there is no more room.
 
+use super::config::LEADER_PATIENCE_NS;
 use super::connection::violation;
 use super::core::Core;
 use super::endpoint::{EndpointId, Link};
@@ -51,6 +52,7 @@ impl Core {
             self.endpoint(id).blocked[Lane::Reads as usize] = false;
         }
         self.dispatch_status(network, id, connection);
+        self.dispatch_questions(network, id, connection);
         for lane in LANES {
             while !self.endpoint(id).blocked[lane as usize] {
                 let Some(route) = self.endpoint(id).ready[lane as usize].pop_front() else { break };
@@ -88,6 +90,16 @@ impl Core {
         let Some(index) = self.route(route).queues[Lane::Reads as usize].first() else {
             return Step::Unlist;
         };
+        if self.is_held_back(index, route) {
+            return Step::Unlist;
+        }
+        if self.pieces[index].kind == PieceKind::Fence {
+            self.prepare(index, connection);
+            let request = self.request(index, RequestKind::Fence, 0);
+            let sent =
+                network.send(connection, Class::Data, request.emit(&mut self.frame[..]), &[]);
+            return self.departed(index, connection, sent);
+        }
         let endpoint = self.route(route).endpoint();
         let Some(landing) = self.landing_pages(network, endpoint, connection, index) else {
             self.endpoint(endpoint).landing_short = true;
@@ -120,6 +132,16 @@ impl Core {
         let Some(index) = self.route(route).queues[Lane::Changes as usize].first() else {
             return Step::Unlist;
         };
+        if self.is_held_back(index, route) {
+            return Step::Unlist;
+        }
+        if self.pieces[index].kind == PieceKind::CloseSession {
+            self.prepare(index, connection);
+            let request = self.request(index, RequestKind::CloseSession, 0);
+            let sent =
+                network.send(connection, Class::Data, request.emit(&mut self.frame[..]), &[]);
+            return self.departed(index, connection, sent);
+        }
         let session = match self.route(route).session {
             Session::Open(session) => session,
             Session::Opening => return Step::Unlist,
@@ -143,7 +165,11 @@ impl Core {
             self.pieces[index].sent = self.pieces[index].blocks_left();
             self.take_number(index, session);
             self.prepare(index, connection);
-            let request = self.request(index, RequestKind::Discard, 0);
+            let kind = match self.pieces[index].kind {
+                PieceKind::Delete => RequestKind::Delete,
+                _ => RequestKind::Discard,
+            };
+            let request = self.request(index, kind, 0);
             let sent =
                 network.send(connection, Class::Data, request.emit(&mut self.frame[..]), &[]);
             self.departed(index, connection, sent)
@@ -251,17 +277,19 @@ impl Core {
 
     fn request(&self, index: PieceIndex, kind: RequestKind, landing_page: u32) -> Request<'static> {
         let piece = &self.pieces[index];
-        let session_only = piece.kind == PieceKind::OpenSession;
+        let closes = piece.kind == PieceKind::CloseSession;
+        let no_chunk = closes || matches!(piece.kind, PieceKind::OpenSession | PieceKind::Fence);
+        let no_range = no_chunk || piece.kind == PieceKind::Delete;
         let range = BlockRange { first: piece.range.first + piece.done, blocks: piece.sent };
         Request {
             kind,
             token: u64::from(piece.nonce) << 32 | u64::from(index.0),
             copyset: self.routes[piece.route.0 as usize].copyset,
-            chunk: if session_only { ChunkId(0) } else { piece.chunk },
-            range: if session_only { BlockRange::default() } else { range },
+            chunk: if no_chunk { ChunkId(0) } else { piece.chunk },
+            range: if no_range { BlockRange::default() } else { range },
             landing_page,
-            epoch: self.settings.epoch,
-            session: if piece.is_change() { piece.session } else { SessionId(0) },
+            epoch: if kind == RequestKind::Fence { piece.epoch } else { self.settings.epoch },
+            session: if piece.is_change() || closes { piece.session } else { SessionId(0) },
             request: if piece.is_change() { piece.number } else { RequestNumber(0) },
             sequence: 0,
             crcs: &[],
@@ -296,9 +324,11 @@ impl Core {
         piece.attempts = piece.attempts.saturating_add(1);
         piece.obstacle = Obstacle::Answer;
         piece.timer_ns = timer_ns;
+        piece.sent_ns = self.now_ns;
         self.statistics.requests += 1;
         self.statistics.retries += u64::from(piece.attempts > 1);
-        self.timer.note(timer_ns);
+        self.go_ahead(index);
+        self.timer.note(timer_ns.min(self.now_ns + LEADER_PATIENCE_NS));
     }
 
     fn refused(&mut self, connection: ConnectionId, error: SendError) -> Step {

@@ -63,6 +63,10 @@ pub(super) struct Endpoint {
     pub(super) landing_short_ns: Option<u64>,
     /// Reads on their way over this connection.
     pub(super) reads_in_flight: u32,
+    /// Since when the connection is being made, if it is.
+    pub(super) connecting_ns: u64,
+    /// Routes of which to ask here who leads; each once.
+    pub(super) questions: Vec<RouteIndex>,
     /// Whether the connection is wanted although nothing is to be sent to a replica.
     pub(super) wanted: bool,
 }
@@ -95,6 +99,8 @@ impl Endpoint {
             landing_short: false,
             landing_short_ns: None,
             reads_in_flight: 0,
+            connecting_ns: 0,
+            questions: Vec::new(),
             wanted: false,
         }
     }
@@ -107,7 +113,9 @@ impl Endpoint {
 
     /// Whether something waits for the connection.
     pub(super) fn has_work(&self) -> bool {
-        self.wanted || self.ready.iter().any(|ready| !ready.is_empty())
+        self.wanted
+            || !self.questions.is_empty()
+            || self.ready.iter().any(|ready| !ready.is_empty())
     }
 
     /// Whether a request could go at once or as soon as a connection is made, without a pause.

@@ -36,10 +36,12 @@ mod config;
 mod connection;
 mod core;
 mod dispatch;
+mod ending;
 mod endpoint;
 mod error;
 mod expiry;
 mod landing;
+mod leading;
 mod numbers;
 mod operation;
 mod options;
@@ -49,6 +51,7 @@ mod piece;
 mod quarantine;
 mod receipt;
 mod route;
+mod scouting;
 mod statistics;
 mod status;
 mod submission;
@@ -58,7 +61,7 @@ mod waiting;
 
 pub use blocking::{BlockingClient, BlockingError};
 pub use clock::Clock;
-pub use config::{IN_FLIGHT_LIMIT, OPERATION_PIECES_MAX, SUBMISSION_BLOCKS_MAX};
+pub use config::{CLOSE_PATIENCE, IN_FLIGHT_LIMIT, OPERATION_PIECES_MAX, SUBMISSION_BLOCKS_MAX};
 pub use error::{ClientError, Obstacle, OpenError};
 pub use operation::{Completion, Operation, OperationKind, ReadData, ReadPart, Refusal, Refused};
 pub use options::{ClientOptions, OptionsError, Transports};
@@ -217,6 +220,24 @@ impl<N: Network> Client<N> {
         Turn { completed, active: events > 0 || sent || completed > 0 }
     }
 
+    /// Begins to close the client: its sessions are closed at the servers, which may take some
+    /// turns, but no longer than `patience`. No operation is taken any more. One that is in flight
+    /// leaves the sessions to expire.
+    pub fn begin_close(&mut self, now_ns: u64, patience: Duration) {
+        if self.core.operations.is_empty() && !self.core.ends {
+            self.core.now_ns = now_ns.max(self.core.now_ns);
+            let patience_ns = patience.as_nanos() as u64;
+            self.core.end_sessions(self.core.now_ns.saturating_add(patience_ns));
+        }
+        self.core.ends = true;
+    }
+
+    /// Whether no session is open, or left to be closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.core.ends && !self.core.has_sessions()
+    }
+
     /// The time at which [`Client::poll`] must be called although nothing has come in.
     pub fn next_timer_ns(&self) -> Option<u64> {
         let timer = self.core.timer.0;
@@ -240,6 +261,20 @@ impl<N: Network> Client<N> {
     /// The status asked for last, as JSON, once it is there.
     pub fn take_status(&mut self) -> Option<Result<String, StatusError>> {
         self.core.take_status()
+    }
+}
+
+/// The servers are told, without waiting for an answer, that the sessions are over.
+impl<N: Network> Drop for Client<N> {
+    fn drop(&mut self) {
+        let core = &mut self.core;
+        if core.ends || !core.operations.is_empty() || std::thread::panicking() {
+            return;
+        }
+        core.end_sessions(u64::MAX);
+        if core.dispatch(&mut self.network) {
+            self.network.post(core.now_ns);
+        }
     }
 }
 

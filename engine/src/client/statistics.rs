@@ -19,6 +19,10 @@ pub struct Statistics {
     pub busy: u64,
     /// Answers "not the leader".
     pub redirects: u64,
+    /// Questions who leads, asked for requests that waited long.
+    pub leaders_asked: u64,
+    /// Attempts given up because another replica leads by now.
+    pub deserted: u64,
     /// Answers to attempts that were given up before.
     pub late_replies: u64,
     /// Sessions opened.

@@ -77,6 +77,7 @@ impl<D: QueuePair> NodeReactor<D> {
             .iter()
             .position(|node| node.uuid == config.node)
             .ok_or(NodeError::NotInCluster { node: config.node })?;
+        device::check_batch_bytes(config, cluster)?;
         let own = EndpointIndex { node, reactor: number };
         let pool = open_pool(config, number)?;
         let endpoints = peers_of(cluster, own);

@@ -63,6 +63,8 @@ pub struct Faults {
     /// A hint is missing or names any replica.
     pub bad_hint: u64,
     pub media: u64,
+    /// No replica leads or knows a leader.
+    pub no_leader: bool,
 }
 
 #[derive(Debug)]
@@ -94,6 +96,8 @@ pub struct World {
     pub servers: Servers,
     /// Nodes that cannot be reached.
     pub down: Vec<usize>,
+    /// Nodes that are stopped: what comes to them stays where it is.
+    pub stopped: Vec<usize>,
     /// Pages of a new connection's windows, and to what they may grow.
     pub window_pages: (u32, u32),
     /// Frames of one connection on their way to the server.
@@ -137,6 +141,7 @@ impl ModelNetwork {
             faults: Faults::default(),
             servers,
             down: Vec::new(),
+            stopped: Vec::new(),
             window_pages: (64, 512),
             queue_frames: 64,
             delay_ns: 10_000,
@@ -200,6 +205,17 @@ impl World {
     }
 
     fn do_happen(&mut self, happening: Happening) {
+        let stopped = match &happening {
+            Happening::ToServer(_, endpoint, ..) => self.stopped.contains(&endpoint.node),
+            Happening::Connect(connection) => {
+                let node = self.links.iter().find(|link| link.id == *connection);
+                node.is_some_and(|link| self.stopped.contains(&link.endpoint.node))
+            }
+            _ => false,
+        };
+        if stopped {
+            return self.happen(10_000_000, happening);
+        }
         match happening {
             Happening::Connect(connection) => self.finish_connecting(connection),
             Happening::ToServer(connection, endpoint, frame, payload, pages) => {

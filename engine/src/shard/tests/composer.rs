@@ -73,7 +73,7 @@ impl Composer {
     pub(super) fn create(recovered: Recovered, groups: u32) -> Composer {
         let Recovered { mut shard, groups: found, .. } = recovered;
         assert!(found.is_empty());
-        shard.finish_recovery([]).expect("nothing is used");
+        shard.finish_recovery([], &[]).expect("nothing is used");
         let chunk_blocks = shard.store().geometry().chunk_blocks;
         let mut composer =
             Composer { shard, groups: BTreeMap::new(), number: 0, chunks: 3, chunk_blocks };
@@ -260,7 +260,7 @@ impl Composer {
             index: *index,
             extents,
         });
-        shard.finish_recovery(live).expect("maps and records agree");
+        shard.finish_recovery(live, &[]).expect("maps and records agree");
         let composer = Composer { shard, groups, ..self };
         composer.check_payload(rig);
         composer
