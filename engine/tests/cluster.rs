@@ -203,3 +203,31 @@ fn a_client_asks_once_for_each_leader() {
         assert!(statistics.retries <= 2 * copysets, "{statistics:?}");
     }
 }
+
+/// Sockets that were not there at first: the client falls back to TCP, and returns under load.
+#[test]
+fn a_client_returns_to_shared_memory() {
+    let mut rig = Rig::new(true);
+    rig.client = rig.local.client(16 << 20, ClientOptions::default());
+    let folder = rig._folder.path().to_owned();
+    let socket = |n: u32| folder.join(format!("node-{n}.sock"));
+    let aside = |n: u32| folder.join(format!("node-{n}.aside"));
+    (0..3).for_each(|n| std::fs::rename(socket(n), aside(n)).expect("it listens there"));
+    rig.write(0, 256, 1);
+    let before = *rig.client.statistics();
+    assert_eq!(before.returns, 0);
+    assert!(before.connects_failed >= before.connects, "shared memory comes first: {before:?}");
+    (0..3).for_each(|n| std::fs::rename(aside(n), socket(n)).expect("a folder of ours"));
+    let since = Instant::now();
+    let mut value = 2;
+    while rig.client.statistics().returns < before.connects {
+        assert!(since.elapsed() < Duration::from_secs(30), "{:?}", rig.client.statistics());
+        value = if value == 200 { 2 } else { value + 1 };
+        rig.write(0, 64, value);
+        assert_eq!(rig.read(5, 1)[0], value + 5);
+    }
+    rig.write(0, 256, 1);
+    let after = *rig.client.statistics();
+    assert_eq!((after.retries, after.timeouts), (before.retries, before.timeouts), "{after:?}");
+    println!("returned after {:?}", since.elapsed());
+}

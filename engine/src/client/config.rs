@@ -27,6 +27,16 @@ pub(super) const LEADER_PATIENCE_NS: u64 = 250_000_000;
 /// ... and after which time they are asked again, while it waits.
 pub(super) const LEADER_ASKED_AGAIN_NS: u64 = 100_000_000;
 
+/// How long a connection over a later address is used before the preferred one is tried again; each
+/// further pause is twice as long.
+pub(super) const RETURN_PAUSE_NS: u64 = 1_000_000_000;
+
+/// The longest of these pauses.
+pub(super) const RETURN_PAUSE_NS_MAX: u64 = 60_000_000_000;
+
+/// How long requests are held back until those on the old connection are answered.
+pub(super) const DRAIN_PATIENCE_NS: u64 = 100_000_000;
+
 /// How long closing a client may take.
 pub const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
 

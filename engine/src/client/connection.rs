@@ -10,6 +10,7 @@ use super::endpoint::{EndpointId, Link};
 use super::error::Obstacle;
 use super::outcome::Again;
 use super::piece::{PieceIndex, PieceKind, PieceState};
+use super::returning::Trial;
 use super::route::{LANES, RouteIndex};
 use crate::network::{CloseReason, ConnectionId, Identity, Network, WindowMode};
 
@@ -20,6 +21,7 @@ pub(super) mod violation {
     pub(in super::super) const FRAME_LIMIT: &str = "the peer takes too short frames";
     pub(in super::super) const SILENT: &str = "the peer has not answered for too long";
     pub(in super::super) const QUARANTINE: &str = "pages of reads that were given up are needed";
+    pub(in super::super) const RETURNED: &str = "the preferred address works again";
     pub(in super::super) const UNWANTED: &str = "the connection belongs to no endpoint";
 }
 
@@ -35,6 +37,7 @@ impl Core {
             };
             match network.connect(address, WindowMode::Named) {
                 Ok(connection) => {
+                    endpoint.address = endpoint.next_address;
                     endpoint.link = Link::Connecting { connection };
                     return self.note_connection(connection, id);
                 }
@@ -47,7 +50,7 @@ impl Core {
         }
     }
 
-    fn note_connection(&mut self, connection: ConnectionId, id: EndpointId) {
+    pub(super) fn note_connection(&mut self, connection: ConnectionId, id: EndpointId) {
         let slot = connection.slot() as usize;
         if self.connections.len() <= slot {
             self.connections.resize(slot + 1, None);
@@ -95,7 +98,11 @@ impl Core {
             tracing::warn!(%peer, "a stranger at a node's address");
             return self.close(connection, violation::STRANGER);
         }
+        if self.endpoint(id).trial.is(connection) {
+            return self.trial_connected(id, connection);
+        }
         self.endpoint(id).establish(connection, now_ns);
+        self.endpoint(id).plan_return(now_ns);
         self.statistics.connects += 1;
     }
 
@@ -108,6 +115,11 @@ impl Core {
     /// Has the network close a connection; what it carried follows when it says that it did.
     pub(super) fn close(&mut self, connection: ConnectionId, reason: &'static str) {
         let Some(id) = self.endpoint_of(connection) else { return };
+        if self.endpoint(id).trial.is(connection) {
+            self.closing.push((connection, reason));
+            self.endpoint(id).trial = Trial::Closing { connection };
+            return;
+        }
         if self.endpoint(id).link != (Link::Closing { connection }) {
             self.endpoint(id).link = Link::Closing { connection };
             self.closing.push((connection, reason));
@@ -132,6 +144,9 @@ impl Core {
             if piece.state == PieceState::InFlight && piece.connection == connection {
                 self.interrupted(index);
             }
+        }
+        if self.trial_outlives(id, connection) {
+            return;
         }
         debug_assert_eq!(self.endpoint(id).reads_in_flight, 0);
         self.after_close(id);

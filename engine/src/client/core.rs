@@ -2,8 +2,8 @@
 //!
 //! The parts that act on it are in files of their own: `submission` splits operations, `dispatch`
 //! sends, `receipt` takes answers, `outcome` decides what follows from them, `expiry` runs the
-//! timers, `connection` makes and loses connections, `scouting` and
-//! `leading` find leaders, `ending` closes the sessions.
+//! timers, `connection` makes and loses connections, `returning`
+//! goes back to preferred ones, `scouting` and `leading` find leaders, `ending` closes the sessions.
 
 use culvert_memory::{Pool, SlotId, SlotTable};
 

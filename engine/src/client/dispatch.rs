@@ -6,6 +6,7 @@ use super::core::Core;
 use super::endpoint::{EndpointId, Link};
 use super::error::{ClientError, Obstacle};
 use super::piece::{PieceIndex, PieceKind, PieceState};
+use super::returning::Trial;
 use super::route::{LANES, Lane, RouteIndex, Session};
 use crate::ids::{BlockRange, ChunkId, RequestNumber, SessionId};
 use crate::network::{Class, ConnectionId, Network, SendError};
@@ -26,6 +27,7 @@ impl Core {
     /// Sends what can be sent; returns whether anything was.
     pub(super) fn dispatch<N: Network>(&mut self, network: &mut N) -> bool {
         let before = self.statistics.requests;
+        self.step_returns(network);
         for index in 0..self.endpoints.len() as u32 {
             let id = EndpointId(index);
             if !self.endpoint(id).has_work() {
@@ -33,6 +35,8 @@ impl Core {
             }
             let link = self.endpoint(id).link;
             match link {
+                // What is sent over the old connection would keep it from becoming quiet.
+                Link::Up { .. } if matches!(self.endpoint(id).trial, Trial::Ready { .. }) => {}
                 Link::Up { connection } => self.dispatch_endpoint(network, id, connection),
                 Link::Down { until_ns } if until_ns <= self.now_ns => self.connect(network, id),
                 Link::Down { until_ns } => self.timer.note(until_ns),

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use uuid::Uuid;
 
 use super::options::Transports;
+use super::returning::{Trial, return_pause_ns};
 use super::route::RouteIndex;
 use crate::cluster::{Cluster, EndpointIndex};
 use crate::network::{Address, ConnectionId, Identity, PeerKind};
@@ -42,6 +43,14 @@ pub(super) struct Endpoint {
     /// Those that may be used, in order of preference.
     pub(super) addresses: Box<[Address]>,
     pub(super) link: Link,
+    /// The address of the connection, or of the last one.
+    pub(super) address: usize,
+    /// A second connection, over the preferred address.
+    pub(super) trial: Trial,
+    /// When to try that again, while another is used.
+    pub(super) return_at_ns: u64,
+    /// How often that was in vain, one after another.
+    pub(super) returns_failed: u32,
     /// The address to try next.
     pub(super) next_address: usize,
     /// Failures to connect, or to get any answer, one after another.
@@ -89,6 +98,10 @@ impl Endpoint {
             reactor,
             addresses,
             link: Link::Down { until_ns: 0 },
+            address: 0,
+            trial: Trial::None,
+            return_at_ns: u64::MAX,
+            returns_failed: 0,
             next_address: 0,
             failures: 0,
             established: false,
@@ -135,6 +148,11 @@ impl Endpoint {
         self.heard = false;
         self.unblock();
         debug_assert_eq!(self.reads_in_flight, 0, "reads end with their connection");
+    }
+
+    /// Sets the time at which the preferred address is tried again.
+    pub(super) fn plan_return(&mut self, now_ns: u64) {
+        self.return_at_ns = now_ns.saturating_add(return_pause_ns(self.returns_failed));
     }
 
     /// Notes that there may be room, or a larger window.

@@ -50,6 +50,7 @@ mod pause;
 mod piece;
 mod quarantine;
 mod receipt;
+mod returning;
 mod route;
 mod scouting;
 mod statistics;

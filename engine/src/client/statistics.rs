@@ -31,6 +31,8 @@ pub struct Statistics {
     pub connects: u64,
     /// Established connections that closed.
     pub disconnects: u64,
+    /// Connections that gave way to one over the preferred address.
+    pub returns: u64,
     /// Attempts to connect that failed.
     pub connects_failed: u64,
     /// Reads whose bytes did not match their checksums.

@@ -414,6 +414,50 @@ fn addresses_are_tried_in_order() {
     assert!(bench.world().asked.iter().all(|asked| matches!(asked, Address::Tcp(_))));
 }
 
+/// Under load: nothing is repeated, and nothing fails.
+#[test]
+fn the_preferred_address_is_tried_again() {
+    let mut bench = Bench::plain();
+    bench.world().faults.no_shm = true;
+    let (mut token, mut reports) = (0, Vec::new());
+    let mut run = |bench: &mut Bench, seconds: u64| {
+        let until_ns = bench.now_ns + seconds * 1_000_000_000;
+        while bench.now_ns < until_ns {
+            while bench.client.in_flight() < 16 {
+                token += 1;
+                let offset = token * 37 % 2000;
+                if token % 2 == 0 {
+                    bench.read(token, offset, 8).expect("room");
+                } else {
+                    bench.write(token, token, offset, 8).expect("room");
+                }
+            }
+            bench.world().delay_ns = 200_000;
+            bench.turn(&mut reports);
+        }
+        assert!(reports.drain(..).all(|report| report.result.is_ok()));
+    };
+    run(&mut bench, 4);
+    let before = *bench.client.statistics();
+    assert_eq!(before.returns, 0);
+    let tried = |bench: &Bench| {
+        let asked = bench.world().asked.clone();
+        asked.iter().filter(|asked| matches!(asked, Address::Shm(_))).count()
+    };
+    let endpoints = before.connects as usize;
+    assert_eq!(tried(&bench), 3 * endpoints, "at first, after 1 s, and 2 s later");
+    bench.world().faults.no_shm = false;
+    run(&mut bench, 5);
+    let after = *bench.client.statistics();
+    assert_eq!(after.returns as usize, endpoints, "all have moved back");
+    assert_eq!((after.retries, after.timeouts), (before.retries, before.timeouts));
+    let moved = tried(&bench);
+    run(&mut bench, 5);
+    assert_eq!(tried(&bench), moved, "and are left alone");
+    bench.finish();
+    bench.check_idle();
+}
+
 #[test]
 fn strangers_are_not_trusted() {
     let mut bench = Bench::plain();

@@ -63,6 +63,8 @@ pub struct Faults {
     /// A hint is missing or names any replica.
     pub bad_hint: u64,
     pub media: u64,
+    /// No connection is made over shared memory.
+    pub no_shm: bool,
     /// No replica leads or knows a leader.
     pub no_leader: bool,
 }
@@ -262,7 +264,8 @@ impl World {
     }
 
     fn finish_connecting(&mut self, connection: ConnectionId) {
-        let fails = self.random.chance(self.faults.connect_fails);
+        let shm = matches!(self.asked[connection.slot() as usize], Address::Shm(_));
+        let fails = self.random.chance(self.faults.connect_fails) || (shm && self.faults.no_shm);
         let Some(link) = self.link(connection) else { return };
         let endpoint = link.endpoint;
         link.established = true;
