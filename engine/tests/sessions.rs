@@ -239,7 +239,7 @@ fn all_the_sessions_that_may_be_open_fit_a_checkpoint() {
     let mut opened = 0;
     let mut refused = false;
     for client in 1..1024 {
-        let name = uuid::Uuid::from_u128(0xc11e_0000 + client);
+        let name = uuid::Uuid::from_u128(0xfee1_0000 + client);
         let mut raw = Raw::connect(&address, PeerKind::Client, name, &mut || nodes.turn());
         for token in 1..=SESSIONS_OF_CLIENT_MAX as u64 {
             let open = request(RequestKind::OpenSession, spot(&nodes.plan.cluster, 0), token);
