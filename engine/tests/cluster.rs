@@ -1,12 +1,13 @@
 //! Three nodes and a client in one thread, over the production drivers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use culvert::client::{Client, ClientError, ClientOptions, Operation};
 use culvert::cluster::PlanOptions;
 use culvert::node::{LocalCluster, LocalOptions, SystemClock};
 use culvert::reactor::Clock;
+use culvert::stages::{StageFigures, StageStatus};
 use culvert_transport::Transport;
 use tempfile::TempDir;
 
@@ -230,4 +231,83 @@ fn a_client_returns_to_shared_memory() {
     let after = *rig.client.statistics();
     assert_eq!((after.retries, after.timeouts), (before.retries, before.timeouts), "{after:?}");
     println!("returned after {:?}", since.elapsed());
+}
+
+/// What the stages of each node counted.
+fn stages(rig: &mut Rig) -> Vec<BTreeMap<&'static str, StageStatus>> {
+    let of = |n| rig.local.node(n).expect("it runs").reactor().chunkserver().status().stages;
+    (0..3).map(of).collect()
+}
+
+/// What is counted on the way of writes and reads of one block.
+fn every_operation_passes_every_stage(tcp: bool) {
+    const OPERATIONS: u64 = 200;
+    let mut rig = Rig::new(tcp);
+    for block in 0..OPERATIONS {
+        rig.submit_write(block, 1, block as u8, block);
+    }
+    let mut left = OPERATIONS;
+    rig.run(|_, ok, _| {
+        assert_eq!(ok, Ok(()));
+        left -= 1;
+        left == 0
+    });
+    for block in 0..OPERATIONS {
+        rig.read(block, 1);
+    }
+    let sum = |nodes: &[BTreeMap<&'static str, StageStatus>], name: &str| {
+        nodes.iter().map(|stages| stages[name].figures.count).sum::<u64>()
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut nodes = stages(&mut rig);
+    while sum(&nodes, "append_reply") < 2 * OPERATIONS {
+        assert!(Instant::now() < deadline, "followers do not get everything");
+        rig.local.turn();
+        nodes = stages(&mut rig);
+    }
+    for (name, expected) in [
+        ("write_submit", OPERATIONS),
+        ("write_durable", OPERATIONS),
+        ("write_commit", OPERATIONS),
+        ("write_reply", OPERATIONS),
+        ("append_durable", 2 * OPERATIONS),
+        ("append_reply", 2 * OPERATIONS),
+        ("read_submit", OPERATIONS),
+        ("read_verified", OPERATIONS),
+        ("read_reply", OPERATIONS),
+        ("device_write", 3 * OPERATIONS),
+        ("device_read", OPERATIONS),
+    ] {
+        assert_eq!(sum(&nodes, name), expected, "{name}");
+    }
+    assert!(sum(&nodes, "journal_write") > 3);
+    for stages in &nodes {
+        for (before, after) in [
+            ("write_submit", "write_durable"),
+            ("write_submit", "write_commit"),
+            ("write_commit", "write_reply"),
+            ("append_durable", "append_reply"),
+            ("read_submit", "read_verified"),
+            ("read_verified", "read_reply"),
+        ] {
+            let figures = |name: &str| {
+                let StageFigures { p50_us, p99_us, p999_us, max_us, .. } = stages[name].figures;
+                [p50_us, p99_us, p999_us, max_us]
+            };
+            let pairs = figures(before).into_iter().zip(figures(after));
+            assert!(pairs.clone().all(|(b, a)| b <= a), "{before} {after} {pairs:?}");
+            let counts = [before, after].map(|name| stages[name].figures.count);
+            assert_eq!(counts[0], counts[1], "{before} {after}");
+        }
+    }
+}
+
+#[test]
+fn every_operation_passes_every_stage_over_shared_memory() {
+    every_operation_passes_every_stage(false);
+}
+
+#[test]
+fn every_operation_passes_every_stage_over_tcp() {
+    every_operation_passes_every_stage(true);
 }

@@ -111,6 +111,7 @@ impl Chunkserver {
             chunk: request.chunk,
             range: request.range,
             landing_page: request.landing_page,
+            taken_ns: self.taken_ns,
         };
         if self.reads.queue(read) { Ok(()) } else { Err(Refused(ReplyStatus::Busy, 0)) }
     }
@@ -261,7 +262,8 @@ impl Chunkserver {
         if operation == Operation::OpenSession {
             copyset.state.opening(index);
         }
-        copyset.waiting.push_back(Waiting { index, term, connection, token: request.token });
+        let (token, taken_ns) = (request.token, self.taken_ns);
+        copyset.waiting.push_back(Waiting { index, term, connection, token, taken_ns });
         self.mark_dirty(position);
         Ok(())
     }

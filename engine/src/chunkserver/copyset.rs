@@ -28,6 +28,8 @@ pub(super) struct Waiting {
     pub term: Term,
     pub connection: ConnectionId,
     pub token: u64,
+    /// When its request was taken off the wire.
+    pub taken_ns: u64,
 }
 
 /// A read that waits for a read-index round.

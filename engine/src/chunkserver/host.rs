@@ -13,7 +13,9 @@ use crate::counters::Counters;
 use crate::ids::{BatchNumber, CopysetId, Extent, Extents, LogIndex, ReplicaId, Term};
 use crate::journal::{HardState, Item};
 use crate::raft_group::{Host, LogEntry, Role, StoredEntry, encode_conf_state};
+use crate::record::Operation;
 use crate::shard::Shard;
+use crate::stages::{Stage, Stages};
 use crate::store::MISSING;
 use crate::wire::ReplyStatus;
 
@@ -27,6 +29,10 @@ pub(super) struct CopysetHost<'a> {
     /// The state that a catch-up brought.
     pub arrival: &'a mut Option<Box<Arrival>>,
     pub counters: &'a mut Counters,
+    pub stages: &'a mut Stages,
+    pub now_ns: u64,
+    /// Entries of writes that were stored.
+    pub writes_stored: u64,
     /// The data space ran out under an entry, which admission should have prevented.
     pub starved: bool,
 }
@@ -105,6 +111,7 @@ impl Host for CopysetHost<'_> {
         };
         self.shard.append(entry.record.bytes(), &extents, entry.superseded_by);
         self.counters.entries_stored += 1;
+        self.writes_stored += u64::from(entry.record.operation() == Operation::Write);
         extents
     }
 
@@ -134,6 +141,10 @@ impl Host for CopysetHost<'_> {
                 reply.status = status_of(applied.result);
                 reply.index = index.0;
                 reply.value = applied.opened.map_or(0, |session| session.0);
+                if entry.record.operation() == Operation::Write {
+                    self.stages.record(Stage::WriteCommit, front.taken_ns, self.now_ns, 1);
+                    reply.write_taken_ns = Some(front.taken_ns);
+                }
             } else {
                 reply.status = ReplyStatus::NotLeader;
             }

@@ -37,6 +37,7 @@ use crate::ids::{BatchNumber, CopysetId};
 use crate::network::{Class, ConnectionId, Event, Identity, Network, Payloads, PeerKind};
 use crate::raft_group::{GroupOptions, Outbox};
 use crate::shard::{self, Shard};
+use crate::stages::{Stage, Stages};
 use crate::wire::{self, AppendReader, FrameError, FrameKind, PeerMessages, Request};
 use peers::Peers;
 use reading::Reads;
@@ -68,6 +69,8 @@ struct RunningShard {
     shard: Shard,
     /// Copysets with unpersisted entries, by the batch they wait for.
     waiting: VecDeque<(BatchNumber, u32)>,
+    /// Writes that are stored and not durable yet, in the order of their batches.
+    stored: VecDeque<Stored>,
     failed: bool,
     /// What the turn has taken in and its groups will give to the shard.
     staged: Staged,
@@ -93,6 +96,16 @@ impl CheckpointTimes {
     }
 }
 
+/// Writes whose entries a group stored in one turn.
+#[derive(Clone, Copy, Debug)]
+struct Stored {
+    batch: BatchNumber,
+    /// When they were taken off the wire.
+    taken_ns: u64,
+    count: u64,
+    leads: bool,
+}
+
 /// Journal bytes and commands that entries already taken in will need.
 #[derive(Clone, Copy, Debug, Default)]
 struct Staged {
@@ -105,10 +118,24 @@ impl RunningShard {
         RunningShard {
             shard,
             waiting: VecDeque::new(),
+            stored: VecDeque::new(),
             failed: false,
             staged: Staged::default(),
             checkpoint_times: CheckpointTimes::default(),
             room,
+        }
+    }
+
+    /// Notes writes that were stored; together with those before them where they are alike.
+    fn note_stored(&mut self, stored: Stored) {
+        match self.stored.back_mut() {
+            Some(last)
+                if (last.batch, last.taken_ns, last.leads)
+                    == (stored.batch, stored.taken_ns, stored.leads) =>
+            {
+                last.count += stored.count;
+            }
+            _ => self.stored.push_back(stored),
         }
     }
 
@@ -149,7 +176,10 @@ pub struct Chunkserver {
     outbox: Outbox,
     shard_events: Vec<shard::Event>,
     counters: Counters,
+    stages: Stages,
     now_ns: u64,
+    /// When the turn began: the time at which its requests and frames were taken.
+    taken_ns: u64,
     /// Applied entries that each log keeps.
     retained: u64,
     ticker: timers::Ticker,
@@ -200,6 +230,18 @@ impl Chunkserver {
     /// Starts a turn: what comes in until [`Self::run`] came at `now_ns`.
     pub fn begin(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
+        self.taken_ns = now_ns;
+    }
+
+    /// Whether the turn brought about something that [`Self::end`] is to tell the time of.
+    #[must_use]
+    pub fn wants_end(&self) -> bool {
+        self.stages.has_noted()
+    }
+
+    /// Ends a turn: what [`Self::run`] submitted, sent and answered was posted at `now_ns`.
+    pub fn end(&mut self, now_ns: u64) {
+        self.stages.settle(now_ns);
     }
 
     /// Counts a turn.
@@ -282,7 +324,10 @@ impl Chunkserver {
     /// A command of the shard at `position` has completed.
     pub fn completed(&mut self, position: usize, now_ns: u64, completion: Completion) {
         let mut events = std::mem::take(&mut self.shard_events);
-        self.shards[position].shard.complete(now_ns, completion, &mut events);
+        let shard = &mut self.shards[position].shard;
+        if let Some((stage, submitted_ns)) = shard.complete(now_ns, completion, &mut events) {
+            self.stages.note(stage, submitted_ns, 1);
+        }
         for event in events.drain(..) {
             match event {
                 shard::Event::ReadDone { token, buffer, status } => {
@@ -313,13 +358,14 @@ impl Chunkserver {
         } else if catch_up::is_catch_up(token) {
             self.catch_up_read_done(token, buffer, status);
         } else {
-            self.reads.piece_done(token, buffer, status, &mut self.counters);
+            self.reads.piece_done(token, buffer, status, &mut self.counters, &mut self.stages);
         }
     }
 
     /// Lets everything that can go on go on. `now_ns` was read after the last event of the turn.
     pub fn run<N: Network>(&mut self, now_ns: u64, network: &mut N) {
         self.now_ns = now_ns;
+        self.stages.settle(now_ns);
         self.settle_durable();
         self.run_timers();
         self.run_groups();
@@ -328,15 +374,30 @@ impl Chunkserver {
         self.feed_checkpoints();
         self.start_reads();
         self.finish_reads(network);
-        self.replies.send(network, &mut self.counters);
+        self.replies.send(network, &mut self.counters, &mut self.stages);
         self.peers.flush(network);
         self.peers.dial(now_ns, network);
     }
 
     /// Passes the shards' durability on to the groups that wait for it.
     fn settle_durable(&mut self) {
+        let now_ns = self.now_ns;
         for running in &mut self.shards {
             let durable = running.shard.durable();
+            while let Some(stored) = running.stored.front().copied() {
+                if stored.batch > durable {
+                    break;
+                }
+                running.stored.pop_front();
+                let Stored { taken_ns, count, .. } = stored;
+                if stored.leads {
+                    self.stages.record(Stage::WriteDurable, taken_ns, now_ns, count);
+                } else {
+                    self.stages.record(Stage::AppendDurable, taken_ns, now_ns, count);
+                    // The answer leaves in this turn.
+                    self.stages.note(Stage::AppendReply, taken_ns, count);
+                }
+            }
             while let Some((batch, position)) = running.waiting.front().copied() {
                 if batch > durable {
                     break;
@@ -380,10 +441,20 @@ impl Chunkserver {
             replies: &mut self.replies,
             arrival: &mut copyset.arrival,
             counters: &mut self.counters,
+            stages: &mut self.stages,
+            now_ns: self.now_ns,
+            writes_stored: 0,
             starved: false,
         };
         copyset.group.ready(&mut host, &mut self.outbox, self.now_ns);
-        let starved = host.starved;
+        let (starved, count) = (host.starved, host.writes_stored);
+        if count > 0 {
+            let (batch, leads) = (running.shard.open_batch(), copyset.group.is_leader());
+            running.note_stored(Stored { batch, taken_ns: self.taken_ns, count, leads });
+            if leads {
+                self.stages.note(Stage::WriteSubmit, self.taken_ns, count);
+            }
+        }
         let applied = copyset.group.applied();
         if applied > applied_before {
             running.shard.note_applied(copyset.id, applied);

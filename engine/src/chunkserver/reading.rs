@@ -16,6 +16,7 @@ use super::replies::QueuedReply;
 use crate::counters::Counters;
 use crate::ids::{BLOCK_SIZE, BlockRange, ChunkId, Extent, LogIndex, OPERATION_BLOCKS_MAX};
 use crate::network::{Class, ConnectionId, Network, Placement, SendError};
+use crate::stages::{Stage, Stages};
 use crate::store::{BlockStates, ChunkKey, Place, ReadTicket};
 use crate::wire::{FRAME_BYTES_MAX, Reply, ReplyStatus};
 
@@ -30,6 +31,8 @@ pub(super) struct QueuedRead {
     pub chunk: ChunkId,
     pub range: BlockRange,
     pub landing_page: u32,
+    /// When its request was taken off the wire.
+    pub taken_ns: u64,
 }
 
 /// A run of blocks that lies together on the device, or is a hole.
@@ -124,6 +127,7 @@ impl Reads {
         buffer: Buffer,
         status: Status,
         counters: &mut Counters,
+        stages: &mut Stages,
     ) {
         let (slot, piece) = split(token);
         let started = &mut self.started[slot as usize];
@@ -145,6 +149,9 @@ impl Reads {
         }
         started.pieces[piece].pages = Some(buffer.freeze());
         if started.outstanding == 0 {
+            if started.status == ReplyStatus::Ok {
+                stages.note(Stage::ReadVerified, started.read.taken_ns, 1);
+            }
             self.finished.push_back(slot);
         }
     }
@@ -250,7 +257,9 @@ impl Chunkserver {
             self.reads.free.push(slot);
             return false;
         }
+        self.stages.note(Stage::ReadSubmit, read.taken_ns, 1);
         if started.outstanding == 0 {
+            self.stages.note(Stage::ReadVerified, read.taken_ns, 1);
             self.reads.finished.push_back(slot);
         } else {
             started.ticket = Some(shard.store_mut().read_begin());
@@ -282,6 +291,9 @@ impl Chunkserver {
                     let blocks = u64::from(started.read.range.blocks);
                     self.counters.user_bytes_read += blocks * BLOCK_SIZE as u64;
                     self.counters.replies_sent += 1;
+                    if started.status == ReplyStatus::Ok {
+                        self.stages.note(Stage::ReadReply, started.read.taken_ns, 1);
+                    }
                 }
                 Err(_closed) => {}
             }

@@ -6,6 +6,7 @@ use crate::copyset::{Refusal, ResultCode};
 use crate::counters::Counters;
 use crate::ids::BLOCK_SIZE;
 use crate::network::{Class, ConnectionId, Identity, Network, SendError};
+use crate::stages::{Stage, Stages};
 use crate::wire::{FRAME_BYTES_MAX, Reply, ReplyStatus};
 
 /// An answer without payload.
@@ -16,11 +17,13 @@ pub(super) struct QueuedReply {
     pub status: ReplyStatus,
     pub value: u64,
     pub index: u64,
+    /// When the write that it answers was taken off the wire; `None` for all other answers.
+    pub write_taken_ns: Option<u64>,
 }
 
 impl QueuedReply {
     pub fn new(connection: ConnectionId, token: u64, status: ReplyStatus) -> QueuedReply {
-        QueuedReply { connection, token, status, value: 0, index: 0 }
+        QueuedReply { connection, token, status, value: 0, index: 0, write_taken_ns: None }
     }
 }
 
@@ -148,7 +151,12 @@ impl Replies {
     }
 
     /// Sends what can be sent.
-    pub fn send<N: Network>(&mut self, network: &mut N, counters: &mut Counters) {
+    pub fn send<N: Network>(
+        &mut self,
+        network: &mut N,
+        counters: &mut Counters,
+        stages: &mut Stages,
+    ) {
         while let Some(queued) = self.queue.pop_front() {
             let Some(client) = self.client(queued.connection) else { continue };
             if client.blocked {
@@ -162,7 +170,12 @@ impl Replies {
             };
             let frame = reply.emit(&mut self.frame[..]);
             match network.send(queued.connection, Class::Data, frame, &[]) {
-                Ok(()) => counters.replies_sent += 1,
+                Ok(()) => {
+                    counters.replies_sent += 1;
+                    if let Some(taken_ns) = queued.write_taken_ns {
+                        stages.note(Stage::WriteReply, taken_ns, 1);
+                    }
+                }
                 Err(SendError::Full) => self.block(queued),
                 Err(_closed) => {}
             }

@@ -27,6 +27,7 @@ use crate::ids::{CopysetId, LogIndex, Term};
 use crate::journal::{Item, ReplicaIdentity};
 use crate::raft_group::{Group, Log, MembershipError, Outbox, parse_conf_state};
 use crate::shard::{Recovered, RecoveredGroup, Shard};
+use crate::stages::Stages;
 use crate::store::{LivePayload, SpaceError};
 
 /// A replica that the cluster file puts on a shard.
@@ -159,7 +160,9 @@ impl Chunkserver {
             outbox: Outbox::default(),
             shard_events: Vec::new(),
             counters: Counters::default(),
+            stages: Stages::default(),
             now_ns,
+            taken_ns: now_ns,
             retained: 0,
             next_expiry_ns: now_ns,
             drivers: DriverCounters::default(),

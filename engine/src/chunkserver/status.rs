@@ -1,5 +1,7 @@
 //! What `culvert status` shows of one reactor. Built on request, off the data path.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::{CatchUpStatus, Chunkserver, RunningShard};
@@ -7,6 +9,7 @@ use crate::counters::{Counters, DriverCounters};
 use crate::ids::CopysetId;
 use crate::raft_group::Role;
 use crate::shard::ShardCounters;
+use crate::stages::StageStatus;
 
 /// A replica that serves nothing, and why.
 #[derive(Clone, Debug)]
@@ -160,6 +163,8 @@ pub struct ChunkserverStatus {
     pub counters: Counters,
     /// What its drivers counted.
     pub drivers: DriverCounters,
+    /// Latencies by [`Stage`](crate::stages::Stage).
+    pub stages: BTreeMap<&'static str, StageStatus>,
 }
 
 impl Chunkserver {
@@ -190,6 +195,7 @@ impl Chunkserver {
             pool_pages: self.pool.total_pages(),
             counters: self.counters,
             drivers: self.drivers,
+            stages: self.stages.status(),
         }
     }
 

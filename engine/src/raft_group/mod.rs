@@ -19,6 +19,7 @@
 
 mod arena;
 mod guard;
+mod handover;
 mod lease;
 mod log;
 mod membership;
@@ -449,7 +450,7 @@ impl Group {
             ..Message::default()
         };
         message.set_msg_type(MessageType::MsgAppend);
-        let mut list = Vec::with_capacity(entries.size_hint().0);
+        let mut list = handover::entries(entries.size_hint().0);
         let mut term_before = header.previous_term;
         for (entry, payload) in entries {
             if entry.record.term() < term_before {

@@ -52,7 +52,9 @@ impl Machine {
             }
         }
         self.pair.ring();
-        self.pair.poll(256, &mut |completion| shard.complete(now, completion, events));
+        self.pair.poll(256, &mut |completion| {
+            shard.complete(now, completion, events);
+        });
         events.clear();
     }
 }
