@@ -29,7 +29,7 @@ impl Chunkserver {
         }
         let outcome = match request.kind {
             RequestKind::Status => {
-                self.status_request(connection, request);
+                self.replies.text(connection, request.token, request.range.first);
                 Ok(())
             }
             RequestKind::Read => self.read_request(connection, request),
@@ -43,11 +43,6 @@ impl Chunkserver {
             self.replies.push(reply);
         }
         Ok(())
-    }
-
-    fn status_request(&mut self, connection: ConnectionId, request: &Request<'_>) {
-        let fresh = (request.range.first == 0).then(|| self.status_text());
-        self.replies.text(connection, request.token, request.range.first, fresh);
     }
 
     fn leader_request(
@@ -108,12 +103,14 @@ impl Chunkserver {
             connection,
             token: request.token,
             position,
+            shard: self.copysets[position as usize].shard as u32,
+            confirmed: false,
             chunk: request.chunk,
             range: request.range,
             landing_page: request.landing_page,
             taken_ns: self.taken_ns,
         };
-        if self.reads.queue(read) { Ok(()) } else { Err(Refused(ReplyStatus::Busy, 0)) }
+        if self.reads.lanes.push(read) { Ok(()) } else { Err(Refused(ReplyStatus::Busy, 0)) }
     }
 
     fn write_request(

@@ -11,6 +11,7 @@ mod catch_up;
 mod checkpoint;
 mod copyset;
 mod host;
+mod lanes;
 mod peers;
 mod reading;
 mod replaying;
@@ -50,6 +51,8 @@ pub struct ChunkserverOptions {
     pub group: GroupOptions,
     /// Reads in flight.
     pub reads_max: u32,
+    /// Requests of one connection without an answer.
+    pub requests_max: u32,
     /// Applied entries that all logs together keep for followers that lag.
     pub log_entries_retained: u64,
     /// A session that was silent for so long expires.
@@ -208,6 +211,20 @@ pub enum Offence {
         /// Pages that came with it.
         came: u32,
     },
+    /// A client that asks on without taking its answers.
+    #[error("more than {0} requests of one connection are without an answer")]
+    Requests(u32),
+}
+
+impl Offence {
+    /// Why the connection is closed, in a word.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Offence::Requests(_) => "too many requests without an answer",
+            _ => "peer broke the protocol",
+        }
+    }
 }
 
 impl Chunkserver {
@@ -272,18 +289,25 @@ impl Chunkserver {
                 PeerKind::Node => self
                     .peer_connected(connection, peer)
                     .map_err(|offence| (connection, offence))?,
-                PeerKind::Client => self.replies.connected(connection, peer),
+                PeerKind::Client => {
+                    self.replies.connected(connection, peer);
+                    self.reads.lanes.connected(connection);
+                }
             },
             Event::Frame { connection, class, bytes, payloads } => self
                 .frame(connection, class, bytes, payloads)
                 .map_err(|offence| (connection, offence))?,
             Event::Writable { connection } => {
-                self.replies.writable(connection);
+                if self.replies.writable(connection) {
+                    self.reads.lanes.writable(connection);
+                }
                 self.wake_feeds(connection);
                 self.sources.wake(connection);
             }
             Event::Closed { connection, .. } => {
-                self.replies.closed(connection);
+                if self.replies.closed(connection) {
+                    self.reads.lanes.closed(connection);
+                }
                 self.peer_closed(connection);
             }
         }
@@ -302,6 +326,9 @@ impl Chunkserver {
         match kind {
             FrameKind::Request if self.replies.identity(connection).is_some() => {
                 let request = Request::parse(body)?;
+                if !self.replies.reserve(connection) {
+                    return Err(Offence::Requests(self.options.requests_max));
+                }
                 self.request(connection, &request, payloads)
             }
             FrameKind::Append if from_node => {
@@ -374,6 +401,11 @@ impl Chunkserver {
         self.feed_checkpoints();
         self.start_reads();
         self.finish_reads(network);
+        if self.replies.wants_text() {
+            self.counters.status_texts += 1;
+            let text = self.status_text().into();
+            self.replies.set_text(&text);
+        }
         self.replies.send(network, &mut self.counters, &mut self.stages);
         self.peers.flush(network);
         self.peers.dial(now_ns, network);
@@ -459,10 +491,10 @@ impl Chunkserver {
         if applied > applied_before {
             running.shard.note_applied(copyset.id, applied);
             copyset.compact(self.retained);
-            copyset.settle_reads(applied);
+            copyset.settle_reads(applied, &mut self.reads.lanes);
         }
         if !copyset.group.is_leader() {
-            copyset.refuse_round_reads(&mut self.replies);
+            copyset.refuse_round_reads(&mut self.replies, &mut self.reads.lanes);
         }
         if let Some(batch) = copyset.group.waits_for()
             && running.waiting.back() != Some(&(batch, position))
@@ -506,7 +538,7 @@ impl Chunkserver {
         for position in 0..self.copysets.len() {
             if self.copysets[position].shard == shard {
                 let copyset = &mut self.copysets[position];
-                copyset.abandon(&mut self.replies);
+                copyset.abandon(&mut self.replies, &mut self.reads.lanes);
                 self.out_of_service.push(OutOfService {
                     copyset: copyset.id,
                     shard,

@@ -140,8 +140,9 @@ impl Chunkserver {
         plans: Vec<ShardPlan>,
         now_ns: u64,
     ) -> Result<Chunkserver, StartError> {
-        let reads = Reads::new(options.reads_max, &pool).ok_or(StartError::Pool)?;
+        let reads = Reads::new(options.reads_max, plans.len(), &pool).ok_or(StartError::Pool)?;
         let options_rate = options.catch_up_bytes_per_second;
+        let requests_max = options.requests_max;
         let copysets = plans.iter().map(|plan| plan.replicas.len()).sum();
         let mut server = Chunkserver {
             peers: Peers::new(own, endpoints, copysets, options.peers),
@@ -154,7 +155,7 @@ impl Chunkserver {
             out_of_service: Vec::new(),
             held: Vec::new(),
             reads,
-            replies: Replies::default(),
+            replies: Replies::new(requests_max),
             sources: Sources::new(options_rate),
             dirty: VecDeque::new(),
             outbox: Outbox::default(),
@@ -270,7 +271,6 @@ impl Chunkserver {
             waiting: VecDeque::new(),
             feeds,
             round_reads: VecDeque::new(),
-            ready_reads: VecDeque::new(),
             round: None,
             receiver: None,
             arrival: None,

@@ -186,6 +186,7 @@ impl TransportConfig {
             OPERATION_BLOCKS_MAX.into(),
             1 << 20,
         )?;
+        range("transport.requests_max", self.requests_max, 1, 1 << 20)?;
         range("transport.handshake_timeout_ms", self.handshake_timeout_ms, 10, 600_000)?;
         range("transport.reconnect_ms", self.reconnect_ms, 1, 600_000)?;
         // Half of a queue holds the longest frame and what the transport puts around it.
@@ -214,6 +215,11 @@ impl TransportConfig {
             let key = "transport.window_budget_pages";
             let rule = "one window must fit the budget of all";
             return Err(relation(key, self.window_budget_pages, rule));
+        }
+        if self.window_max_pages > self.requests_max / 2 {
+            let rule = "a client may write each page of one window and read into each of another, \
+                        so that requests must be twice as many";
+            return Err(relation("transport.requests_max", self.requests_max, rule));
         }
         Ok(())
     }

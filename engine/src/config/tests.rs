@@ -87,6 +87,12 @@ fn values_out_of_range_are_named() {
              may take (reactors.pool_bytes in pages of 4 KiB is 65536)",
         ),
         (
+            "[transport]\nrequests_max = 1000",
+            "transport.window_max_pages is 1024, but a client may write each page of one window \
+             and read into each of another, so that requests must be twice as many \
+             (transport.requests_max is 1000)",
+        ),
+        (
             "[transport]\ndata_queue_bytes = 100000",
             "transport.data_queue_bytes is 100000; it must be a power of two",
         ),

@@ -17,6 +17,9 @@ pub struct TransportConfig {
     /// Pages accepted for sending to one peer and not yet sent. A peer that lets them pile up
     /// further, because it is stopped or slow, loses its connection and catches up afterwards.
     pub unsent_max_pages: u32,
+    /// Requests of one client's connection that may be without an answer. A client that sends
+    /// more, because it does not read what it is answered, loses its connection.
+    pub requests_max: u32,
     /// Queue of data frames for each connection; a power of two.
     pub data_queue_bytes: usize,
     /// Queue of control frames (heartbeats, votes) for each connection; a power of two.
@@ -35,6 +38,7 @@ impl Default for TransportConfig {
             window_max_pages: 1024,
             window_budget_pages: 16 * 1024,
             unsent_max_pages: 2048,
+            requests_max: 4096,
             data_queue_bytes: 64 << 10,
             control_queue_bytes: 8 << 10,
             handshake_timeout_ms: 5000,

@@ -201,6 +201,7 @@ fn chunkserver_options(config: &NodeConfig, cluster: &Cluster) -> ChunkserverOpt
             message_entries_max: raft.append_entries_max,
         },
         reads_max: config.turn.operations_max,
+        requests_max: config.transport.requests_max,
         log_entries_retained: u64::from(config.store.retained_entries),
         session_idle_ns: u64::from(config.raft.session_idle_s) * 1000 * NS_PER_MS,
         reserve_blocks: config.store.reserve_blocks,

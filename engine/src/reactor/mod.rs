@@ -17,7 +17,7 @@ pub use idle::{Idle, IdleOptions};
 
 use crate::chunkserver::Chunkserver;
 use crate::counters::DriverCounters;
-use crate::network::{ConnectionId, Network, RegionEvent};
+use crate::network::{ConnectionId, Event, Network, RegionEvent};
 
 /// A monotonic clock that counts suspend, in nanoseconds.
 pub trait Clock {
@@ -156,9 +156,15 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
     fn poll_network(&mut self, now_ns: u64) -> usize {
         let (chunkserver, offenders) = (&mut self.chunkserver, &mut self.offenders);
         let events = self.network.poll(now_ns, self.budget.events, &mut |event| {
+            if let Event::Frame { connection, .. } = event
+                && offenders.iter().any(|(offender, _)| *offender == connection)
+            {
+                return;
+            }
             if let Err((connection, offence)) = chunkserver.event(event) {
-                tracing::warn!(%connection, %offence, "connection closed: peer broke the protocol");
-                offenders.push((connection, "peer broke the protocol"));
+                let reason = offence.reason();
+                tracing::warn!(%connection, %offence, "connection closed: {reason}");
+                offenders.push((connection, reason));
             }
         });
         for (connection, reason) in self.offenders.drain(..) {
