@@ -86,10 +86,9 @@ impl Core {
                 crcs: &[],
             };
             let frame = request.emit(&mut self.frame[..]);
-            match network.send(connection, Class::Data, frame, &[]) {
-                Err(SendError::Full) => return,
-                // Asked again soon, where that is of use.
-                Ok(()) | Err(_) => {}
+            // What fails otherwise is asked again soon, where that is of use.
+            if network.send(connection, Class::Data, frame, &[]) == Err(SendError::Full) {
+                return;
             }
             self.endpoint(id).questions.pop();
             self.statistics.requests += 1;
@@ -105,8 +104,9 @@ impl Core {
         if reply.status != ReplyStatus::Ok || term < route.term {
             return;
         }
-        route.term = term;
+        // One that stands for election names nobody, in a term that may lead nowhere.
         let Some((leader, id)) = route.find(ReplicaId(reply.value)) else { return };
+        route.term = term;
         if route.current() != leader {
             let now_ns = self.now_ns;
             if !self.endpoint(id).is_usable(now_ns) {
