@@ -80,6 +80,8 @@ pub(super) struct Core {
     pub(super) pauses: Pauses,
     /// Whether the client is being closed.
     pub(super) ends: bool,
+    /// Until when to close the sessions, once nothing is in flight.
+    pub(super) end_by_ns: Option<u64>,
     pub(super) nonce: u32,
     pub(super) now_ns: u64,
     pub(super) statistics: Statistics,
@@ -117,6 +119,7 @@ impl Core {
             timer: Earliest(u64::MAX),
             pauses: Pauses::new(options),
             ends: false,
+            end_by_ns: None,
             nonce: 0,
             now_ns: 0,
             statistics: Statistics::default(),

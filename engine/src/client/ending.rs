@@ -6,13 +6,35 @@
 
 use super::core::Core;
 use super::piece::{PieceIndex, PieceKind, PieceState};
-use super::route::{Lane, RouteIndex, Session};
+use super::route::{Lane, Route, RouteIndex, Session};
 
 impl Core {
-    /// Asks for the end of every open session. Nothing is in flight, and nothing is taken any more.
-    pub(super) fn end_sessions(&mut self, deadline_ns: u64) {
-        debug_assert!(self.operations.is_empty());
-        self.ends = true;
+    /// Takes nothing any more, and ends the sessions as soon as nothing is in flight.
+    pub(super) fn end(&mut self, deadline_ns: u64) {
+        if !self.ends {
+            self.ends = true;
+            self.end_by_ns = Some(deadline_ns);
+        }
+        self.end_when_idle();
+    }
+
+    /// Ends the sessions, if that is due.
+    pub(super) fn end_when_idle(&mut self) {
+        if self.operations.is_empty()
+            && let Some(deadline_ns) = self.end_by_ns.take()
+        {
+            self.end_sessions(deadline_ns);
+        }
+    }
+
+    /// Whether nothing is left to be done before the client is closed.
+    pub(super) fn has_ended(&self) -> bool {
+        let open = |route: &Route| matches!(route.session, Session::Open(_));
+        self.ends && self.end_by_ns.is_none() && !self.routes.iter().any(open)
+    }
+
+    /// Asks for the end of every open session.
+    fn end_sessions(&mut self, deadline_ns: u64) {
         for route in (0..self.routes.len() as u32).map(RouteIndex) {
             let Session::Open(session) = self.route(route).session else { continue };
             let index = self.pieces.of_route(route);
@@ -26,11 +48,6 @@ impl Core {
             self.list(route, Lane::Changes);
         }
         self.timer.note(deadline_ns);
-    }
-
-    /// Whether some session is open or on its way to its end.
-    pub(super) fn has_sessions(&self) -> bool {
-        self.routes.iter().any(|route| matches!(route.session, Session::Open(_)))
     }
 
     /// A session is closed, or given up.

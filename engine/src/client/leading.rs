@@ -104,8 +104,9 @@ impl Core {
         if reply.status != ReplyStatus::Ok || term < route.term {
             return;
         }
-        route.term = term;
+        // One that stands for election names nobody, in a term that may lead nowhere.
         let Some((leader, id)) = route.find(ReplicaId(reply.value)) else { return };
+        route.term = term;
         if route.current() != leader {
             let now_ns = self.now_ns;
             if !self.endpoint(id).is_usable(now_ns) {

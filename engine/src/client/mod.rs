@@ -204,6 +204,7 @@ impl<N: Network> Client<N> {
         let core = &mut self.core;
         core.now_ns = now_ns.max(core.now_ns);
         core.start_status_timer();
+        core.end_when_idle();
         // What is new goes first: it need not wait for what has come in.
         let mut sent = core.start_fresh() && core.dispatch(&mut self.network);
         if sent {
@@ -221,22 +222,19 @@ impl<N: Network> Client<N> {
         Turn { completed, active: events > 0 || sent || completed > 0 }
     }
 
-    /// Begins to close the client: its sessions are closed at the servers, which may take some
-    /// turns, but no longer than `patience`. No operation is taken any more. One that is in flight
-    /// leaves the sessions to expire.
+    /// Begins to close the client: no operation is taken any more, those in flight come to their
+    /// end, and the sessions are closed at the servers. Those that are not closed when `patience`
+    /// has passed expire.
     pub fn begin_close(&mut self, now_ns: u64, patience: Duration) {
-        if self.core.operations.is_empty() && !self.core.ends {
-            self.core.now_ns = now_ns.max(self.core.now_ns);
-            let patience_ns = patience.as_nanos() as u64;
-            self.core.end_sessions(self.core.now_ns.saturating_add(patience_ns));
-        }
-        self.core.ends = true;
+        self.core.now_ns = now_ns.max(self.core.now_ns);
+        let patience_ns = patience.as_nanos() as u64;
+        self.core.end(self.core.now_ns.saturating_add(patience_ns));
     }
 
-    /// Whether no session is open, or left to be closed.
+    /// Whether the client was closed, and nothing is left to be done for that.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.core.ends && !self.core.has_sessions()
+        self.core.has_ended()
     }
 
     /// The time at which [`Client::poll`] must be called although nothing has come in.
@@ -272,7 +270,7 @@ impl<N: Network> Drop for Client<N> {
         if core.ends || !core.operations.is_empty() || std::thread::panicking() {
             return;
         }
-        core.end_sessions(u64::MAX);
+        core.end(u64::MAX);
         if core.dispatch(&mut self.network) {
             self.network.post(core.now_ns);
         }

@@ -113,7 +113,10 @@ impl Core {
         let route = self.pieces[index].route;
         self.pieces[index].reset(PieceKind::OpenSession, route);
         self.resume_session(index);
-        self.route(route).session = Session::Open(session);
+        // One that nobody waits for any more expires.
+        let ended = self.ends && self.end_by_ns.is_none();
+        let open = if ended { Session::None } else { Session::Open(session) };
+        self.route(route).session = open;
         self.route(route).numbers = super::numbers::Numbers::new();
         self.statistics.sessions += 1;
     }

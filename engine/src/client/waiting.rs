@@ -41,9 +41,7 @@ impl<N: Network> Client<N> {
         loop {
             let now_ns = clock.now_ns();
             let left = CLOSE_PATIENCE.saturating_sub(Duration::from_nanos(now_ns - begun_ns));
-            if self.in_flight() == 0 {
-                self.begin_close(now_ns, left);
-            }
+            self.begin_close(now_ns, left);
             if left.is_zero() || self.is_closed() {
                 return;
             }

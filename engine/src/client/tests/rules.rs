@@ -288,16 +288,19 @@ fn a_client_that_is_closed_leaves_no_session() {
     bench.write(1, 7, 0, 128).expect("room");
     assert_eq!(bench.outcome(), Ok(vec![]));
     assert_eq!(bench.world().servers.sessions(), 4);
-    // One leader has gone elsewhere since.
+    // One leader has gone elsewhere since, and something is still on its way.
     bench.world().servers.set_leader(2, 1);
+    bench.write(2, 8, 0, 128).expect("room");
     let now_ns = bench.now_ns;
     bench.client.begin_close(now_ns, Duration::from_secs(1));
-    assert_eq!(bench.read(2, 0, 1), Err(Refusal::Closed));
+    assert_eq!(bench.read(3, 0, 1), Err(Refusal::Closed));
     let mut reports = Vec::new();
     while !bench.client.is_closed() {
         bench.turn(&mut reports);
         assert!(bench.now_ns < now_ns + 1_000_000_000, "well before the patience ends");
     }
+    assert!(reports.iter().all(|report| report.result.is_ok()));
+    assert_eq!(reports.len(), 1);
     assert_eq!(bench.world().servers.sessions(), 0);
     bench.check_idle();
 }
@@ -305,12 +308,21 @@ fn a_client_that_is_closed_leaves_no_session() {
 #[test]
 fn closing_takes_no_longer_than_it_may() {
     let mut bench = Bench::plain();
+    bench.write(1, 7, 0, 32).expect("room");
+    bench.client.begin_close(bench.now_ns, Duration::from_secs(1));
+    assert_eq!(bench.outcome(), Ok(vec![]), "what was taken is done, session and all");
+    let mut reports = Vec::new();
+    while !bench.client.is_closed() {
+        bench.turn(&mut reports);
+    }
+    assert_eq!(bench.world().servers.sessions(), 0);
+
+    let mut bench = Bench::plain();
     bench.write(1, 7, 0, 128).expect("room");
     assert_eq!(bench.outcome(), Ok(vec![]));
     bench.world().faults.lose_request = 1000;
     let now_ns = bench.now_ns;
     bench.client.begin_close(now_ns, Duration::from_millis(300));
-    let mut reports = Vec::new();
     while !bench.client.is_closed() {
         bench.turn(&mut reports);
     }
