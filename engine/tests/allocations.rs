@@ -123,13 +123,15 @@ struct Case {
     blocks: u32,
     depth: u64,
     operations: u64,
+    /// All but every eighth is of one block, so that space is scattered over single blocks.
+    scattered: bool,
 }
 
 impl Rig {
     fn new(tcp: bool) -> Rig {
         let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
         let device = |n: usize| {
-            format!("emulated:256MiB?file={}", folder.path().join(format!("device-{n}")).display())
+            format!("emulated:160MiB?file={}", folder.path().join(format!("device-{n}")).display())
         };
         let options = LocalOptions {
             folder: folder.path().into(),
@@ -140,7 +142,7 @@ impl Rig {
                 replicas: 3,
                 quota_blocks: 30_000,
             },
-            volume: ("disk".into(), 64 << 20),
+            volume: ("disk".into(), 112 << 20),
             tcp,
             pool_bytes: 64 << 20,
             // Logs and checkpoints reach the lengths that they keep soon.
@@ -201,13 +203,14 @@ impl Rig {
     /// Places are scattered, and so are, in time, the extents that they get.
     fn submit(&mut self, case: Case, number: u64, payload: &Pages) {
         let volume = self.volume;
-        let places = volume.blocks() / u64::from(case.blocks);
+        let blocks = if case.scattered && number % 8 != 0 { 1 } else { case.blocks };
+        let places = volume.blocks() / u64::from(blocks);
         let place = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
-        let offset_blocks = place % places * u64::from(case.blocks);
+        let offset_blocks = place % places * u64::from(blocks);
         let operation = if case.writes {
-            Operation::Write { volume, offset_blocks, pages: payload.clone() }
+            Operation::Write { volume, offset_blocks, pages: payload.slice(0, blocks) }
         } else {
-            Operation::Read { volume, offset_blocks, blocks: case.blocks }
+            Operation::Read { volume, offset_blocks, blocks }
         };
         self.client.submit(operation, number).expect("room");
     }
@@ -223,7 +226,10 @@ impl Rig {
 
 fn allocates_nothing(tcp: bool) {
     let mut rig = Rig::new(tcp);
-    let case = |writes, blocks, depth, operations| Case { writes, blocks, depth, operations };
+    let case = |writes, blocks, depth, operations| {
+        let scattered = false;
+        Case { writes, blocks, depth, operations, scattered }
+    };
     let cases = [
         case(true, 1, 1, 1000),
         case(false, 1, 1, 1000),
@@ -237,6 +243,8 @@ fn allocates_nothing(tcp: bool) {
         case(false, 256, 1, 100),
         case(true, 256, 4, 400),
         case(false, 256, 4, 400),
+        Case { scattered: true, ..case(true, 32, 16, 8000) },
+        Case { scattered: true, ..case(false, 32, 16, 8000) },
     ];
     // Every place is written, and windows grow.
     rig.run(case(true, 256, 4, 200));
@@ -256,7 +264,8 @@ fn allocates_nothing(tcp: bool) {
         }
         assert_eq!(leader, rig.leader(), "the leader stayed");
         let what = format!(
-            "{} of {:>4} KiB at depth {:>3}",
+            "{}{} of {:>4} KiB at depth {:>3}",
+            if case.scattered { "scattered " } else { "" },
             if case.writes { "writes" } else { "reads " },
             case.blocks * 4,
             case.depth
