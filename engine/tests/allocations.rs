@@ -30,7 +30,7 @@ static ALLOCATOR: ObservedAllocator = ObservedAllocator::new();
 const FRAMES_MAX: usize = 64;
 
 /// Rounds of a case at most, of which one must be without an allocation of ours.
-const ROUNDS_MAX: usize = 6;
+const ROUNDS_MAX: usize = 16;
 
 /// Nodes of the cluster.
 const NODES: usize = 3;
@@ -108,6 +108,15 @@ fn owner(stack: &Stack) -> Option<String> {
     Some(if named.is_empty() { functions.join(" < ") } else { named.join(" < ") })
 }
 
+/// What a node has counted.
+struct Counted {
+    writes: u64,
+    /// Commands that wrote payload.
+    commands: u64,
+    /// Entries whose payload was read back for a follower.
+    fed: u64,
+}
+
 struct Rig {
     local: LocalCluster,
     client: Client<Transport>,
@@ -117,19 +126,23 @@ struct Rig {
 }
 
 /// One kind of request.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Case {
     writes: bool,
     blocks: u32,
     depth: u64,
     operations: u64,
+    /// All but every eighth is of one block, so that space is scattered over single blocks.
+    scattered: bool,
+    /// A follower is stopped for half of the operations, and is then fed from the leader's device.
+    away: bool,
 }
 
 impl Rig {
     fn new(tcp: bool) -> Rig {
         let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
         let device = |n: usize| {
-            format!("emulated:256MiB?file={}", folder.path().join(format!("device-{n}")).display())
+            format!("emulated:160MiB?file={}", folder.path().join(format!("device-{n}")).display())
         };
         let options = LocalOptions {
             folder: folder.path().into(),
@@ -140,12 +153,12 @@ impl Rig {
                 replicas: 3,
                 quota_blocks: 30_000,
             },
-            volume: ("disk".into(), 64 << 20),
+            volume: ("disk".into(), 112 << 20),
             tcp,
             pool_bytes: 64 << 20,
             // Logs and checkpoints reach the lengths that they keep soon.
             adjust: |config| {
-                config.store.retained_entries = 1;
+                config.store.retained_entries = 1024;
                 config.store.checkpoint_min_bytes = ByteSize::mib(4);
             },
         };
@@ -163,6 +176,7 @@ impl Rig {
         let payload = self.payload(case.blocks);
         let mut allocated: [HashMap<Stack, u64>; NODES] = Default::default();
         let (mut submitted, mut done) = (0, 0);
+        let absent = case.away.then(|| (self.leader() + 1) % NODES);
         let deadline = Instant::now() + Duration::from_secs(120);
         while done < case.operations {
             assert!(Instant::now() < deadline, "{done} of {} in two minutes", case.operations);
@@ -171,6 +185,9 @@ impl Rig {
                 submitted += 1;
             }
             for (n, allocated) in allocated.iter_mut().enumerate() {
+                if absent == Some(n) && done < case.operations / 2 {
+                    continue;
+                }
                 let node = self.local.node(n).expect("it runs");
                 observe_allocations(observe, || node.turn());
                 STACKS.with_borrow_mut(|stacks| {
@@ -201,15 +218,25 @@ impl Rig {
     /// Places are scattered, and so are, in time, the extents that they get.
     fn submit(&mut self, case: Case, number: u64, payload: &Pages) {
         let volume = self.volume;
-        let places = volume.blocks() / u64::from(case.blocks);
+        let blocks = if case.scattered && number % 8 != 0 { 1 } else { case.blocks };
+        let places = volume.blocks() / u64::from(blocks);
         let place = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
-        let offset_blocks = place % places * u64::from(case.blocks);
+        let offset_blocks = place % places * u64::from(blocks);
         let operation = if case.writes {
-            Operation::Write { volume, offset_blocks, pages: payload.clone() }
+            Operation::Write { volume, offset_blocks, pages: payload.slice(0, blocks) }
         } else {
-            Operation::Read { volume, offset_blocks, blocks: case.blocks }
+            Operation::Read { volume, offset_blocks, blocks }
         };
         self.client.submit(operation, number).expect("room");
+    }
+
+    fn counted(&mut self, n: usize) -> Counted {
+        let status = self.local.node(n).expect("it runs").reactor().chunkserver().status();
+        Counted {
+            writes: status.counters.writes,
+            commands: status.shards[0].counters.payload_commands,
+            fed: status.counters.entries_fed_from_device,
+        }
     }
 
     fn leader(&mut self) -> usize {
@@ -223,7 +250,10 @@ impl Rig {
 
 fn allocates_nothing(tcp: bool) {
     let mut rig = Rig::new(tcp);
-    let case = |writes, blocks, depth, operations| Case { writes, blocks, depth, operations };
+    let case = |writes, blocks, depth, operations| {
+        let (scattered, away) = (false, false);
+        Case { writes, blocks, depth, operations, scattered, away }
+    };
     let cases = [
         case(true, 1, 1, 1000),
         case(false, 1, 1, 1000),
@@ -237,14 +267,19 @@ fn allocates_nothing(tcp: bool) {
         case(false, 256, 1, 100),
         case(true, 256, 4, 400),
         case(false, 256, 4, 400),
+        Case { scattered: true, ..case(true, 32, 16, 8000) },
+        Case { scattered: true, ..case(false, 32, 16, 8000) },
+        Case { away: true, ..case(true, 32, 16, 400) },
     ];
     // Every place is written, and windows grow.
-    rig.run(case(true, 256, 4, 200));
-    rig.run(case(true, 1, 128, 50_000));
+    for filling in [case(true, 256, 4, 400), case(true, 1, 128, 50_000)] {
+        rig.run(filling);
+    }
     println!("allocations per operation of each node: the library's, and ours");
     let mut findings = Vec::new();
     for case in cases {
         let leader = rig.leader();
+        let before = rig.counted(leader);
         // Lists reach their lengths, which takes a few rounds; what an operation costs, every one
         // of them has.
         let mut allocated = rig.measure(case);
@@ -255,8 +290,18 @@ fn allocates_nothing(tcp: bool) {
             allocated = rig.measure(case);
         }
         assert_eq!(leader, rig.leader(), "the leader stayed");
+        let after = rig.counted(leader);
+        if case.scattered && case.writes {
+            let (writes, commands) =
+                (after.writes - before.writes, after.commands - before.commands);
+            let extents = (commands - writes * 7 / 8) as f64 / (writes / 8) as f64;
+            assert!(extents > 4.0, "{extents} extents hold 32 blocks: that is not scattered");
+        }
+        assert_eq!(case.away, after.fed > before.fed, "{case:?}: fed from the device");
         let what = format!(
-            "{} of {:>4} KiB at depth {:>3}",
+            "{}{}{} of {:>4} KiB at depth {:>3}",
+            if case.away { "one away, " } else { "" },
+            if case.scattered { "scattered " } else { "" },
             if case.writes { "writes" } else { "reads " },
             case.blocks * 4,
             case.depth

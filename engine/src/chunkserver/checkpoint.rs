@@ -105,7 +105,7 @@ fn give(
         image.conf_state(&encode_conf_state(log.conf_state()));
         for index in base.0 + 1..=log.last().0 {
             let entry = log.get(LogIndex(index)).expect("an index within the log");
-            image.entry(entry.record, &entry.extents, entry.superseded_by);
+            image.entry(entry.record, &entry.extents(), entry.superseded_by);
         }
         if let Some(mark) = &mark {
             image.catch_up(mark);

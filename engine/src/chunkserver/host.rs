@@ -64,7 +64,7 @@ impl CopysetHost<'_> {
 
     /// Writes the payload runs to the extents that are not missing. Both are in block order and
     /// cover the same blocks, but may be cut in different places.
-    fn write(&mut self, extents: &Extents, payload: &[Pages]) {
+    fn write(&mut self, extents: &[Extent], payload: &[Pages]) {
         let mut runs = payload.iter();
         let mut run = runs.next();
         let mut used = 0;
@@ -74,8 +74,7 @@ impl CopysetHost<'_> {
                 let pages = run.expect("payload covers the live blocks");
                 let count = (extent.blocks - done).min(pages.pages() - used);
                 let part = Extent { start: extent.start + done, blocks: count };
-                let part = std::iter::once(part).collect();
-                self.shard.write_payload(&part, &pages.slice(used, count));
+                self.shard.write_payload(&[part], &pages.slice(used, count));
                 done += count;
                 used += count;
                 if used == pages.pages() {
@@ -115,7 +114,7 @@ impl Host for CopysetHost<'_> {
         extents
     }
 
-    fn release(&mut self, extents: &Extents) {
+    fn release(&mut self, extents: &[Extent]) {
         for extent in extents.iter().filter(|extent| extent.start != MISSING) {
             self.shard.store_mut().release(*extent);
         }
@@ -128,7 +127,7 @@ impl Host for CopysetHost<'_> {
 
     fn apply(&mut self, entry: &LogEntry<'_>) {
         let store = self.shard.store_mut();
-        let applied = self.state.apply(entry.record, &entry.extents, store);
+        let applied = self.state.apply(entry.record, &entry.extents(), store);
         self.counters.entries_applied += 1;
         let (index, term) = (entry.record.index(), entry.record.term());
         while let Some(front) = self.waiting.front() {

@@ -20,9 +20,9 @@ use raft::eraftpb::{ConfState, HardState};
 use super::catch_up::mark;
 use super::start::first_base;
 use crate::copyset::{self, CopysetState};
-use crate::ids::{CopysetId, Extents, LogIndex};
+use crate::ids::{CopysetId, Extent, LogIndex};
 use crate::journal::{ChunkInstalled, HOLE, NOWHERE};
-use crate::raft_group::{Log, parse_conf_state};
+use crate::raft_group::{Log, LogEntry, parse_conf_state};
 use crate::shard::check::{HeldPayload, Rebuilt};
 use crate::shard::{Change, ChangeList, EntryList, PastLog, RecoveredGroup};
 use crate::store::{
@@ -52,7 +52,7 @@ pub(super) enum ReplayError {
 pub(super) struct Gap(pub LogIndex);
 
 /// Payload of an entry that is not applied.
-pub(super) type Live = (ChunkKey, LogIndex, Extents);
+pub(super) type Live = (ChunkKey, LogIndex, Vec<Extent>);
 
 /// Replays a log that a raft snapshot ended. Returns how far ahead of it chunks may be.
 pub(super) fn past(
@@ -97,7 +97,7 @@ pub(super) fn apply(
     let mut index = state.applied().next();
     while index <= through {
         let entry = log.get(index).ok_or(Gap(index))?;
-        state.apply(entry.record, &entry.extents, store);
+        state.apply(entry.record, &entry.extents(), store);
         index = index.next();
     }
     Ok(())
@@ -184,11 +184,11 @@ pub(super) fn live_payload(log: &Log, state: &CopysetState) -> Vec<Live> {
     let first = state.applied().0 + 1;
     let entries = (first..=log.last().0).filter_map(|index| log.get(LogIndex(index)));
     entries
-        .filter(|entry| !entry.extents.is_empty())
+        .filter(LogEntry::has_extents)
         .map(|entry| {
             let record = entry.record;
             let key = ChunkKey { copyset: record.copyset(), chunk: record.chunk() };
-            (key, record.index(), entry.extents)
+            (key, record.index(), entry.extents().to_vec())
         })
         .collect()
 }
@@ -236,10 +236,10 @@ pub fn rebuild(store: &mut Store, found: &RecoveredGroup) -> Rebuilt {
     let Salvaged { log, state, whole, .. } = salvage(store, found);
     let first = state.applied().0 + 1;
     let entries = (first..=log.last().0).filter_map(|index| log.get(LogIndex(index)));
-    let held = entries.filter(|entry| !entry.extents.is_empty()).map(|entry| HeldPayload {
+    let held = entries.filter(LogEntry::has_extents).map(|entry| HeldPayload {
         key: ChunkKey { copyset: found.copyset, chunk: entry.record.chunk() },
         index: entry.record.index(),
-        extents: entry.extents,
+        extents: entry.extents().to_vec(),
         crcs: entry.record.crcs().collect(),
     });
     Rebuilt { held: held.collect(), whole }

@@ -17,7 +17,7 @@ use super::{Chunkserver, Offence, RunningShard};
 use crate::counters::Counters;
 use crate::ids::{BLOCK_SIZE, Extent, LogIndex, OPERATION_EXTENTS_MAX, ReplicaId};
 use crate::network::{Class, ConnectionId, Network, Payloads, Placement, SendError};
-use crate::raft_group::{AppendRange, LogEntry, Outbox, Payload, StoredEntry};
+use crate::raft_group::{AppendRange, LogEntry, Outbox, StoredEntry};
 use crate::store::{BlockStates, ChunkKey, MISSING, Place, ReadTicket};
 use crate::wire::{AppendEntry, AppendHeader, AppendReader, AppendWriter, live_mask_of};
 
@@ -259,15 +259,16 @@ impl Chunkserver {
         payloads: &mut Payloads,
     ) -> Result<(), Offence> {
         let header = *reader.header();
-        let mut entries: ArrayVec<(AppendEntry<'_>, Payload), 128> = ArrayVec::new();
-        let mut runs = payloads.drain(..);
+        let runs: ArrayVec<Pages, FRAME_PAYLOADS_MAX> =
+            payloads.drain(..).map(Buffer::freeze).collect();
+        let mut entries: ArrayVec<(AppendEntry<'_>, &[Pages]), 128> = ArrayVec::new();
+        let mut rest = &runs[..];
         while let Some(entry) = reader.next_entry()? {
-            let payload = claim_payload(&entry, &mut runs)?;
+            let payload = claim_payload(&entry, &mut rest)?;
             if entries.try_push((entry, payload)).is_err() {
                 return Err(Offence::Frame(crate::wire::FrameError::Field("count")));
             }
         }
-        drop(runs);
         let Some(position) = self.position(header.copyset) else { return Ok(()) };
         let copyset = &mut self.copysets[position as usize];
         let from_there = copyset.peer_of(header.from) == self.peers.by_connection(connection);
@@ -320,24 +321,25 @@ impl Copyset {
     }
 }
 
-/// Takes the runs that hold an entry's live blocks.
-fn claim_payload(
+/// Takes the runs that hold an entry's live blocks off the front of `runs`.
+fn claim_payload<'r>(
     entry: &AppendEntry<'_>,
-    runs: &mut impl Iterator<Item = Buffer>,
-) -> Result<Payload, Offence> {
+    runs: &mut &'r [Pages],
+) -> Result<&'r [Pages], Offence> {
     let said = entry.live_mask.count_ones();
-    let mut payload = Payload::new();
-    let mut came = 0;
+    let (mut count, mut came) = (0, 0);
     while came < said {
-        let Some(run) = runs.next() else { return Err(Offence::Payload { said, came }) };
+        let Some(run) = runs.get(count) else { return Err(Offence::Payload { said, came }) };
         came += run.pages();
-        payload.push(run.freeze());
+        count += 1;
     }
+    let (payload, rest) = runs.split_at(count);
+    *runs = rest;
     if came == said { Ok(payload) } else { Err(Offence::Payload { said, came }) }
 }
 
 /// Whether every payload block that came matches its record.
-fn payloads_match(entries: &[(AppendEntry<'_>, Payload)]) -> bool {
+fn payloads_match(entries: &[(AppendEntry<'_>, &[Pages])]) -> bool {
     entries.iter().all(|(entry, payload)| {
         let mut pages = payload
             .iter()
@@ -620,8 +622,9 @@ fn live_blocks(
     let index = entry.record.index();
     if index > applied && !shard.shard.store().covers(key, index) {
         let block_of = |extent: &Extent, at| (extent.start != MISSING).then(|| extent.start + at);
-        let extents = entry.extents.iter();
+        let extents = entry.extents();
         return extents
+            .iter()
             .flat_map(|extent| (0..extent.blocks).map(move |at| block_of(extent, at)))
             .collect();
     }

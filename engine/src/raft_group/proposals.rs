@@ -6,12 +6,13 @@
 //! its [flush](super::Group::flush_proposals), so that a record is encoded once.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use culvert_memory::Pages;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 use super::membership::{self, Change};
-use super::{Group, Payload, StoredEntry, handover};
+use super::{Group, StoredEntry, handover};
 use crate::ids::{LogIndex, ReplicaId, Term};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 use crate::wire::live_mask_of;
@@ -30,13 +31,16 @@ struct Waiting {
     length: usize,
     live_mask: u32,
     superseded_by: Option<LogIndex>,
-    payload: Payload,
+    /// Its runs in [`Stash::pages`].
+    runs: Range<usize>,
 }
 
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Stash {
     bytes: Vec<u8>,
+    /// Payload of all records, claimed or not: it goes back when all of them are cleared.
+    pages: Vec<Pages>,
     waiting: VecDeque<Waiting>,
     /// Records at the end of `waiting` that the library was not asked to append yet.
     proposals: usize,
@@ -52,9 +56,12 @@ impl Stash {
         assert_eq!(self.proposals, 0);
         self.waiting.clear();
         self.bytes.clear();
+        self.pages.clear();
     }
 
-    pub(super) fn push(&mut self, entry: &StoredEntry<'_>, payload: Payload) {
+    pub(super) fn push(&mut self, entry: &StoredEntry<'_>, payload: &[Pages]) {
+        let first_run = self.pages.len();
+        self.pages.extend_from_slice(payload);
         let start = self.bytes.len();
         self.bytes.extend_from_slice(entry.record.bytes());
         self.waiting.push_back(Waiting {
@@ -64,7 +71,7 @@ impl Stash {
             length: entry.record.bytes().len(),
             live_mask: entry.live_mask,
             superseded_by: entry.superseded_by,
-            payload,
+            runs: first_run..self.pages.len(),
         });
     }
 
@@ -74,7 +81,7 @@ impl Stash {
         &mut self,
         index: LogIndex,
         term: Term,
-    ) -> Option<(StoredEntry<'_>, Payload)> {
+    ) -> Option<(StoredEntry<'_>, &[Pages])> {
         let at = self.waiting.iter().position(|w| w.index == index && w.term == term)?;
         self.waiting.drain(..at);
         let waiting = self.waiting.pop_front()?;
@@ -84,7 +91,7 @@ impl Stash {
             live_mask: waiting.live_mask,
             superseded_by: waiting.superseded_by,
         };
-        Some((entry, waiting.payload))
+        Some((entry, &self.pages[waiting.runs]))
     }
 }
 
@@ -125,10 +132,8 @@ impl Group {
         let mut bytes = [0; RECORD_BYTES_MAX];
         let record = RecordView::trusted(proposal.emit(self.copyset, term, index, &mut bytes));
         let live_mask = live_mask_of(record.payload_blocks());
-        self.stash.push(
-            &StoredEntry { record, live_mask, superseded_by: None },
-            payload.into_iter().collect(),
-        );
+        self.stash
+            .push(&StoredEntry { record, live_mask, superseded_by: None }, payload.as_slice());
         self.stash.proposals += 1;
         Ok((index, term))
     }
@@ -154,8 +159,7 @@ impl Group {
                 Proposal { operation: Operation::ConfChange, body: &body, ..Proposal::noop() };
             let mut bytes = [0; RECORD_BYTES_MAX];
             let record = RecordView::trusted(proposal.emit(self.copyset, term, index, &mut bytes));
-            self.stash
-                .push(&StoredEntry { record, live_mask: 0, superseded_by: None }, Payload::new());
+            self.stash.push(&StoredEntry { record, live_mask: 0, superseded_by: None }, &[]);
         }
         Ok(index)
     }

@@ -18,7 +18,7 @@ use super::{OpenError, Opened, Opening, OpeningMode, ShardConfig};
 use crate::device::{
     Blocking, DeviceHeader, DeviceIoError, STRUCTURE_BYTES, ShardLayout, Superblock, read_copies,
 };
-use crate::ids::{BlockRange, Extents, LogIndex, OPERATION_BLOCKS_MAX};
+use crate::ids::{BlockRange, Extent, LogIndex, OPERATION_BLOCKS_MAX};
 use crate::store::{BlockStates, ChunkKey, LivePayload, Place, Store};
 
 /// Payload of an entry that is kept and not applied.
@@ -29,7 +29,7 @@ pub struct HeldPayload {
     /// The entry.
     pub index: LogIndex,
     /// Where it lies.
-    pub extents: Extents,
+    pub extents: Vec<Extent>,
     /// The checksum of each of its blocks.
     pub crcs: Vec<u32>,
 }

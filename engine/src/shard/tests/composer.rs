@@ -351,7 +351,10 @@ impl ModelGroup {
         let kept: Vec<LogEntry> = found
             .entries
             .iter()
-            .map(|entry| LogEntry { record: entry.record.bytes().to_vec(), extents: entry.extents })
+            .map(|entry| LogEntry {
+                record: entry.record.bytes().to_vec(),
+                extents: entry.extents.into_iter().collect(),
+            })
             .collect();
         for (at, entry) in kept.iter().enumerate() {
             let index = entry.index();
