@@ -130,7 +130,19 @@ impl NodeConfig {
     /// Windows of TCP connections are carved from the pool: half of it is left for everything else.
     fn check_pools(&self) -> Result<(), ConfigFault> {
         let pages = self.transport.window_budget_pages;
+        let regions = self.transport.regions_max();
         for reactor in &self.reactors {
+            let places = u64::from(culvert_nvme::REGIONS_MAX) - reactor.pool_regions_max();
+            if regions > places {
+                return Err(ConfigFault::Relation {
+                    key: "transport.connections_max",
+                    value: self.transport.connections_max.into(),
+                    other: "regions of memory that a device takes beside the pool",
+                    other_value: places,
+                    rule: "all segments of the windows of so many connections are more than that: \
+                           lower it, window_max_pages or window_budget_pages",
+                });
+            }
             let pool_pages = reactor.pool_bytes.0 / PAGE_BYTES;
             if u64::from(pages) > pool_pages / 2 {
                 return Err(ConfigFault::Relation {

@@ -1,5 +1,6 @@
 //! Connections: how many, how wide, how patient.
 
+use culvert_transport::{SEGMENT_PAGES_MIN, window_segments_max};
 use serde::{Deserialize, Serialize};
 
 /// Capacities of each reactor's transport. A page has 4096 bytes.
@@ -28,6 +29,19 @@ pub struct TransportConfig {
     pub handshake_timeout_ms: u32,
     /// How long after a failed connection to a peer the next attempt starts, at least.
     pub reconnect_ms: u32,
+}
+
+impl TransportConfig {
+    /// Regions of memory that the windows of all connections may consist of. Windows over shared
+    /// memory have a region for each of their segments; the budget bounds them as well, and with
+    /// them those of closed connections whose pages are still in use.
+    #[must_use]
+    pub fn regions_max(&self) -> u64 {
+        let segments = window_segments_max(self.window_initial_pages, self.window_max_pages);
+        let all = u64::from(self.connections_max) * segments as u64;
+        let least = self.window_initial_pages.min(SEGMENT_PAGES_MIN);
+        all.min(u64::from(self.window_budget_pages / least.max(1)) + 1)
+    }
 }
 
 impl Default for TransportConfig {
