@@ -7,11 +7,14 @@ use super::{
     StoreConfig, TransportConfig, TurnConfig,
 };
 use crate::ids::OPERATION_BLOCKS_MAX;
-use crate::wire::FRAME_BYTES_MAX;
+use crate::wire::{APPEND_FRAMES_IN_FLIGHT_MAX, FRAME_BYTES_MAX};
 use culvert_transport::{Address, AddressError};
 
 const PAGE_BYTES: u64 = 4096;
 const HUGEPAGE_BYTES: u64 = 2 << 20;
+
+// The rule about it names the number.
+const _: () = assert!(OPERATION_BLOCKS_MAX == 32);
 
 /// What is wrong with a configuration that could be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -197,6 +200,7 @@ impl TransportConfig {
             OPERATION_BLOCKS_MAX.into(),
             1 << 20,
         )?;
+        self.check_unsent()?;
         range("transport.requests_max", self.requests_max, 1, 1 << 20)?;
         range("transport.handshake_timeout_ms", self.handshake_timeout_ms, 10, 600_000)?;
         range("transport.reconnect_ms", self.reconnect_ms, 1, 600_000)?;
@@ -204,6 +208,23 @@ impl TransportConfig {
         queue("transport.data_queue_bytes", self.data_queue_bytes, 4 * FRAME_BYTES_MAX as u64)?;
         queue("transport.control_queue_bytes", self.control_queue_bytes, 4096)?;
         self.check_windows()
+    }
+
+    /// A feed ends with the operation that goes past its bound.
+    fn check_unsent(&self) -> Result<(), ConfigFault> {
+        let (feed, all) = (self.feed_unsent_max_pages, self.unsent_max_pages);
+        range("transport.feed_unsent_max_pages", feed, 1, 1 << 20)?;
+        if feed + OPERATION_BLOCKS_MAX > all {
+            return Err(ConfigFault::Relation {
+                key: "transport.feed_unsent_max_pages",
+                value: feed.into(),
+                other: "transport.unsent_max_pages",
+                other_value: all.into(),
+                rule: "with the longest operation, 32 pages, on top of it entries alone would \
+                       cost a follower its connection",
+            });
+        }
+        Ok(())
     }
 
     fn check_windows(&self) -> Result<(), ConfigFault> {
@@ -244,7 +265,7 @@ impl RaftConfig {
         range("raft.append_entries_max", self.append_entries_max, 1, 1024)?;
         range("raft.session_idle_s", self.session_idle_s, 10, 7 * 24 * 3600)?;
         let frames = self.append_frames_in_flight_max;
-        range("raft.append_frames_in_flight_max", frames, 1, 65_536)?;
+        range("raft.append_frames_in_flight_max", frames, 1, APPEND_FRAMES_IN_FLIGHT_MAX.into())?;
         if self.election_ticks < 3 * self.heartbeat_ticks {
             return Err(ConfigFault::Relation {
                 key: "raft.election_ticks",

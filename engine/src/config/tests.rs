@@ -88,6 +88,16 @@ fn values_out_of_range_are_named() {
              (regions of memory that a device takes beside the pool is 16383)",
         ),
         (
+            "[transport]\nunsent_max_pages = 287",
+            "transport.feed_unsent_max_pages is 256, but with the longest operation, 32 pages, on \
+             top of it entries alone would cost a follower its connection \
+             (transport.unsent_max_pages is 287)",
+        ),
+        (
+            "[raft]\nappend_frames_in_flight_max = 513",
+            "raft.append_frames_in_flight_max is 513; it must be from 1 to 512",
+        ),
+        (
             "[transport]\nrequests_max = 1000",
             "transport.window_max_pages is 1024, but a client may write each page of one window \
              and read into each of another, so that requests must be twice as many \

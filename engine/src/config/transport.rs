@@ -16,8 +16,12 @@ pub struct TransportConfig {
     /// Pages of the windows of all connections together.
     pub window_budget_pages: u32,
     /// Pages accepted for sending to one peer and not yet sent. A peer that lets them pile up
-    /// further, because it is stopped or slow, loses its connection and catches up afterwards.
+    /// further, because it is stopped or slow, loses its connection and catches up afterwards. New
+    /// entries alone never get so far; answers to reads and catch-up may.
     pub unsent_max_pages: u32,
+    /// As `unsent_max_pages`, but what new entries for one follower may hold: they wait for what
+    /// was sent before, and later come from the leader's device.
+    pub feed_unsent_max_pages: u32,
     /// Requests of one client's connection that may be without an answer. A client that sends
     /// more, because it does not read what it is answered, loses its connection.
     pub requests_max: u32,
@@ -52,6 +56,7 @@ impl Default for TransportConfig {
             window_max_pages: 1024,
             window_budget_pages: 16 * 1024,
             unsent_max_pages: 2048,
+            feed_unsent_max_pages: 256,
             requests_max: 4096,
             data_queue_bytes: 64 << 10,
             control_queue_bytes: 8 << 10,

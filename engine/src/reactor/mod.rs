@@ -12,7 +12,7 @@ use std::ops::Range;
 use culvert_memory::Region;
 use culvert_nvme::QueuePair;
 
-pub use idle::{Idle, IdleOptions};
+pub use idle::{DESCRIPTORS_MAX, Idle, IdleOptions};
 
 use crate::chunkserver::Chunkserver;
 use crate::counters::DriverCounters;
