@@ -219,3 +219,39 @@ fn a_device_that_hangs_stops_no_other() {
         node.turn()
     });
 }
+
+/// The memory that a device refuses is our shortage, not the device's failure.
+#[test]
+fn a_device_that_takes_no_more_memory() {
+    let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
+    let mut rig = OddNode::start(folder.path(), |_| {});
+    let options = |transports| ClientOptions { transports, ..ClientOptions::default() };
+    let mut load = Load::new(client(&rig.cluster, 1, options(Transports::Any)), VOLUME, 8, 1);
+    load.write(0, 8);
+    load.settle(|| rig.node.turn());
+    // Only one of the two refuses: the other must forget what it has taken.
+    rig.orders[1].refuses_memory.set(true);
+    let address = Address::Shm(folder.path().join("node.sock"));
+    let mut raw = Raw::dial(&address, PeerKind::Client, NOBODY);
+    let reason = raw.closing(&mut || rig.node.turn());
+    assert!(matches!(reason, CloseReason::RefusedByPeer(_)), "{reason}");
+    // A window that is there grows no more, and its connection says so by its end.
+    let since = Instant::now();
+    let mut block = 0;
+    while since.elapsed() < Duration::from_secs(1) {
+        load.write(block, 8);
+        block = (block + 8) % 512;
+        load.poll();
+        rig.node.turn();
+        if load.longest_wait() > Duration::from_millis(200) {
+            break;
+        }
+    }
+    let status = rig.node.reactor().chunkserver().status();
+    assert!(status.shards.iter().all(|shard| shard.failure.is_empty()), "no device has failed");
+    rig.orders[1].refuses_memory.set(false);
+    load.settle(|| rig.node.turn());
+    load.read_all(|| rig.node.turn());
+    let status = rig.node.reactor().chunkserver().status();
+    assert!(status.shards.iter().all(|shard| shard.failure.is_empty()), "no device has failed");
+}

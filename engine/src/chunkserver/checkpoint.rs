@@ -125,7 +125,7 @@ fn kept_from(log: &Log, applied: LogIndex, tail_bytes: usize) -> LogIndex {
     let mut left = tail_bytes;
     while base > oldest {
         let entry = log.get(base).expect("an index within the log");
-        let extents = entry.extents.len() * size_of::<Extent>();
+        let extents = entry.extents().len() * size_of::<Extent>();
         let bytes = entry.record.bytes().len() + extents + ENTRY_OVERHEAD_BYTES;
         let Some(rest) = left.checked_sub(bytes) else { break };
         left = rest;

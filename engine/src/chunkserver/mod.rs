@@ -51,6 +51,8 @@ pub struct ChunkserverOptions {
     pub group: GroupOptions,
     /// Reads in flight.
     pub reads_max: u32,
+    /// Pages that a follower's feed may hold, accepted for sending and not sent.
+    pub feed_unsent_pages_max: u32,
     /// Requests of one connection without an answer.
     pub requests_max: u32,
     /// Applied entries that all logs together keep for followers that lag.

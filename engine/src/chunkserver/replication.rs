@@ -19,17 +19,17 @@ use crate::ids::{BLOCK_SIZE, Extent, LogIndex, OPERATION_EXTENTS_MAX, ReplicaId}
 use crate::network::{Class, ConnectionId, Network, Payloads, Placement, SendError};
 use crate::raft_group::{AppendRange, LogEntry, Outbox, StoredEntry};
 use crate::store::{BlockStates, ChunkKey, MISSING, Place, ReadTicket};
-use crate::wire::{AppendEntry, AppendHeader, AppendReader, AppendWriter, live_mask_of};
+use crate::wire::{
+    APPEND_FRAMES_IN_FLIGHT_MAX, AppendEntry, AppendHeader, AppendReader, AppendWriter,
+    live_mask_of,
+};
 
 /// Entries that one feed reads from the device ahead of sending.
 const FETCHES_MAX: usize = 16;
 
-/// Ranges that wait in one feed; the library's own bound on messages in flight is below it.
-const RANGES_MAX: usize = 512;
-
-/// Pages that sends to one follower may hold, accepted and not on the wire. A stopped follower
-/// holds so many pages of clients' windows and no more; the rest it gets from this device later.
-const UNSENT_PAGES_MAX: u32 = 256;
+/// Ranges that wait in one feed. The library has at most [`APPEND_FRAMES_IN_FLIGHT_MAX`] with
+/// entries in flight; as many again are for what it sends without counting it, such as probes.
+const RANGES_MAX: usize = 2 * APPEND_FRAMES_IN_FLIGHT_MAX as usize;
 
 /// Payload runs in one frame.
 const FRAME_PAYLOADS_MAX: usize = culvert_transport::PAYLOADS_MAX;
@@ -112,6 +112,9 @@ impl Feed {
 
     /// Queues a range; `false` where too many wait and the library must be told.
     pub fn push(&mut self, range: AppendRange) -> bool {
+        if self.ranges.back().is_some_and(|last| says_nothing_new(last, &range)) {
+            return true;
+        }
         if self.ranges.len() >= RANGES_MAX {
             return false;
         }
@@ -120,10 +123,19 @@ impl Feed {
     }
 }
 
+/// Whether a range without entries, which only tells the commit index, comes right behind one that
+/// still waits: that will tell the commit index of its own time.
+fn says_nothing_new(last: &AppendRange, range: &AppendRange) -> bool {
+    let end = LogIndex(last.previous_index.0 + u64::from(last.count));
+    range.count == 0 && last.term == range.term && end == range.previous_index
+}
+
 /// What stops a feed for now.
 enum Stop {
     /// No credits or no queue room: wait for the connection.
     Blocked,
+    /// What was accepted for the follower is not on the wire yet.
+    Unsent,
     /// A device read is under way.
     Reading,
     /// The range means nothing any more, or cannot be sent: the library must probe again.
@@ -200,9 +212,11 @@ impl Chunkserver {
                 pool: &self.pool,
                 writer: self.peers.append_writer(),
                 counters: &mut self.counters,
+                unsent_pages_max: self.options.feed_unsent_pages_max,
+                room: 0,
             };
             match pump.run(copyset, network) {
-                Ok(()) | Err(Stop::Reading) => {}
+                Ok(()) | Err(Stop::Reading | Stop::Unsent) => {}
                 Err(Stop::Blocked) => copyset.feeds[at].blocked = true,
                 Err(Stop::Lost) => {
                     copyset.lose(at);
@@ -363,6 +377,12 @@ struct Pump<'a> {
     pool: &'a culvert_memory::Pool,
     writer: &'a mut AppendWriter,
     counters: &'a mut Counters,
+    /// Pages that sends to one follower may hold, accepted and not on the wire. A stopped follower
+    /// holds so many pages of clients' windows, and of one more operation; the rest it gets from
+    /// this device later.
+    unsent_pages_max: u32,
+    /// Pages of them that the frame may still take.
+    room: u32,
 }
 
 /// What became of an entry that was to be added to a frame.
@@ -380,9 +400,6 @@ impl Pump<'_> {
             if !copyset.group.is_leader() || copyset.group.term() != range.term {
                 return Err(Stop::Lost);
             }
-            if network.unsent_pages(self.connection) > UNSENT_PAGES_MAX {
-                return Ok(());
-            }
             self.send_range(copyset, range, network)?;
         }
         Ok(())
@@ -396,6 +413,11 @@ impl Pump<'_> {
         network: &mut N,
     ) -> Result<(), Stop> {
         loop {
+            let unsent = network.unsent_pages(self.connection);
+            self.room = self.unsent_pages_max.saturating_sub(unsent);
+            if self.room == 0 {
+                return Err(Stop::Unsent);
+            }
             let header = AppendHeader {
                 copyset: copyset.id,
                 from: copyset.group.replica(),
@@ -477,7 +499,8 @@ impl Pump<'_> {
         let blocks = entry.record.payload_blocks();
         let runs_max = if entry.payload.is_some() { 1 } else { blocks as usize };
         let room = FRAME_PAYLOADS_MAX - payloads.len();
-        if !self.writer.fits(entry.record.bytes().len()) || room < runs_max {
+        let too_many = blocks > self.room && !payloads.is_empty();
+        if !self.writer.fits(entry.record.bytes().len()) || room < runs_max || too_many {
             return Ok((Added::FrameFull, term));
         }
         if blocks == 0 {
@@ -487,10 +510,12 @@ impl Pump<'_> {
         if let Some(pages) = entry.payload {
             let placement = network.reserve(self.connection, blocks).ok_or(Stop::Blocked)?;
             payloads.push((placement, pages.clone()));
+            self.room = self.room.saturating_sub(blocks);
             self.writer.push(entry.record.bytes(), live_mask_of(blocks), None);
             return Ok((Added::Yes, term));
         }
         self.add_fetched(copyset, index, payloads, network)?;
+        self.room = self.room.saturating_sub(blocks);
         Ok((Added::Yes, term))
     }
 
@@ -600,7 +625,7 @@ impl Pump<'_> {
             index,
             number,
             live_mask,
-            superseded_by: (!all).then_some(applied),
+            superseded_by: (!all).then(|| superseded_by(entry, applied)),
             crcs,
             pieces: reads.iter().map(|_| None).collect(),
             outstanding: reads.len() as u32,
@@ -610,6 +635,16 @@ impl Pump<'_> {
         };
         Some((fetch, reads))
     }
+}
+
+/// What a follower must apply before it may miss blocks of an entry: what this replica has applied,
+/// and what it was told itself. The entry's own index is enough where it was not carried out, as
+/// with a repeated request.
+fn superseded_by(entry: &LogEntry<'_>, applied: LogIndex) -> LogIndex {
+    let index = entry.record.index();
+    let by = applied.max(entry.superseded_by.unwrap_or_default());
+    debug_assert!(by >= index, "blocks are missed of applied entries only");
+    by.max(index)
 }
 
 /// The data block of each block of an entry; `None` where a later applied entry overwrote it.
@@ -640,4 +675,37 @@ fn live_blocks(
             _ => None,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Term;
+
+    fn range(previous_index: u64, count: u32) -> AppendRange {
+        AppendRange {
+            to: ReplicaId(2),
+            term: Term(3),
+            previous_index: LogIndex(previous_index),
+            previous_term: Term(3),
+            count,
+            commit: LogIndex(1),
+        }
+    }
+
+    #[test]
+    fn a_feed_keeps_what_the_library_may_have_in_flight_and_no_idle_words() {
+        let mut feed = Feed::new(ReplicaId(2), 0);
+        for at in 0..u64::from(APPEND_FRAMES_IN_FLIGHT_MAX) {
+            assert!(feed.push(range(at, 1)));
+            assert!(feed.push(range(at + 1, 0)), "the commit index travels with the entry");
+        }
+        assert_eq!(feed.ranges.len(), APPEND_FRAMES_IN_FLIGHT_MAX as usize);
+        assert!(feed.push(range(0, 0)), "a probe elsewhere is not the same");
+        assert_eq!(feed.ranges.len(), APPEND_FRAMES_IN_FLIGHT_MAX as usize + 1);
+        while feed.ranges.len() < RANGES_MAX {
+            assert!(feed.push(range(0, 1)));
+        }
+        assert!(!feed.push(range(0, 1)), "more is too much");
+    }
 }

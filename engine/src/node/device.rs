@@ -34,7 +34,7 @@ pub(super) fn open_all<D: QueuePair>(
     let mut devices = Vec::new();
     let mut plans = Vec::new();
     for device in &config.devices {
-        let mut queue_pair = wrap(device, open_queue_pair(device, config, pool)?);
+        let mut queue_pair = wrap(device, open_queue_pair(device, config, number, pool)?);
         let header = device::read_header(&mut queue_pair, pool)
             .map_err(|source| NodeError::Header { uri: device.uri.clone(), source })?;
         check_listed(device, config, cluster, &header)?;
@@ -64,11 +64,14 @@ pub(super) fn open_all<D: QueuePair>(
 fn open_queue_pair(
     device: &DeviceConfig,
     config: &NodeConfig,
+    number: usize,
     pool: &Pool,
 ) -> Result<AnyQueuePair, NodeError> {
     let uri: DeviceUri =
         device.uri.parse().map_err(|source| NodeError::Uri { uri: device.uri.clone(), source })?;
-    let regions_max = config.transport.connections_max.saturating_mul(4).clamp(64, 4096);
+    // The check of the configuration has seen that a device takes so many.
+    let pool_regions = config.reactors[number].pool_regions_max().max(pool.regions().len() as u64);
+    let regions_max = (config.transport.regions_max() + pool_regions) as u32;
     let options = OpenOptions { depth: device.depth_max, regions_max };
     let mut queue_pair = open(&uri, &options)
         .map_err(|source| NodeError::Open { uri: device.uri.clone(), source: source.into() })?;

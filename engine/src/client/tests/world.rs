@@ -503,7 +503,7 @@ impl Network for ModelNetwork {
         self.0.borrow_mut().link(connection).map_or(0, |link| link.granted)
     }
 
-    fn regions(&mut self, _: &mut dyn FnMut(RegionEvent)) {}
+    fn regions(&mut self, _: &mut RegionHandler<'_>) {}
 
     fn counters(&self) -> NetworkCounters {
         NetworkCounters::default()
