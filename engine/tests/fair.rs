@@ -4,7 +4,7 @@ mod rig;
 
 use std::time::{Duration, Instant};
 
-use culvert::client::ClientOptions;
+use culvert::client::{ClientOptions, Transports};
 use culvert::ids::BlockRange;
 use culvert::wire::{ReplyStatus, Request, RequestKind};
 use culvert_transport::{Address, CloseReason, PeerKind, SendError};

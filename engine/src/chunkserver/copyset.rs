@@ -66,6 +66,8 @@ pub struct Copyset {
     /// What a replica that catches up still needs of the log lies behind this index.
     pub(super) floor: Option<LogIndex>,
     pub(super) dirty: bool,
+    /// Whether it is among those whose feeds have work.
+    pub(super) feeding: bool,
 }
 
 impl Copyset {

@@ -178,6 +178,14 @@ pub struct Chunkserver {
     sources: catch_up::Sources,
     /// Copysets with something to do, each at most once.
     dirty: VecDeque<u32>,
+    // A turn must not look at every copyset: with hundreds of them that alone would cost more than
+    // what the turn has to do. Each of these lists those that it has something to do for.
+    /// Copysets whose feeds have something to send.
+    feeding: Vec<u32>,
+    /// Copysets that are being brought up to date.
+    receiving: Vec<u32>,
+    /// Copysets whose read-index round of this turn takes further reads.
+    rounds: Vec<u32>,
     outbox: Outbox,
     shard_events: Vec<shard::Event>,
     counters: Counters,

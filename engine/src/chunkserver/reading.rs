@@ -210,6 +210,7 @@ impl Chunkserver {
         let copyset = &mut self.copysets[position as usize];
         if copyset.round.is_none() {
             copyset.round = copyset.group.read_index();
+            self.rounds.extend(copyset.round.map(|_| position));
         }
         let Some(context) = copyset.round else {
             return self.refuse_read(&read, ReplyStatus::Busy, 0);
@@ -222,8 +223,8 @@ impl Chunkserver {
 
     /// Ends the rounds of this turn: later reads start a new one.
     fn settle_rounds(&mut self) {
-        for copyset in &mut self.copysets {
-            copyset.round = None;
+        for position in self.rounds.drain(..) {
+            self.copysets[position as usize].round = None;
         }
     }
 

@@ -142,13 +142,24 @@ enum Stop {
     Lost,
 }
 
+/// Puts a copyset into a list that its flag says it is not in yet.
+fn mark(list: &mut Vec<u32>, listed: &mut bool, position: u32) {
+    if !*listed {
+        *listed = true;
+        list.push(position);
+    }
+}
+
 impl Chunkserver {
     /// Credits or room came back on a connection.
     pub(super) fn wake_feeds(&mut self, connection: ConnectionId) {
         let Some(peer) = self.peers.by_connection(connection) else { return };
-        for copyset in &mut self.copysets {
+        for (position, copyset) in self.copysets.iter_mut().enumerate() {
             for feed in copyset.feeds.iter_mut().filter(|feed| feed.peer == peer) {
                 feed.unblock();
+            }
+            if copyset.feeds.iter().any(Feed::has_work) {
+                mark(&mut self.feeding, &mut copyset.feeding, position as u32);
             }
         }
     }
@@ -173,6 +184,8 @@ impl Chunkserver {
                 if !self.peers.is_connected(feed.peer) || !feed.push(range) {
                     feed.clear();
                     copyset.group.report_unreachable(range.to);
+                } else {
+                    mark(&mut self.feeding, &mut copyset.feeding, position);
                 }
             }
             for (context, index) in reads.drain(..) {
@@ -185,11 +198,15 @@ impl Chunkserver {
 
     /// Sends what windows and queues have room for.
     pub(super) fn pump_feeds<N: Network>(&mut self, network: &mut N) {
-        for position in 0..self.copysets.len() {
-            if self.copysets[position].feeds.iter().any(Feed::has_work) {
-                self.pump_copyset(position, network);
-            }
-        }
+        let mut feeding = std::mem::take(&mut self.feeding);
+        feeding.retain(|position| {
+            self.pump_copyset(*position as usize, network);
+            let copyset = &mut self.copysets[*position as usize];
+            copyset.feeding = copyset.feeds.iter().any(Feed::has_work);
+            copyset.feeding
+        });
+        debug_assert!(self.feeding.is_empty(), "nothing is queued while feeds are pumped");
+        self.feeding = feeding;
     }
 
     fn pump_copyset<N: Network>(&mut self, position: usize, network: &mut N) {

@@ -158,6 +158,9 @@ impl Chunkserver {
             replies: Replies::new(requests_max),
             sources: Sources::new(options_rate),
             dirty: VecDeque::new(),
+            feeding: Vec::with_capacity(copysets),
+            receiving: Vec::new(),
+            rounds: Vec::with_capacity(copysets),
             outbox: Outbox::default(),
             shard_events: Vec::new(),
             counters: Counters::default(),
@@ -277,6 +280,7 @@ impl Chunkserver {
             ahead,
             floor: None,
             dirty: false,
+            feeding: false,
         });
     }
 

@@ -44,20 +44,18 @@
 //! connection closes or whose leader is no longer one ends too; what was installed stays, so that
 //! the next task is short.
 
-mod blocks;
 pub(super) mod mark;
 mod receiver;
-mod sending;
+mod retention;
 mod source;
-mod staging;
 mod status;
-mod throttle;
 
 use culvert_memory::Buffer;
 use culvert_nvme::Status;
 
 pub(super) use receiver::{Arrival, Receiver};
-pub(super) use source::{Sources, let_go_index};
+pub(super) use retention::let_go_index;
+pub(super) use source::Sources;
 pub use status::CatchUpStatus;
 
 use super::{Chunkserver, Offence};

@@ -35,7 +35,7 @@ impl LogEntry {
 /// What a group did, in order, and in which batch.
 #[derive(Clone, Debug)]
 enum Act {
-    Append(LogEntry),
+    Append(Box<LogEntry>),
     Truncate(LogIndex),
     HardState(HardState),
 }
@@ -139,7 +139,7 @@ impl Composer {
         let entry = LogEntry { record, extents };
         group.log.push(entry.clone());
         group.batches.insert(index, batch);
-        group.history.push((batch, Act::Append(entry)));
+        group.history.push((batch, Act::Append(Box::new(entry))));
         true
     }
 
@@ -390,7 +390,7 @@ impl ModelGroup {
                 while log.last().is_some_and(|last| last.index() >= entry.index()) {
                     log.pop();
                 }
-                log.push(entry.clone());
+                log.push(LogEntry::clone(entry));
             }
             Act::Truncate(from) => log.retain(|old| old.index() < *from),
             Act::HardState(state) => *hard_state = *state,

@@ -2,8 +2,8 @@
 
 use culvert_memory::Pages;
 
-use super::receiver::Fault;
-use super::{COMMANDS_HEADROOM, FRAME_BLOCKS_MAX};
+use super::super::{COMMANDS_HEADROOM, FRAME_BLOCKS_MAX};
+use super::fault::Fault;
 use crate::ids::{BLOCK_SIZE, CopysetId, Extent, Extents, LogIndex, OPERATION_BLOCKS_MAX};
 use crate::journal::{ChunkInstalled, HOLE, InstalledBlock, InstalledHead, NOWHERE};
 use crate::shard::Shard;
