@@ -5,6 +5,7 @@ mod rig;
 use std::time::{Duration, Instant};
 
 use culvert::config::NodeConfig;
+use culvert::ids::OPERATION_BLOCKS_MAX;
 use tempfile::TempDir;
 
 use rig::load::Load;
@@ -52,8 +53,10 @@ fn start(folder: &TempDir, tcp: bool, adjust: fn(&mut NodeConfig)) -> (Nodes, Lo
 
 fn a_stopped_follower_stops_nobody(tcp: bool) {
     let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
-    let (mut nodes, mut load, leader) =
-        start(&folder, tcp, |config| config.transport.unsent_max_pages = UNSENT_PAGES_MAX);
+    let (mut nodes, mut load, leader) = start(&folder, tcp, |config| {
+        config.transport.unsent_max_pages = UNSENT_PAGES_MAX;
+        config.transport.feed_unsent_max_pages = UNSENT_PAGES_MAX - OPERATION_BLOCKS_MAX;
+    });
     let (quiet, free_before) = phase(&mut nodes, &mut load, leader);
 
     let stopped = (leader + 1) % 3;
@@ -65,6 +68,8 @@ fn a_stopped_follower_stops_nobody(tcp: bool) {
     let held = free_before.saturating_sub(free);
     println!("p99 {quiet:?}, stopped {slow:?}; {held} pages more in use");
     assert!(held < 2 * UNSENT_PAGES_MAX, "{held} pages pile up for the stopped follower");
+    let peers = nodes.status(leader).peers;
+    assert!(peers.iter().all(|peer| peer.connected), "entries alone cost no connection");
     assert_eq!(nodes.leader_of(1), Some(leader), "the leader stays");
     load.read_all(|| nodes.turn());
 

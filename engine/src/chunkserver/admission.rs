@@ -29,10 +29,11 @@ impl Chunkserver {
         }
         let outcome = match request.kind {
             RequestKind::Status => {
-                self.status_request(connection, request);
+                self.replies.text(connection, request.token, request.range.first);
                 Ok(())
             }
             RequestKind::Read => self.read_request(connection, request),
+            RequestKind::Leader => self.leader_request(connection, request),
             _ => self.write_request(connection, request, payloads),
         };
         if let Err(Refused(status, value)) = outcome {
@@ -44,17 +45,32 @@ impl Chunkserver {
         Ok(())
     }
 
-    fn status_request(&mut self, connection: ConnectionId, request: &Request<'_>) {
-        let fresh = (request.range.first == 0).then(|| self.status_text());
-        self.replies.text(connection, request.token, request.range.first, fresh);
+    fn leader_request(
+        &mut self,
+        connection: ConnectionId,
+        request: &Request<'_>,
+    ) -> Result<(), Refused> {
+        let group = &self.copysets[self.served(request)? as usize].group;
+        self.replies.push(QueuedReply {
+            value: group.leader().map_or(0, |leader| leader.0),
+            index: group.term().0,
+            ..QueuedReply::new(connection, request.token, ReplyStatus::Ok)
+        });
+        Ok(())
     }
 
-    /// The position of a copyset that this replica leads and serves.
-    fn led(&self, request: &Request<'_>) -> Result<u32, Refused> {
+    /// The position of a copyset that this replica serves.
+    fn served(&self, request: &Request<'_>) -> Result<u32, Refused> {
         let position = self.position(request.copyset).ok_or(Refused(ReplyStatus::NoCopyset, 0))?;
         if !self.in_service(position) {
             return Err(Refused(ReplyStatus::DeviceFailed, 0));
         }
+        Ok(position)
+    }
+
+    /// The position of a copyset that this replica leads and serves.
+    fn led(&self, request: &Request<'_>) -> Result<u32, Refused> {
+        let position = self.served(request)?;
         let group = &self.copysets[position as usize].group;
         if !group.is_leader() {
             return Err(Refused(ReplyStatus::NotLeader, group.leader().map_or(0, |id| id.0)));
@@ -87,11 +103,14 @@ impl Chunkserver {
             connection,
             token: request.token,
             position,
+            shard: self.copysets[position as usize].shard as u32,
+            confirmed: false,
             chunk: request.chunk,
             range: request.range,
             landing_page: request.landing_page,
+            taken_ns: self.taken_ns,
         };
-        if self.reads.queue(read) { Ok(()) } else { Err(Refused(ReplyStatus::Busy, 0)) }
+        if self.reads.lanes.push(read) { Ok(()) } else { Err(Refused(ReplyStatus::Busy, 0)) }
     }
 
     fn write_request(
@@ -106,7 +125,8 @@ impl Chunkserver {
             RequestKind::Delete => Operation::Delete,
             RequestKind::OpenSession => Operation::OpenSession,
             RequestKind::Fence => Operation::Fence,
-            RequestKind::Read | RequestKind::Status => {
+            RequestKind::CloseSession => Operation::ExpireSession,
+            RequestKind::Read | RequestKind::Status | RequestKind::Leader => {
                 return Err(Refused(ReplyStatus::Malformed, 0));
             }
         };
@@ -157,6 +177,12 @@ impl Chunkserver {
         let free = shard.store().free_blocks();
         if blocks > 0 && free < u64::from(blocks + self.options.reserve_blocks) {
             return Err(Refused(ReplyStatus::Busy, 0));
+        }
+        if operation == Operation::ExpireSession {
+            let client = self.replies.identity(connection).map(|client| client.node.into_bytes());
+            if client.is_none() || copyset.state.client(request.session) != client {
+                return Err(Refused(ReplyStatus::NoSession, 0));
+            }
         }
         copyset.state.touch(request.session, self.now_ns);
         let asked = copyset::Request {
@@ -233,7 +259,8 @@ impl Chunkserver {
         if operation == Operation::OpenSession {
             copyset.state.opening(index);
         }
-        copyset.waiting.push_back(Waiting { index, term, connection, token: request.token });
+        let (token, taken_ns) = (request.token, self.taken_ns);
+        copyset.waiting.push_back(Waiting { index, term, connection, token, taken_ns });
         self.mark_dirty(position);
         Ok(())
     }

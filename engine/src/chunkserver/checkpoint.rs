@@ -105,7 +105,7 @@ fn give(
         image.conf_state(&encode_conf_state(log.conf_state()));
         for index in base.0 + 1..=log.last().0 {
             let entry = log.get(LogIndex(index)).expect("an index within the log");
-            image.entry(entry.record, &entry.extents, entry.superseded_by);
+            image.entry(entry.record, &entry.extents(), entry.superseded_by);
         }
         if let Some(mark) = &mark {
             image.catch_up(mark);
@@ -125,7 +125,7 @@ fn kept_from(log: &Log, applied: LogIndex, tail_bytes: usize) -> LogIndex {
     let mut left = tail_bytes;
     while base > oldest {
         let entry = log.get(base).expect("an index within the log");
-        let extents = entry.extents.len() * size_of::<Extent>();
+        let extents = entry.extents().len() * size_of::<Extent>();
         let bytes = entry.record.bytes().len() + extents + ENTRY_OVERHEAD_BYTES;
         let Some(rest) = left.checked_sub(bytes) else { break };
         left = rest;

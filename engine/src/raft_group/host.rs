@@ -2,10 +2,9 @@
 
 use culvert_memory::Pages;
 use raft::eraftpb::ConfState;
-use smallvec::SmallVec;
 
 use super::LogEntry;
-use crate::ids::{BatchNumber, CopysetId, Extents, LogIndex, ReplicaId, Term};
+use crate::ids::{BatchNumber, CopysetId, Extent, Extents, LogIndex, ReplicaId, Term};
 use crate::record::RecordView;
 
 /// What keeps a group's entries and carries out what was decided.
@@ -20,7 +19,7 @@ pub trait Host {
     fn store_entry(&mut self, entry: &StoredEntry<'_>, payload: &[Pages]) -> Extents;
     /// Entries that never committed gave way to others: their extents are released by the open
     /// batch, which holds what replaced them.
-    fn release(&mut self, extents: &Extents);
+    fn release(&mut self, extents: &[Extent]);
     /// The membership changed; stores it in the open batch.
     fn store_conf_state(&mut self, copyset: CopysetId, conf_state: &ConfState);
     /// Applies a committed entry. Called once per index, in order.
@@ -30,11 +29,6 @@ pub trait Host {
     /// The group's role or leader changed.
     fn role_changed(&mut self, role: Role, leader: Option<ReplicaId>);
 }
-
-/// Payload of one entry: runs of pages that hold its live blocks, in order. A client's payload is
-/// one run and needs no allocation; what a leader sends from its device comes in as many as it had
-/// extents.
-pub type Payload = SmallVec<[Pages; 1]>;
 
 /// An entry on its way to the journal.
 pub struct StoredEntry<'a> {

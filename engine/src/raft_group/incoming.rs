@@ -1,14 +1,16 @@
 //! Messages of peers on their way to the library, and what this replica learns from them itself:
 //! when its leader was heard of, and who answered a leader's lease.
 
+use culvert_memory::Pages;
 use raft::eraftpb::{ConfState, Message, MessageType};
 
-use super::{Group, Payload, Refusal, StoredEntry, guard, message, proposals};
+use super::{Group, Refusal, StoredEntry, guard, handover, message, proposals};
 use crate::ids::{ReplicaId, Term};
 use crate::wire::{AppendHeader, PeerMessage, PeerMessageKind};
 
 impl Group {
-    /// Takes a leader's append message. Pages of entries that the library does not want go back.
+    /// Takes a leader's append message: entries with the runs of pages that hold their live blocks,
+    /// in order. Pages of entries that the library does not want go back.
     ///
     /// # Errors
     ///
@@ -16,7 +18,7 @@ impl Group {
     pub fn step_append<'a>(
         &mut self,
         header: &AppendHeader,
-        entries: impl Iterator<Item = (StoredEntry<'a>, Payload)>,
+        entries: impl Iterator<Item = (StoredEntry<'a>, &'a [Pages])>,
     ) -> Result<(), Refusal> {
         self.flush_proposals();
         guard::append(self, header)?;
@@ -30,7 +32,7 @@ impl Group {
             ..Message::default()
         };
         message.set_msg_type(MessageType::MsgAppend);
-        let mut list = Vec::with_capacity(entries.size_hint().0);
+        let mut list = handover::entries(entries.size_hint().0);
         let mut term_before = header.previous_term;
         for (entry, payload) in entries {
             if entry.record.term() < term_before {

@@ -26,11 +26,13 @@
 //! | `outbox` | what is to be sent |
 //! | `snapshot` | the raft snapshot that ends a catch-up |
 //! | `log`, `arena` | the log in memory |
+//! | `handover` | memory that the library takes |
 //! | `lease` | a leader's promise bounded in time |
 //! | `membership`, `options` | who votes; timings and limits |
 
 mod arena;
 mod guard;
+mod handover;
 mod host;
 mod incoming;
 mod lease;
@@ -51,7 +53,7 @@ use std::collections::VecDeque;
 use raft::{Config, RawNode, StateRole};
 
 pub use guard::Refusal;
-pub use host::{Host, Payload, Role, StoredEntry};
+pub use host::{Host, Role, StoredEntry};
 pub use lease::Lease;
 pub use log::{Log, LogEntry};
 pub use membership::{Change, MembershipError, can_restore, encode_conf_state, parse_conf_state};

@@ -102,9 +102,9 @@ impl Group {
         let mut replaced = Vec::new();
         log.truncate(index, |extents| replaced.push(extents));
         if let Some((stored, payload)) = self.stash.claim(index, term) {
-            let extents = host.store_entry(&stored, &payload);
+            let extents = host.store_entry(&stored, payload);
             // Only a leader sends from these pages again; a follower's are free once durable.
-            let payload = payload.into_iter().next().filter(|_| leads);
+            let payload = payload.first().filter(|_| leads).cloned();
             log.append(&stored.record, &extents, stored.superseded_by, payload);
             replaced.iter().for_each(|extents| host.release(extents));
             return;

@@ -16,7 +16,7 @@ use culvert_transport::{PeerKind, Transport};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::history::{BLOCK, History, fill};
+use super::history::{BLOCK, History, Sequence, fill};
 use super::plan::{VOLUME, emulated};
 use super::random::Random;
 use super::raw::Raw;
@@ -30,13 +30,21 @@ pub struct Rig {
     pub local: LocalCluster,
     pub folder: TempDir,
     pub random: Random,
-    client: Client<Transport>,
+    pub client: Client<Transport>,
     volume: VolumeHandle,
     history: History,
     /// Blocks that were ever changed.
     touched: BTreeSet<u64>,
-    /// Changes under way: first block, which is the token, and number of blocks.
-    pending: BTreeMap<u64, u32>,
+    /// What is under way, by its first block, which is the token.
+    pending: BTreeMap<u64, Pending>,
+}
+
+/// An operation under way.
+enum Pending {
+    /// Of so many blocks.
+    Change(u32),
+    /// That must find at least this.
+    Read(Vec<Sequence>),
 }
 
 impl Rig {
@@ -109,35 +117,66 @@ impl Rig {
         }
         let pages = buffer.freeze();
         let write = Operation::Write { volume: self.volume, offset_blocks: first, pages };
-        self.submit(write, first, blocks);
+        self.submit(write, first, Pending::Change(blocks));
     }
 
     /// Begins a discard of one block.
     pub fn submit_discard(&mut self, block: u64) {
         self.history.submit(block, true);
         let discard = Operation::Discard { volume: self.volume, offset_blocks: block, blocks: 1 };
-        self.submit(discard, block, 1);
+        self.submit(discard, block, Pending::Change(1));
     }
 
-    fn submit(&mut self, change: Operation, first: u64, blocks: u32) {
-        self.client.submit(change, first).expect("room");
-        self.touched.extend(first..first + u64::from(blocks));
-        self.pending.insert(first, blocks);
+    /// Begins a read of a run of blocks.
+    pub fn submit_read(&mut self, first: u64, blocks: u32) {
+        let read = Operation::Read { volume: self.volume, offset_blocks: first, blocks };
+        let floors = self.history.floors(first, blocks);
+        self.submit(read, first, Pending::Read(floors));
     }
 
-    /// Waits until all changes are acknowledged; none may fail.
+    fn submit(&mut self, operation: Operation, first: u64, pending: Pending) {
+        if let Pending::Change(blocks) = pending {
+            self.touched.extend(first..first + u64::from(blocks));
+        }
+        self.client.submit(operation, first).expect("room");
+        let other = self.pending.insert(first, pending);
+        assert!(other.is_none(), "one operation at a time begins at a block");
+    }
+
+    /// Waits until all operations have ended; none may fail, and what was read is judged.
     pub fn finish(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !self.pending.is_empty() {
             assert!(Instant::now() < deadline, "in vain for a minute\n{:#?}", self.state());
             let mut ended = Vec::new();
-            self.turn(|token, result, _| ended.push((token, result)));
-            for (token, result) in ended {
-                assert_eq!(result, Ok(()), "a change of block {token}: {:#?}", self.state());
-                let blocks = self.pending.remove(&token).expect("a change under way");
-                self.history.acknowledge(token, blocks);
+            self.turn(|token, result, bytes| ended.push((token, result, bytes.to_vec())));
+            for (first, result, bytes) in ended {
+                assert_eq!(result, Ok(()), "at block {first}: {:#?}", self.state());
+                match self.pending.remove(&first).expect("an operation under way") {
+                    Pending::Change(blocks) => self.history.acknowledge(first, blocks),
+                    Pending::Read(floors) => self.history.check(first, &floors, &bytes),
+                }
             }
         }
+    }
+
+    /// Writes a run of blocks.
+    pub fn write(&mut self, first: u64, blocks: u32) {
+        self.submit_write(first, blocks);
+        self.finish();
+    }
+
+    /// Reads a run of blocks.
+    pub fn read(&mut self, first: u64, blocks: u32) {
+        self.submit_read(first, blocks);
+        self.finish();
+    }
+
+    /// Goes on with another client.
+    pub fn change_client(&mut self, options: ClientOptions) {
+        assert!(self.pending.is_empty());
+        self.client = self.local.client(16 << 20, options);
+        self.volume = self.client.open_volume(VOLUME).expect("the volume");
     }
 
     /// Changes `count` different blocks at once, most by writes, some by discards.
@@ -160,23 +199,6 @@ impl Rig {
         for _ in 0..changes.div_ceil(64) {
             self.change(64);
         }
-    }
-
-    /// Reads a run of blocks and judges what was found.
-    pub fn read(&mut self, first: u64, blocks: u32) {
-        let read = Operation::Read { volume: self.volume, offset_blocks: first, blocks };
-        self.client.submit(read, first).expect("room");
-        let floors = self.history.floors(first, blocks);
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let mut found = None;
-        while found.is_none() {
-            assert!(Instant::now() < deadline, "a read came to nothing");
-            self.turn(|token, result, bytes| {
-                assert_eq!((token, result), (first, Ok(())));
-                found = Some(bytes.to_vec());
-            });
-        }
-        self.history.check(first, &floors, &found.expect("just seen"));
     }
 
     /// Reads everything that was ever changed.

@@ -6,6 +6,7 @@ pub mod history;
 pub mod load;
 pub mod local;
 pub mod nodes;
+pub mod odd;
 pub mod plan;
 pub mod random;
 pub mod raw;

@@ -84,7 +84,7 @@ impl Group {
         self.store.seal(batch);
         self.store.durable(batch);
         while self.store.reclaim() {}
-        assert_eq!(self.store.verify([]), Ok(0));
+        assert_eq!(self.store.verify([], &[]), Ok(0));
         256 - self.store.statistics().free_blocks
     }
 }

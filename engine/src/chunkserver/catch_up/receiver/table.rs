@@ -27,6 +27,9 @@ impl Chunkserver {
             }
             tracing::info!(copyset = %head.copyset, from = %head.from, index = %head.index, "catch-up begins");
             copyset.receiver = Some(Box::new(Receiver::new(connection, head)));
+            if !self.receiving.contains(&position) {
+                self.receiving.push(position);
+            }
         }
         let Some(receiver) = copyset.receiver.as_mut().filter(|r| r.is_of(connection, head)) else {
             // Of a task that is over: its leader hears of that, or has ended it itself.
@@ -62,17 +65,22 @@ impl Chunkserver {
     }
 
     pub(in crate::chunkserver::catch_up) fn run_receivers<N: Network>(&mut self, network: &mut N) {
-        for position in 0..self.copysets.len() {
+        let mut receiving = std::mem::take(&mut self.receiving);
+        receiving.retain(|position| {
+            let position = *position as usize;
             let copyset = &mut self.copysets[position];
             let applied = copyset.group.applied();
             if copyset.arrival.as_ref().is_some_and(|arrival| arrival.index <= applied) {
                 copyset.arrival = None;
                 copyset.group.expect_snapshot(None);
             }
-            if let Some(receiver) = self.copysets[position].receiver.take() {
+            if let Some(receiver) = copyset.receiver.take() {
                 self.run_receiver(position, receiver, network);
             }
-        }
+            let copyset = &self.copysets[position];
+            copyset.receiver.is_some() || copyset.arrival.is_some()
+        });
+        self.receiving = receiving;
     }
 
     fn run_receiver<N: Network>(

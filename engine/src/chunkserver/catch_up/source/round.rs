@@ -31,7 +31,7 @@ impl Round {
         Round {
             index: copyset.state.applied(),
             term: copyset.state.applied_term(),
-            conf_state: encode_conf_state(copyset.group.log().conf_state()),
+            conf_state: encode_conf_state(copyset.group.log().conf_state()).to_vec(),
             state,
             chunks,
         }
