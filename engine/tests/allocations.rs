@@ -218,7 +218,7 @@ impl Rig {
     /// Places are scattered, and so are, in time, the extents that they get.
     fn submit(&mut self, case: Case, number: u64, payload: &Pages) {
         let volume = self.volume;
-        let blocks = if case.scattered && number % 8 != 0 { 1 } else { case.blocks };
+        let blocks = if case.scattered && !number.is_multiple_of(8) { 1 } else { case.blocks };
         let places = volume.blocks() / u64::from(blocks);
         let place = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
         let offset_blocks = place % places * u64::from(blocks);
