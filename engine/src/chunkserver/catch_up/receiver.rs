@@ -17,7 +17,7 @@ use crate::copyset::{self, CopysetState};
 use crate::ids::{BatchNumber, ChunkId, LogIndex, Term};
 use crate::journal::{ChunkInstalled, ChunkList, Item, Space, StatePart};
 use crate::network::{Class, ConnectionId, Network, Payloads, SendError};
-use crate::raft_group::{ExpectedSnapshot, can_restore, parse_conf_state};
+use crate::raft_group::{ExpectedSnapshot, Group, can_restore, parse_conf_state};
 use crate::shard::Shard;
 use crate::store::{InstallError, LOG_INDEX_MAX};
 use crate::wire::{
@@ -30,6 +30,8 @@ use crate::wire::{
 pub(super) enum Fault {
     #[error("frames come out of order")]
     Order,
+    #[error("the sender does not lead the group")]
+    NotLeader,
     #[error("{0}")]
     Frame(#[from] FrameError),
     #[error("block {0} is out of order, outside of the chunk or of no kind")]
@@ -120,6 +122,12 @@ pub(in crate::chunkserver) struct Receiver {
     finishing: Option<(Arrival, u64)>,
     finished: bool,
     scratch: Vec<u8>,
+}
+
+/// Whether nobody but the sender is known to lead the group in its term, which is the sender's:
+/// what a replica installs from a catch-up is what its leader has committed.
+fn may_lead(head: &CatchUpHead, group: &Group) -> bool {
+    group.leader().is_none_or(|leader| leader == head.from)
 }
 
 /// What is borrowed of the copyset and its shard for one step.
@@ -251,6 +259,9 @@ impl Receiver {
     /// A round begins: whatever was expected before is void.
     fn begin(&mut self, inbound: &Inbound, desk: &mut Desk<'_>) -> Result<bool, Fault> {
         let head = &inbound.head;
+        if !may_lead(head, &desk.copyset.group) {
+            return Err(Fault::NotLeader);
+        }
         if self.staging.is_some() || head.index == LogIndex(0) || head.index > LOG_INDEX_MAX {
             return Err(Fault::Order);
         }
