@@ -455,3 +455,68 @@ fn bench_in_one_thread_says_so_and_writes_a_report() {
     let report = std::fs::read_to_string(&report).expect("a report");
     assert!(report.contains("<svg") && report.contains("not a deployment"));
 }
+
+/// A server that is killed with the test.
+struct Serving(Child);
+
+impl Serving {
+    fn start(config: &str, socket: &Path) -> Serving {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
+        command.args(["serve", "--create-replicas", "--end-with-parent", "--config", config]);
+        let serving = Serving(command.stderr(Stdio::null()).spawn().expect("the binary runs"));
+        let since = Instant::now();
+        while !socket.exists() {
+            assert!(since.elapsed() < Duration::from_secs(20), "it does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        serving
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // One that has ended needs no killing.
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
+#[test]
+fn a_volume_is_emptied_and_fenced() {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("a scratch folder");
+    expect(0, &["format", &device_in(folder.path()), "--chunk-size", "64KiB"]);
+    let config = write_config(folder.path(), "");
+    let cluster = path_in(folder.path(), "cluster.toml");
+    expect(
+        0,
+        &["cluster", "plan", &config, "--out", &cluster, "--replicas", "1", "--copysets", "2"],
+    );
+    expect(0, &["volume", "create", "disk", "--size", "1MiB", "--cluster", &cluster]);
+    let _serving = Serving::start(&config, &folder.path().join("node.sock"));
+    let file = path_in(folder.path(), "file");
+    std::fs::write(&file, vec![0x5a; 1 << 20]).expect("a scratch file");
+    let volume = |verb: &str, more: &[&str], code| {
+        expect(code, &[&["volume", verb, "disk"], more, &["--cluster", &cluster]].concat())
+    };
+    volume("import", &[&file], 0);
+    let (printed, _) = volume("discard", &["--offset", "64KiB", "--length", "256KiB"], 0);
+    assert!(printed.contains("262144 bytes discarded"), "{printed}");
+    volume("export", &[&file], 0);
+    let bytes = std::fs::read(&file).expect("what was exported");
+    for (at, byte) in bytes.iter().enumerate() {
+        let discarded = (64 << 10..320 << 10).contains(&at);
+        assert_eq!(*byte, if discarded { 0 } else { 0x5a }, "byte {at}");
+    }
+    let (_, said) = volume("discard", &["--offset", "1MiB"], 3);
+    assert!(said.contains("there is nothing"), "{said}");
+
+    let (_, said) = volume("fence", &[], 3);
+    assert!(said.contains("--epoch"), "{said}");
+    volume("fence", &["--epoch", "7"], 0);
+    let (_, said) = volume("import", &[&file], 1);
+    assert!(said.contains("fenced: the copyset's epoch is 7"), "{said}");
+    volume("import", &["--epoch", "7", &file], 0);
+    volume("discard", &["--epoch", "8"], 0);
+    let (_, said) = volume("fence", &["--epoch", "6"], 1);
+    assert!(said.contains("epoch is 7"), "{said}");
+}

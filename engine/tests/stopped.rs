@@ -4,6 +4,7 @@ mod rig;
 
 use std::time::{Duration, Instant};
 
+use culvert::ids::OPERATION_BLOCKS_MAX;
 use tempfile::TempDir;
 
 use rig::load::Load;
@@ -42,7 +43,10 @@ fn a_stopped_follower_stops_nobody(tcp: bool) {
     let wishes = Wishes {
         copysets: 1,
         tcp,
-        adjust: |config| config.transport.unsent_max_pages = UNSENT_PAGES_MAX,
+        adjust: |config| {
+            config.transport.unsent_max_pages = UNSENT_PAGES_MAX;
+            config.transport.feed_unsent_max_pages = UNSENT_PAGES_MAX - OPERATION_BLOCKS_MAX;
+        },
         ..Wishes::new(folder.path(), emulated(folder.path(), "96MiB", ""))
     };
     let mut nodes = Nodes::start(&wishes);
@@ -61,6 +65,8 @@ fn a_stopped_follower_stops_nobody(tcp: bool) {
     let held = free_before.saturating_sub(free);
     println!("p99 {quiet:?}, stopped {slow:?}; {held} pages more in use");
     assert!(held < 2 * UNSENT_PAGES_MAX, "{held} pages pile up for the stopped follower");
+    let peers = nodes.status(leader).peers;
+    assert!(peers.iter().all(|peer| peer.connected), "entries alone cost no connection");
     assert_eq!(nodes.leader_of(1), Some(leader), "the leader stays");
     load.read_all(|| nodes.turn());
 

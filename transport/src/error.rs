@@ -269,13 +269,18 @@ pub enum CloseReason {
     /// Memory for a window or a ring could not be had.
     #[error("no memory for the connection")]
     NoMemory,
+    /// Whoever registers memory with devices refused a window ([`RegionRefused`]).
+    ///
+    /// [`RegionRefused`]: crate::RegionRefused
+    #[error("a device does not take the memory of the connection's window")]
+    RegionRefused,
 }
 
 impl CloseReason {
     /// Whose fault it is.
     pub const fn fault(self) -> Fault {
         match self {
-            Self::Caller(_) | Self::NoMemory => Fault::Local,
+            Self::Caller(_) | Self::NoMemory | Self::RegionRefused => Fault::Local,
             Self::PeerClosed
             | Self::PeerVanished
             | Self::Io(_)

@@ -1,5 +1,7 @@
 //! What `culvert status` shows of one reactor. Built on request, off the data path.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::{CatchUpStatus, Chunkserver, RunningShard};
@@ -7,6 +9,7 @@ use crate::counters::{Counters, DriverCounters};
 use crate::ids::CopysetId;
 use crate::raft_group::Role;
 use crate::shard::ShardCounters;
+use crate::stages::StageStatus;
 
 /// A replica that serves nothing, and why.
 #[derive(Clone, Debug)]
@@ -116,6 +119,8 @@ pub struct CopysetStatus {
     pub lease: bool,
     /// Fencing epoch.
     pub epoch: u64,
+    /// Open sessions of clients.
+    pub sessions: usize,
     /// Blocks mapped.
     pub mapped_blocks: u64,
     /// Blocks it may map.
@@ -158,6 +163,8 @@ pub struct ChunkserverStatus {
     pub counters: Counters,
     /// What its drivers counted.
     pub drivers: DriverCounters,
+    /// Latencies by [`Stage`](crate::stages::Stage).
+    pub stages: BTreeMap<&'static str, StageStatus>,
 }
 
 impl Chunkserver {
@@ -188,6 +195,7 @@ impl Chunkserver {
             pool_pages: self.pool.total_pages(),
             counters: self.counters,
             drivers: self.drivers,
+            stages: self.stages.status(),
         }
     }
 
@@ -228,6 +236,7 @@ impl Chunkserver {
             last: group.log().last().0,
             lease: group.holds_lease(self.now_ns),
             epoch: copyset.state.epoch().0,
+            sessions: copyset.state.sessions(),
             mapped_blocks: store.mapped_blocks(copyset.id),
             quota_blocks: copyset.state.quota(),
             peers,
@@ -251,6 +260,7 @@ impl CopysetStatus {
             last: 0,
             lease: false,
             epoch: 0,
+            sessions: 0,
             mapped_blocks: 0,
             quota_blocks: 0,
             peers: Vec::new(),

@@ -32,7 +32,8 @@ Examples:
   culvert bench --cluster cluster.toml --volume scratch --transport tcp    # overwrites the volume
 
 Without --cluster it starts servers of its own, three processes on this machine, and ends them. The
-CPU, the device bytes and the copies of each operation come from the servers' own counters.";
+CPU, the device bytes and the copies of each operation come from the servers' own counters; so do
+the latencies by stage, which --json shows.";
 
 /// Compares transports on the same engine in one command
 ///

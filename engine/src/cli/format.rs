@@ -45,6 +45,10 @@ pub struct FormatArgs {
     /// Bytes of each shard's journal ring [default: 1/64 of the device, at most 1GiB a shard]
     #[arg(long, value_name = "SIZE")]
     ring_size: Option<ByteSize>,
+    /// Bytes of each of a shard's two checkpoint areas: more copysets need more [default: 1/100 of the
+    /// shard]
+    #[arg(long, value_name = "SIZE")]
+    checkpoint_size: Option<ByteSize>,
     /// Format devices that are Culvert's already, or not empty
     #[arg(long)]
     force: bool,
@@ -61,7 +65,7 @@ pub fn run(arguments: &FormatArgs) -> Outcome {
     let layout = LayoutOptions {
         shards: arguments.shards,
         ring_bytes: arguments.ring_size.map(ByteSize::bytes),
-        checkpoint_bytes: None,
+        checkpoint_bytes: arguments.checkpoint_size.map(ByteSize::bytes),
         chunk_blocks: chunk_blocks.ok_or_else(|| {
             refuse!("--chunk-size {} is not whole blocks of 4KiB", arguments.chunk_size)
         })?,

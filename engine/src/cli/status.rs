@@ -8,6 +8,7 @@ use clap::Args;
 use culvert::cluster::{Cluster, Copyset, EndpointIndex};
 use culvert::config::ByteSize;
 use culvert::ids::BLOCK_SIZE;
+use culvert::stages::{Stage, StageFigures};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -18,6 +19,7 @@ use super::terminal::{Paint, print, say};
 const EXAMPLES: &str = "\
 Examples:
   culvert status --cluster cluster.toml
+  culvert status --cluster cluster.toml --stages
   culvert status --cluster cluster.toml --json | jq '.nodes[].reactors[].counters'
 
 Exits with 1 when a node does not answer or a copyset has no leader.";
@@ -28,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Shows nodes, shards and copysets, and who lags behind
 ///
 /// Asks every reactor of every node in the cluster file. With --json, everything that the nodes
-/// say, counters included, as one object.
+/// say, counters and latencies by stage included, as one object.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct StatusArgs {
@@ -39,6 +41,10 @@ pub struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Show where the time of writes and reads goes on each reactor: latencies by stage since it
+    /// started
+    #[arg(long, conflicts_with = "json")]
+    stages: bool,
 }
 
 /// What one reactor says: the parts that are shown. Names are those of the JSON.
@@ -53,6 +59,8 @@ pub struct ReactorView {
     pub pool_pages_free: u64,
     /// Pages of its pool.
     pub pool_pages: u64,
+    /// Latencies by stage.
+    pub stages: BTreeMap<String, StageFigures>,
 }
 
 /// What a node says of one replica.
@@ -142,6 +150,9 @@ pub fn run(arguments: &StatusArgs) -> Outcome {
         say!("{}", to_json(&cluster, &status));
     } else {
         print(format_args!("{}", render(&cluster, &status, Paint::of_stdout())))?;
+        if arguments.stages {
+            print(format_args!("{}", render_stages(&status, Paint::of_stdout())))?;
+        }
     }
     match complaints(&cluster, &status) {
         complaints if complaints.is_empty() => Ok(()),
@@ -249,6 +260,31 @@ fn copyset_line(
     format!("{id:>8} {node:>4} {term:>10} {commit:>12} {space:>20}  {}", states.join(", "))
 }
 
+/// The latencies of each reactor's stages that anything passed, as text.
+fn render_stages(status: &ClusterStatus, paint: Paint) -> String {
+    let mut out = String::new();
+    let heading = format!(
+        "{:>4}  {:<14} {:>12} {:>10} {:>10} {:>10} {:>10}",
+        "node", "stage", "count", "p50 us", "p99 us", "p99.9 us", "max us"
+    );
+    let _ = writeln!(out, "{}", paint.strong(&heading));
+    for (node, reactor) in status.reactors() {
+        for stage in Stage::ALL {
+            let Some(figures) = reactor.stages.get(stage.name()) else { continue };
+            let StageFigures { count, p50_us, p99_us, p999_us, max_us } = figures;
+            if *count > 0 {
+                let _ = writeln!(
+                    out,
+                    "{node:>4}  {:<14} {count:>12} {p50_us:>10.1} {p99_us:>10.1} {p999_us:>10.1} \
+                     {max_us:>10.1}",
+                    stage.name()
+                );
+            }
+        }
+    }
+    out
+}
+
 fn share(part: u64, whole: u64) -> String {
     (part * 100).checked_div(whole).map_or("-".into(), |percent| format!("{percent}% used"))
 }
@@ -271,6 +307,21 @@ mod tests {
         assert_eq!(stale.leader_of(7), Some(1));
         assert_eq!(stale.leader_of(8), None);
         assert_eq!(status(&[("candidate", 5, 1)]).leader_of(7), None);
+    }
+
+    #[test]
+    fn stages_stand_in_the_order_of_the_way() {
+        let figures = json!({
+            "count": 7, "p50_us": 1.25, "p99_us": 2.0, "p999_us": 3.0, "max_us": 4.0,
+            "buckets": { "1250": 7 },
+        });
+        let stages = json!({ "write_submit": figures, "write_reply": figures, "later": figures });
+        let status = ClusterStatus { nodes: vec![vec![Ok(json!({ "stages": stages }))]] };
+        let text = render_stages(&status, Paint::of_stdout());
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines[1].starts_with("   0  write_submit              7        1.2"), "{text}");
+        assert!(lines[2].contains("write_reply"));
     }
 
     #[test]

@@ -103,6 +103,7 @@ pub fn run_import(arguments: &ImportArgs) -> Outcome {
     let mut progress = |bytes| bar.reach(bytes);
     let report = import(&mut client, &clock, volume, &mut source, &options, &mut progress)?;
     let took = bar.finish();
+    client.close(&clock);
     let line = report_line(&report, took, arguments.transfer.json);
     say!("{line}");
     Ok(())

@@ -4,12 +4,12 @@ use culvert_memory::Pool;
 use culvert_nvme::{Access, AnyQueuePair, DeviceClaim, OpenOptions, QueuePair, open_claimed};
 
 use super::NodeError;
-use crate::chunkserver::{ReplicaPlan, ShardPlan};
+use crate::chunkserver::{ReplicaPlan, ShardPlan, journal_write_bytes_min};
 use crate::cluster::Cluster;
-use crate::config::{DeviceConfig, NodeConfig};
+use crate::config::{ByteSize, DeviceConfig, NodeConfig};
 use crate::device::{self, DeviceHeader, RING_BYTES_MIN, ShardLayout};
 use crate::ids::BLOCK_SIZE;
-use crate::journal::ReplicaIdentity;
+use crate::journal::{BLOCK_HEADER_BYTES, ReplicaIdentity};
 use crate::reactor::Device;
 use crate::shard::{OpenError, Opened, Opening, OpeningMode, Recovered, ShardConfig};
 
@@ -61,7 +61,7 @@ pub(super) fn open_all<D: QueuePair>(
     let mut plans = Vec::new();
     assert_eq!(claims.0.len(), config.devices.len(), "the claims are of this configuration");
     for (claim, device) in claims.0.iter().zip(&config.devices) {
-        let mut queue_pair = wrap(device, open_queue_pair(claim, device, config, pool)?);
+        let mut queue_pair = wrap(device, open_queue_pair(claim, device, config, number, pool)?);
         let header = device::read_header(&mut queue_pair, pool)
             .map_err(|source| NodeError::Header { uri: device.uri.clone(), source })?;
         check_listed(device, config, cluster, &header)?;
@@ -72,6 +72,8 @@ pub(super) fn open_all<D: QueuePair>(
             }
             let position = plans.len();
             let shard_config = shard_config(config, device, shard, position);
+            check_quota(config, device, cluster, &header, shard)?;
+            check_journal_writes(device, &shard_config, &queue_pair, &header, shard)?;
             let recovered = open_shard(&mut queue_pair, &header, shard.shard, shard_config, pool)
                 .map_err(|source| NodeError::Shard {
                 uri: device.uri.clone(),
@@ -79,7 +81,6 @@ pub(super) fn open_all<D: QueuePair>(
                 source,
             })?;
             let replicas = replicas_on(cluster, &header, shard.shard);
-            check_quota(config, device, cluster, &header, &recovered, shard.shard)?;
             plans.push(ShardPlan { recovered, replicas, create });
         }
         devices.push(Device { queue_pair, shards: first..plans.len() });
@@ -91,9 +92,12 @@ fn open_queue_pair(
     claim: &DeviceClaim,
     device: &DeviceConfig,
     config: &NodeConfig,
+    number: usize,
     pool: &Pool,
 ) -> Result<AnyQueuePair, NodeError> {
-    let regions_max = config.transport.connections_max.saturating_mul(4).clamp(64, 4096);
+    // The check of the configuration has seen that a device takes so many.
+    let pool_regions = config.reactors[number].pool_regions_max().max(pool.regions().len() as u64);
+    let regions_max = (config.transport.regions_max() + pool_regions) as u32;
     let options = OpenOptions { depth: device.depth_max, regions_max };
     let mut queue_pair = open_claimed(claim, &options)
         .map_err(|source| NodeError::Open { uri: device.uri.clone(), source: source.into() })?;
@@ -133,12 +137,12 @@ fn check_quota(
     device: &DeviceConfig,
     cluster: &Cluster,
     header: &DeviceHeader,
-    recovered: &Recovered,
-    shard: u32,
+    layout: &ShardLayout,
 ) -> Result<(), NodeError> {
+    let shard = layout.shard;
     let quota_blocks = cluster.shard_quota_blocks(header.uuid, shard);
     let reserve_blocks = u64::from(config.store.reserve_blocks);
-    let data_blocks = u64::from(recovered.shard.layout().data_blocks());
+    let data_blocks = u64::from(layout.data_blocks());
     if quota_blocks + reserve_blocks > data_blocks {
         return Err(NodeError::Quota {
             uri: device.uri.clone(),
@@ -146,6 +150,46 @@ fn check_quota(
             quota_blocks,
             reserve_blocks,
             data_blocks,
+        });
+    }
+    Ok(())
+}
+
+/// What the configuration alone can say of [`check_journal_writes`], for any device.
+pub(super) fn check_batch_bytes(config: &NodeConfig, cluster: &Cluster) -> Result<(), NodeError> {
+    let chunk_blocks = cluster.chunk_blocks();
+    let batch_bytes = config.store.batch_bytes;
+    // With blocks of 512 bytes their headers take most.
+    let block = 512 - BLOCK_HEADER_BYTES as u64;
+    let least = journal_write_bytes_min(chunk_blocks).div_ceil(block) * 512;
+    let least = ByteSize(least.next_multiple_of(BLOCK_SIZE as u64));
+    if batch_bytes < least {
+        let chunk_bytes = ByteSize(u64::from(chunk_blocks) * BLOCK_SIZE as u64);
+        return Err(NodeError::BatchBytes { batch_bytes, least, chunk_bytes });
+    }
+    Ok(())
+}
+
+/// A catch-up must be able to install every chunk that can be, in one journal write.
+fn check_journal_writes(
+    device: &DeviceConfig,
+    config: &ShardConfig,
+    queue_pair: &impl QueuePair,
+    header: &DeviceHeader,
+    layout: &ShardLayout,
+) -> Result<(), NodeError> {
+    let namespace = queue_pair.namespace();
+    let room = config.journal_write_room(namespace, layout);
+    let needed = journal_write_bytes_min(header.layout.chunk_blocks);
+    if room < needed {
+        return Err(NodeError::JournalWrites {
+            uri: device.uri.clone(),
+            shard: layout.shard,
+            room,
+            needed,
+            ring: ByteSize(layout.ring_bytes),
+            transfer: ByteSize(namespace.transfer_bytes_max.into()),
+            chunk: ByteSize(u64::from(header.layout.chunk_blocks) * BLOCK_SIZE as u64),
         });
     }
     Ok(())

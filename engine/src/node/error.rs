@@ -9,7 +9,7 @@ use culvert_transport::{Address, AddressError, ListenError, OptionsError};
 use uuid::Uuid;
 
 use crate::chunkserver::StartError;
-use crate::config::ConfigError;
+use crate::config::{ByteSize, ConfigError};
 use crate::device::OpenDeviceError;
 use crate::shard::OpenError as OpenShardError;
 
@@ -116,6 +116,42 @@ pub enum NodeError {
         reserve_blocks: u64,
         /// Blocks there are.
         data_blocks: u64,
+    },
+    /// Journal writes are too short for the cluster's chunks.
+    #[error(
+        "store.batch_bytes is {batch_bytes}, but a catch-up of the cluster's chunks of \
+         {chunk_bytes} takes journal writes of {least}; raise store.batch_bytes to at least that, \
+         or where it cannot be so large use smaller chunks (chunk_size in the cluster file)"
+    )]
+    BatchBytes {
+        /// What the configuration says.
+        batch_bytes: ByteSize,
+        /// What it has to say.
+        least: ByteSize,
+        /// Bytes of a chunk.
+        chunk_bytes: ByteSize,
+    },
+    /// A device allows only journal writes that are too short for the cluster's chunks.
+    #[error(
+        "device {uri} shard {shard}: with a journal of {ring} and transfers of {transfer} a journal \
+         write holds {room} bytes there, but a catch-up of chunks of {chunk} needs {needed}; format \
+         the device with a larger journal (culvert format --ring-size), or use smaller chunks"
+    )]
+    JournalWrites {
+        /// Which device.
+        uri: String,
+        /// Which shard of it.
+        shard: u32,
+        /// Bytes of items that a write holds.
+        room: u64,
+        /// Bytes of items that it must hold.
+        needed: u64,
+        /// Bytes of the shard's ring.
+        ring: ByteSize,
+        /// Bytes of one transfer at most.
+        transfer: ByteSize,
+        /// Bytes of a chunk.
+        chunk: ByteSize,
     },
     /// The replicas contradict the devices.
     #[error(transparent)]

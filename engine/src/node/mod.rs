@@ -29,6 +29,9 @@ use crate::network::Address;
 use crate::raft_group::GroupOptions;
 use crate::reactor::{Clock, Idle, IdleOptions, Reactor, TurnBudget};
 
+// A sleep waits for the network and for each device.
+const _: () = assert!(crate::config::DEVICES_MAX < crate::reactor::DESCRIPTORS_MAX);
+
 const NS_PER_MS: u64 = 1_000_000;
 const NS_PER_US: u64 = 1_000;
 
@@ -112,6 +115,7 @@ impl<D: QueuePair> NodeReactor<D> {
             .iter()
             .position(|node| node.uuid == config.node)
             .ok_or(NodeError::NotInCluster { node: config.node })?;
+        device::check_batch_bytes(config, cluster)?;
         let own = EndpointIndex { node, reactor: number };
         let pool = open_pool(config, number)?;
         // An address that is taken is found before recovery writes; connections are refused until
@@ -242,6 +246,8 @@ fn chunkserver_options(config: &NodeConfig, cluster: &Cluster) -> ChunkserverOpt
             message_entries_max: raft.append_entries_max,
         },
         reads_max: config.turn.operations_max,
+        feed_unsent_pages_max: config.transport.feed_unsent_max_pages,
+        requests_max: config.transport.requests_max,
         log_entries_retained: u64::from(config.store.retained_entries),
         session_idle_ns: u64::from(config.raft.session_idle_s) * 1000 * NS_PER_MS,
         reserve_blocks: config.store.reserve_blocks,

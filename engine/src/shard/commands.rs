@@ -9,9 +9,16 @@ use std::collections::VecDeque;
 use culvert_memory::{SlotId, SlotTable};
 use culvert_nvme::{Operation, Submission, Tag};
 
+/// A command in its slot.
+struct InFlight<P> {
+    purpose: P,
+    /// When the device last got it.
+    submitted_ns: u64,
+}
+
 /// See the module's documentation. `P`: what a command is for.
 pub(super) struct Commands<P> {
-    slots: SlotTable<P>,
+    slots: SlotTable<InFlight<P>>,
     queue: VecDeque<Submission>,
     prefix: u16,
 }
@@ -38,13 +45,18 @@ impl<P> Commands<P> {
     ///
     /// If all slots are taken; callers look at [`Commands::free`] first.
     pub(super) fn push(&mut self, purpose: P, operation: Operation) {
-        let Ok(slot) = self.slots.insert(purpose) else { panic!("a command slot is free") };
+        let command = InFlight { purpose, submitted_ns: 0 };
+        let Ok(slot) = self.slots.insert(command) else { panic!("a command slot is free") };
         self.queue.push_back(Submission { tag: self.tag(slot), operation });
     }
 
-    /// The next command for the device.
-    pub(super) fn pop(&mut self) -> Option<Submission> {
-        self.queue.pop_front()
+    /// The next command for the device, which gets it at `now_ns`.
+    pub(super) fn pop(&mut self, now_ns: u64) -> Option<Submission> {
+        let submission = self.queue.pop_front()?;
+        if let Some(command) = self.slots.get_mut(slot_of(submission.tag)) {
+            command.submitted_ns = now_ns;
+        }
+        Some(submission)
     }
 
     /// Takes back a command that the device had no room for.
@@ -55,7 +67,7 @@ impl<P> Commands<P> {
     /// Drops all commands that the device has not seen, and says what each was for.
     pub(super) fn drop_queued(&mut self, mut dropped: impl FnMut(P, Operation)) {
         while let Some(submission) = self.queue.pop_front() {
-            if let Some(purpose) = self.finish(submission.tag) {
+            if let Some((purpose, _)) = self.finish(submission.tag) {
                 dropped(purpose, submission.operation);
             }
         }
@@ -66,17 +78,23 @@ impl<P> Commands<P> {
         tag.0 >> 48 == u64::from(self.prefix)
     }
 
-    /// Frees the slot of a completed command and says what it was for.
-    pub(super) fn finish(&mut self, tag: Tag) -> Option<P> {
+    /// Frees the slot of a completed command and says what it was for, and when the device got it.
+    pub(super) fn finish(&mut self, tag: Tag) -> Option<(P, u64)> {
         if !self.owns(tag) {
             return None;
         }
-        let index = (tag.0 >> 32) as u16;
-        self.slots.remove(SlotId { index: u32::from(index), generation: tag.0 as u32 })
+        let command = self.slots.remove(slot_of(tag))?;
+        Some((command.purpose, command.submitted_ns))
     }
 
     fn tag(&self, slot: SlotId) -> Tag {
         let upper = u64::from(self.prefix) << 48 | u64::from(slot.index) << 32;
         Tag(upper | u64::from(slot.generation))
     }
+}
+
+/// The slot that a tag of ours names.
+fn slot_of(tag: Tag) -> SlotId {
+    let index = (tag.0 >> 32) as u16;
+    SlotId { index: u32::from(index), generation: tag.0 as u32 }
 }

@@ -18,8 +18,8 @@ pub use catch_up::{
     MANIFEST_ITEMS_MAX, ManifestItem, catch_up_items, emit_catch_up, parse_catch_up,
 };
 pub use peer::{
-    AppendEntry, AppendHeader, AppendReader, AppendWriter, PeerMessage, PeerMessageKind,
-    PeerMessages, PeerMessagesWriter, live_mask_of,
+    APPEND_FRAMES_IN_FLIGHT_MAX, AppendEntry, AppendHeader, AppendReader, AppendWriter,
+    PeerMessage, PeerMessageKind, PeerMessages, PeerMessagesWriter, live_mask_of,
 };
 pub use request::{Reply, ReplyStatus, Request, RequestKind};
 

@@ -156,6 +156,13 @@ impl Raw {
         self.send(frame, pages, turn).expect("an open connection with room");
     }
 
+    /// Hands out the answers that have come, and returns how many there were.
+    pub fn take_answers(&mut self, look: impl FnMut(Answer)) -> usize {
+        let count = self.answers.len();
+        self.answers.drain(..).for_each(look);
+        count
+    }
+
     /// Waits for the answer to a request.
     pub fn answer(&mut self, token: u64, turn: &mut impl FnMut() -> bool) -> Answer {
         let mut found = None;

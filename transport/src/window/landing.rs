@@ -51,6 +51,9 @@ pub(crate) struct Landing {
     mode: WindowMode,
     segments: ArrayVec<Segment, SEGMENTS_MAX>,
     pages: u32,
+    /// Pages that the peer of a granted window has been told of. It may write no others: those
+    /// may not be registered yet with the devices that its payload goes to.
+    told_pages: u32,
     pages_max: u32,
     /// The free pages of a named window.
     named: Runs,
@@ -68,6 +71,7 @@ impl Landing {
             mode,
             segments: ArrayVec::new(),
             pages: 0,
+            told_pages: 0,
             pages_max,
             named: Runs::default(),
             active: false,
@@ -113,8 +117,10 @@ impl Landing {
         first
     }
 
-    /// The peer knows the last segment: pages of a named window may be acquired from it.
+    /// The peer knows the last segment: pages of a named window may be acquired from it, those of
+    /// a granted one may come.
     pub(crate) fn acknowledge(&mut self) {
+        self.told_pages = self.pages;
         if self.mode == WindowMode::Named
             && let Some(last) = self.segments.get(self.named.segments())
         {
@@ -136,6 +142,9 @@ impl Landing {
     pub(crate) fn claim(&mut self, placement: Placement) -> Result<Buffer, Violation> {
         debug_assert_eq!(self.mode, WindowMode::Granted);
         let (page, pages) = (placement.page(), placement.pages());
+        if page >= self.told_pages {
+            return Err(Violation::Placement { page, pages });
+        }
         let segment = self.segment(page).ok_or(Violation::Placement { page, pages })?;
         let claimed = segment.window.claim(page - segment.first, pages);
         let buffer = claimed.map_err(|error| claim_violation(error, page, pages))?;

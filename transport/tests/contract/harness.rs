@@ -68,7 +68,10 @@ impl Side {
         let seen = &mut self.seen;
         let count = self.transport.poll(now(), 256, &mut |_, event| seen.push(keep(event)));
         let regions = &mut self.regions;
-        self.transport.regions(|event| regions.push(event));
+        self.transport.regions(|event| {
+            regions.push(event);
+            Ok(())
+        });
         self.transport.post(now());
         count
     }

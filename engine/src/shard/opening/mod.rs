@@ -152,7 +152,7 @@ impl Opening {
     /// The next command for the device.
     pub fn poll_submission(&mut self) -> Option<Submission> {
         self.fill();
-        self.commands.pop()
+        self.commands.pop(0)
     }
 
     /// Takes back a command that the device had no room for.
@@ -176,7 +176,7 @@ impl Opening {
     pub fn complete(&mut self, completion: Completion) {
         let Completion { tag, status, buffer, pages } = completion;
         drop(pages);
-        let Some(purpose) = self.commands.finish(tag) else { return };
+        let Some((purpose, _)) = self.commands.finish(tag) else { return };
         if self.result.is_some() {
             return;
         }

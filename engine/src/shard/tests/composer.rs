@@ -35,7 +35,7 @@ impl LogEntry {
 /// What a group did, in order, and in which batch.
 #[derive(Clone, Debug)]
 enum Act {
-    Append(LogEntry),
+    Append(Box<LogEntry>),
     Truncate(LogIndex),
     HardState(HardState),
 }
@@ -73,7 +73,7 @@ impl Composer {
     pub(super) fn create(recovered: Recovered, groups: u32) -> Composer {
         let Recovered { mut shard, groups: found, .. } = recovered;
         assert!(found.is_empty());
-        shard.finish_recovery([]).expect("nothing is used");
+        shard.finish_recovery([], &[]).expect("nothing is used");
         let chunk_blocks = shard.store().geometry().chunk_blocks;
         let mut composer =
             Composer { shard, groups: BTreeMap::new(), number: 0, chunks: 3, chunk_blocks };
@@ -139,7 +139,7 @@ impl Composer {
         let entry = LogEntry { record, extents };
         group.log.push(entry.clone());
         group.batches.insert(index, batch);
-        group.history.push((batch, Act::Append(entry)));
+        group.history.push((batch, Act::Append(Box::new(entry))));
         true
     }
 
@@ -260,7 +260,7 @@ impl Composer {
             index: *index,
             extents,
         });
-        shard.finish_recovery(live).expect("maps and records agree");
+        shard.finish_recovery(live, &[]).expect("maps and records agree");
         let composer = Composer { shard, groups, ..self };
         composer.check_payload(rig);
         composer
@@ -351,7 +351,10 @@ impl ModelGroup {
         let kept: Vec<LogEntry> = found
             .entries
             .iter()
-            .map(|entry| LogEntry { record: entry.record.bytes().to_vec(), extents: entry.extents })
+            .map(|entry| LogEntry {
+                record: entry.record.bytes().to_vec(),
+                extents: entry.extents.into_iter().collect(),
+            })
             .collect();
         for (at, entry) in kept.iter().enumerate() {
             let index = entry.index();
@@ -387,7 +390,7 @@ impl ModelGroup {
                 while log.last().is_some_and(|last| last.index() >= entry.index()) {
                     log.pop();
                 }
-                log.push(entry.clone());
+                log.push(LogEntry::clone(entry));
             }
             Act::Truncate(from) => log.retain(|old| old.index() < *from),
             Act::HardState(state) => *hard_state = *state,
