@@ -150,6 +150,27 @@ fn a_write_of_no_blocks_or_too_many() {
     rig.offends(&frame(&blocks(8)), None, "frame field crcs holds an impossible value");
 }
 
+/// The protocol counts offsets and lengths in blocks, so that the only way to say that a range is
+/// not whole blocks is to bring something else than a checksum for each.
+#[test]
+fn a_range_that_is_not_whole_blocks() {
+    let words = "frame field crcs holds an impossible value";
+    for tcp in [false, true] {
+        let mut rig = Rig::new(tcp);
+        let crcs = checksums(3, 7);
+        let range = BlockRange { first: 0, blocks: 2 };
+        for bytes in [1, 4, 6, 7, 9, 12] {
+            let write = Request { range, crcs: &crcs[..bytes], ..rig.request(RequestKind::Write) };
+            let pages = rig.raw(PeerKind::Client).pages(2, 7);
+            rig.offends(&frame(&write), Some(pages), words);
+        }
+        for kind in [RequestKind::Read, RequestKind::Discard, RequestKind::Delete] {
+            let request = Request { range, crcs: &crcs[..2], ..rig.request(kind) };
+            rig.offends(&frame(&request), None, words);
+        }
+    }
+}
+
 #[test]
 fn a_payload_of_another_length() {
     let mut rig = Rig::new(false);

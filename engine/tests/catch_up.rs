@@ -9,8 +9,8 @@ use culvert::ids::{
     BlockRange, ChunkId, CopysetId, LogIndex, ReplicaId, RequestNumber, SessionId, Term,
 };
 use culvert::wire::{
-    CatchUpHead, CatchUpKind, ChunkBlock, FRAME_BYTES_MAX, ReplyStatus, Request, RequestKind,
-    emit_catch_up,
+    CatchUpHead, CatchUpKind, ChunkBlock, FRAME_BYTES_MAX, PeerMessage, PeerMessageKind,
+    PeerMessagesWriter, ReplyStatus, Request, RequestKind, emit_catch_up,
 };
 use culvert_transport::PeerKind;
 use uuid::Uuid;
@@ -287,9 +287,34 @@ fn lead(rig: &mut Rig, node: usize, copyset: u32) {
     panic!("node {node} was never elected");
 }
 
-/// Frames of a catch-up that mean nothing, or nothing good: the node goes on, and comes back.
-#[test]
-fn hostile_frames_do_no_harm() {
+/// Makes a replica believe that another one leads its group, in a later term than the one there.
+fn claim_to_lead(rig: &mut Rig, raw: &mut Raw, (id, own, there): (u32, u64, u64)) {
+    let Some(status) = rig.copyset(0, id).filter(|status| status.leader != own) else { return };
+    let mut writer = PeerMessagesWriter::default();
+    writer.push(&PeerMessage {
+        kind: PeerMessageKind::Heartbeat,
+        reject: false,
+        copyset: CopysetId(id),
+        from: ReplicaId(own),
+        to: ReplicaId(there),
+        term: Term(status.term + 1),
+        log_term: Term(0),
+        index: LogIndex(0),
+        commit: LogIndex(0),
+        commit_term: Term(0),
+        reject_hint: LogIndex(0),
+        request_snapshot: LogIndex(0),
+        sent_ns: 0,
+        context: 0,
+    });
+    raw.try_send(writer.frame(), 0, 0);
+    raw.poll();
+    rig.turns(20);
+}
+
+/// Frames of a catch-up that mean nothing, or nothing good, from node 2, which is down, to node 0;
+/// with a claim to lead before each task, or without.
+fn send_hostile_frames(rig: &mut Rig, claims: bool) {
     const KINDS: [CatchUpKind; 8] = [
         CatchUpKind::Begin,
         CatchUpKind::List,
@@ -300,104 +325,176 @@ fn hostile_frames_do_no_harm() {
         CatchUpKind::Done,
         CatchUpKind::Abort,
     ];
+    let copysets: Vec<_> = rig
+        .local
+        .cluster()
+        .copysets()
+        .iter()
+        .map(|copyset| {
+            let cluster = rig.local.cluster();
+            let replica = |node| {
+                let at = copyset.replicas.iter().find(|r| cluster.endpoint_of(r).node == node);
+                at.expect("a replica on every node").id.0
+            };
+            (copyset.id.0, replica(2), replica(0))
+        })
+        .collect();
+    let mut node: Option<Raw> = None;
+    let (mut task, mut number) = (0, 0);
+    let sevens = crc32c::crc32c(&[7; BLOCK]);
+    let mut id = 1;
+    for _ in 0..6000 {
+        let lost = node.take_if(|node| node.closed.is_some()).is_some();
+        let raw = node.get_or_insert_with(|| rig.raw(0, PeerKind::Node, NODE_2));
+        if lost || rig.random.below(40) == 0 {
+            (task, number) = (task + 1, 0);
+        }
+        if number == 0 {
+            id = 1 + rig.random.below(3) as u32;
+            if claims {
+                claim_to_lead(rig, raw, copysets[id as usize - 1]);
+            }
+        }
+        let (_, own, there) = copysets[id as usize - 1];
+        let term = rig.copyset(0, id).map_or(1, |status| status.term);
+        let applied = rig.copyset(0, id).map_or(1, |status| status.applied);
+        number += 1;
+        let begins = number == 1;
+        // Mostly what goes deep: questions, chunks, lists.
+        let kind = if begins {
+            0
+        } else {
+            [1, 1, 3, 3, 3, 3, 3, 4, 5, 0, 2, 6, 7][rig.random.below(13) as usize]
+        };
+        let mut count = |most: u64| rig.random.below(most);
+        let sane = count(20) > 0;
+        let (first, last) =
+            if sane && kind == 3 { (true, true) } else { (count(2) == 0, count(2) == 0) };
+        let head = CatchUpHead {
+            kind: KINDS[kind],
+            first,
+            last,
+            copyset: CopysetId(id),
+            from: ReplicaId(own),
+            to: ReplicaId(there),
+            term: Term(term),
+            task,
+            number: if sane { number } else { count(9) },
+            index: LogIndex(applied + 10 * count(3)),
+            index_term: Term(term),
+            chunk: ChunkId(1 << 32 | count(20)),
+            birth: LogIndex(applied - 5 + count(4)),
+            applied: LogIndex(applied + count(3)),
+            since: LogIndex(if sane { 0 } else { count(1 << 40) }),
+            total: count(9000) as u32,
+        };
+        let mut items = count(6) as u16;
+        let bytes = match KINDS[kind] {
+            _ if !sane => count(300),
+            CatchUpKind::Manifest => u64::from(items) * 32,
+            CatchUpKind::Retain => u64::from(items) * 8,
+            CatchUpKind::State => count(3000),
+            _ => 0,
+        };
+        let mut body: Vec<u8> = (0..bytes).map(|byte| byte as u8).collect();
+        let mut pages = 0;
+        if kind == 0 && sane {
+            body = vec![0, 3];
+            [own, there, 77].iter().for_each(|id| body.extend_from_slice(&id.to_le_bytes()));
+            body.extend_from_slice(&[0, 0, 0]);
+        }
+        if kind == 3 {
+            pages = count(3) as u32;
+            items = pages as u16;
+            let crc = if sane { sevens } else { 0x5ca1_ab1e };
+            let blocks: Vec<_> = (0..pages)
+                .map(|at| ChunkBlock {
+                    block: (at * (1 + count(100) as u32)).into(),
+                    crc: crc.into(),
+                    index: (head.applied.0 - count(2)).into(),
+                    mapped: 1.into(),
+                })
+                .collect();
+            body = blocks.as_bytes().to_vec();
+        }
+        let mut out = [0; FRAME_BYTES_MAX];
+        let frame = emit_catch_up(&head, items, &body, &mut out);
+        raw.try_send(frame, pages, 7);
+        rig.turns(1);
+        raw.poll();
+    }
+}
+
+/// A rig whose node 2 is down, and leads nothing any more in the eyes of node 0.
+fn without_node_2(seed: u64) -> Rig {
+    let mut rig = Rig::new(false, seed, short_logs);
+    rig.churn(300);
+    rig.settle();
+    rig.local.kill(2);
+    rig.turn_until("the others lead", |rig| {
+        (1..=COPYSETS).all(|id| {
+            let leader = rig.leader_of(id).and_then(|node| rig.copyset(node, id));
+            let known = rig.copyset(0, id).expect("it runs").leader;
+            leader.is_some_and(|leader| leader.replica == known)
+        })
+    });
+    rig
+}
+
+/// The node goes on, and what it did is in its journal: a recovery does not mind it either.
+fn goes_on_and_comes_back(rig: &mut Rig, node: usize) {
+    rig.turns(2000);
+    in_service(rig, node);
+    rig.local.kill(node);
+    rig.reopen(node);
+    rig.turns(2000);
+    in_service(rig, node);
+}
+
+fn in_service(rig: &mut Rig, node: usize) {
+    let status = rig.status(node).expect("it runs");
+    assert!(status.shards.iter().all(|shard| shard.failure.is_empty()), "{status:?}");
+    assert_eq!(status.copysets.len(), COPYSETS as usize, "{status:?}");
+    assert!(status.copysets.iter().all(|copyset| copyset.role != "out of service"), "{status:?}");
+}
+
+/// From a node that does not lead: nothing of it is taken for true.
+#[test]
+fn hostile_frames_do_no_harm() {
     for seed in seeds() {
-        let mut rig = Rig::new(false, seed, short_logs);
+        let mut rig = without_node_2(seed);
+        send_hostile_frames(&mut rig, false);
+        goes_on_and_comes_back(&mut rig, 0);
+        rig.reopen(2);
         rig.churn(300);
         rig.settle();
-        let copysets: Vec<_> = (1..=COPYSETS)
-            .map(|id| {
-                let own = rig.copyset(2, id).expect("it runs").replica;
-                let there = rig.copyset(0, id).expect("it runs").replica;
-                (id, own, there)
-            })
-            .collect();
-        rig.local.kill(2);
-        let mut node: Option<Raw> = None;
-        let (mut task, mut number) = (0, 0);
-        let sevens = crc32c::crc32c(&[7; BLOCK]);
-        let mut id = 1;
-        for _ in 0..6000 {
-            let lost = node.take_if(|node| node.closed.is_some()).is_some();
-            let raw = node.get_or_insert_with(|| rig.raw(0, PeerKind::Node, NODE_2));
-            if lost || rig.random.below(40) == 0 {
-                (task, number) = (task + 1, 0);
-            }
-            if number == 0 {
-                id = 1 + rig.random.below(3) as u32;
-            }
-            let (_, own, there) = copysets[id as usize - 1];
-            let term = rig.copyset(0, id).map_or(1, |status| status.term);
-            let applied = rig.copyset(0, id).map_or(1, |status| status.applied);
-            number += 1;
-            let begins = number == 1;
-            // Mostly what goes deep: questions, chunks, lists.
-            let kind = if begins {
-                0
-            } else {
-                [1, 1, 3, 3, 3, 3, 3, 4, 5, 0, 2, 6, 7][rig.random.below(13) as usize]
-            };
-            let mut count = |most: u64| rig.random.below(most);
-            let sane = count(20) > 0;
-            let (first, last) =
-                if sane && kind == 3 { (true, true) } else { (count(2) == 0, count(2) == 0) };
-            let head = CatchUpHead {
-                kind: KINDS[kind],
-                first,
-                last,
-                copyset: CopysetId(id),
-                from: ReplicaId(own),
-                to: ReplicaId(there),
-                term: Term(term),
-                task,
-                number: if sane { number } else { count(9) },
-                index: LogIndex(applied + 10 * count(3)),
-                index_term: Term(term),
-                chunk: ChunkId(1 << 32 | count(20)),
-                birth: LogIndex(applied - 5 + count(4)),
-                applied: LogIndex(applied + count(3)),
-                since: LogIndex(if sane { 0 } else { count(1 << 40) }),
-                total: count(9000) as u32,
-            };
-            let mut items = count(6) as u16;
-            let bytes = match KINDS[kind] {
-                _ if !sane => count(300),
-                CatchUpKind::Manifest => u64::from(items) * 32,
-                CatchUpKind::Retain => u64::from(items) * 8,
-                CatchUpKind::State => count(3000),
-                _ => 0,
-            };
-            let mut body: Vec<u8> = (0..bytes).map(|byte| byte as u8).collect();
-            let mut pages = 0;
-            if kind == 0 && sane {
-                body = vec![0, 3];
-                [own, there, 77].iter().for_each(|id| body.extend_from_slice(&id.to_le_bytes()));
-                body.extend_from_slice(&[0, 0, 0]);
-            }
-            if kind == 3 {
-                pages = count(3) as u32;
-                items = pages as u16;
-                let crc = if sane { sevens } else { 0x5ca1_ab1e };
-                let blocks: Vec<_> = (0..pages)
-                    .map(|at| ChunkBlock {
-                        block: (at * (1 + count(100) as u32)).into(),
-                        crc: crc.into(),
-                        index: (head.applied.0 - count(2)).into(),
-                        mapped: 1.into(),
-                    })
-                    .collect();
-                body = blocks.as_bytes().to_vec();
-            }
-            let mut out = [0; FRAME_BYTES_MAX];
-            let frame = emit_catch_up(&head, items, &body, &mut out);
-            raw.try_send(frame, pages, 7);
-            rig.turns(1);
-            raw.poll();
-        }
-        rig.turns(2000);
-        // What it did is in the journal: a recovery does not mind it either.
+        rig.read_all();
+        rig.compare_stores();
+    }
+}
+
+/// From a node that says that it leads in a later term, which none but a leader should: its frames
+/// go deep, and what it installs counts for that one replica. The others are whole without it.
+#[test]
+fn frames_of_a_false_leader_harm_nobody_else() {
+    for seed in seeds() {
+        let mut rig = without_node_2(seed);
+        send_hostile_frames(&mut rig, true);
+        goes_on_and_comes_back(&mut rig, 0);
+        assert!(!rig.hold_the_same(0, 1), "nothing was taken in: the test shows nothing");
         rig.local.kill(0);
-        rig.reopen(0);
+        rig.reopen(2);
+        rig.churn(300);
+        rig.turn_until("both replicas are equal", |rig| {
+            (1..=COPYSETS).all(|id| {
+                let [one, two] = [1, 2].map(|node| rig.copyset(node, id).expect("it runs"));
+                one.last == one.applied && two.last == two.applied && one.last == two.last
+            })
+        });
+        rig.read_all();
+        // What is durable is on the devices when the last flush is.
         rig.turns(2000);
+        rig.compare_stores_of(&[1, 2]);
     }
 }
 

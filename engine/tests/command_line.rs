@@ -27,12 +27,16 @@ fn path_in(folder: &Path, name: &str) -> String {
 
 /// A node's configuration over an emulated device in `folder`.
 fn write_config(folder: &Path, extra: &str) -> String {
+    write_config_on(folder, &device_in(folder), extra)
+}
+
+fn write_config_on(folder: &Path, device: &str, extra: &str) -> String {
     let path = path_in(folder, "node.toml");
     let text = format!(
         "node = \"6f1c1f4e-9c0b-4c5e-8f5e-0d7a5c1f2b3a\"\ncluster_file = \"cluster.toml\"\n{extra}\n\
          [[reactors]]\ncore = 0\nlisten = [\"shm://{}\"]\n[[devices]]\nuri = \"{}\"\n",
         path_in(folder, "node.sock"),
-        device_in(folder)
+        device
     );
     std::fs::write(&path, text).expect("a scratch file");
     path
@@ -173,6 +177,168 @@ fn check_tells_a_clean_device_from_a_damaged_one() {
     let report: Value = serde_json::from_str(&printed).expect("JSON");
     assert_eq!(report["clean"], false);
     assert_eq!(report["report"]["findings"][0]["subject"]["kind"], "header", "{report}");
+}
+
+/// A server of its own, killed at the end.
+struct Server(Child);
+
+impl Server {
+    /// Formats a device, plans a cluster of one node on it, and starts the node. `None`, with a
+    /// message, where this machine has no such backend.
+    fn make(folder: &Path, device: &str) -> Option<Server> {
+        let output = culvert(&["format", device, "--chunk-size", "1MiB"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        if said.contains("io_uring is not available") || said.contains("O_DIRECT") {
+            eprintln!("skipped: {said}");
+            return None;
+        }
+        assert!(output.status.success(), "{said}");
+        let config = write_config_on(folder, device, "");
+        let cluster = path_in(folder, "cluster.toml");
+        let plan = ["cluster", "plan", &config, "--out", &cluster];
+        expect(0, &[&plan[..], &["--replicas", "1", "--copysets", "1"]].concat());
+        Some(Server::start(folder, &["--create-replicas"]))
+    }
+
+    /// Starts the node of a folder and waits until it serves.
+    fn start(folder: &Path, extra: &[&str]) -> Server {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
+        command.args(["serve", "--config", &path_in(folder, "node.toml")]).args(extra);
+        let mut child = command.stderr(Stdio::null()).spawn().expect("the binary runs");
+        let cluster = path_in(folder, "cluster.toml");
+        let since = Instant::now();
+        loop {
+            let status = culvert(&["status", "--cluster", &cluster, "--timeout", "0.2"]);
+            if status.status.success() {
+                return Server(child);
+            }
+            let ended = child.try_wait().expect("a child of ours");
+            let said = String::from_utf8_lossy(&status.stderr).into_owned();
+            assert!(ended.is_none(), "it ended: {ended:?}");
+            assert!(since.elapsed() < Duration::from_secs(20), "it does not serve: {said}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends it where it stands.
+    fn kill(mut self) {
+        self.0.kill().expect("a child of ours");
+        self.0.wait().expect("a child of ours");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ended_before = self.0.kill();
+        let _ended_before = self.0.wait();
+    }
+}
+
+/// What a file holds once nobody has written to it for a while.
+fn settled(file: &Path) -> Vec<u8> {
+    let mut bytes = std::fs::read(file).expect("the device's file");
+    for _ in 0..100 {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = std::fs::read(file).expect("the device's file");
+        if now == bytes {
+            return bytes;
+        }
+        bytes = now;
+    }
+    panic!("an idle server goes on writing");
+}
+
+/// Nothing that another process does to a live node's device is done, not even in part.
+#[test]
+fn the_device_of_a_live_node_is_left_alone() {
+    let memory = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+    let disk = tempfile::tempdir().expect("a scratch folder");
+    let file = |folder: &tempfile::TempDir| path_in(folder.path(), "device");
+    let emulated = format!("emulated:64MiB?file={}", file(&memory));
+    let uring = format!("uring:{}?size=64MiB", file(&disk));
+    for (folder, device) in [(&memory, emulated), (&disk, uring)] {
+        let Some(server) = Server::make(folder.path(), &device) else { continue };
+        let before = settled(Path::new(&file(folder)));
+        let config = path_in(folder.path(), "node.toml");
+        let plan = path_in(folder.path(), "other.toml");
+        for arguments in [
+            &["serve", "--config", &config][..],
+            &["format", &device, "--force"],
+            &["check", "--device", &device],
+            &["cluster", "plan", &config, "--out", &plan],
+            &["bench", "--device", &device.replace("device", "devic{n}"), "--replicas", "1"],
+        ] {
+            if arguments[0] == "bench" {
+                // Its node 0 is given a name of the same device.
+                let other = path_in(folder.path(), "devic0");
+                std::fs::hard_link(file(folder), other).expect("a second name");
+            }
+            let force: &[&str] =
+                if arguments[0] == "bench" { &["--force", "--volume-size", "8MiB"] } else { &[] };
+            let (_, said) = expect(3, &[arguments, force].concat());
+            let holder = format!("in use by process {}", server.0.id());
+            assert!(said.contains(&holder) && said.contains(&device[..8]), "{said}");
+            assert!(said.contains("is this node already running?"), "{said}");
+        }
+        assert!(std::fs::read(file(folder)).expect("its file") == before, "{device}");
+        server.kill();
+        // At once: what was killed holds nothing.
+        let again = Server::start(folder.path(), &[]);
+        again.kill();
+        expect(0, &["check", "--device", &device]);
+    }
+}
+
+/// An address that is taken is found before recovery writes, and said once.
+#[test]
+fn an_address_that_is_taken_costs_nothing() {
+    let first = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+    let second = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+    let _server = Server::make(first.path(), &device_in(first.path())).expect("it is emulated");
+    Server::make(second.path(), &device_in(second.path())).expect("it is emulated").kill();
+    let device = Path::new(&path_in(second.path(), "device")).to_owned();
+    let before = std::fs::read(&device).expect("its file");
+
+    let config = path_in(second.path(), "node.toml");
+    let text = std::fs::read_to_string(&config).expect("its file");
+    let theirs = path_in(first.path(), "node.sock");
+    let text = text.replace(&path_in(second.path(), "node.sock"), &theirs);
+    std::fs::write(&config, text).expect("its file");
+    let (_, said) = expect(3, &["serve", "--config", &config]);
+    assert!(said.contains("cannot listen on") && said.contains(&theirs), "{said}");
+    assert!(said.contains("is this node already running?"), "{said}");
+    assert_eq!(said.matches("the address is in use").count(), 1, "{said}");
+    assert!(std::fs::read(&device).expect("its file") == before, "nothing was written");
+}
+
+/// As `culvert check ... | head -0`.
+#[test]
+fn a_reader_that_goes_away_ends_a_command_quietly() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let device = device_in(folder.path());
+    expect(0, &["format", &device, "--chunk-size", "1MiB"]);
+    let config = write_config(folder.path(), "");
+    let cluster = path_in(folder.path(), "cluster.toml");
+    expect(
+        0,
+        &["cluster", "plan", &config, "--out", &cluster, "--replicas", "1", "--copysets", "1"],
+    );
+    for arguments in [
+        &["check", "--device", &device][..],
+        &["format", &device, "--force"],
+        &["serve", "--config", &config, "--print-config"],
+        &["volume", "create", "disk", "--size", "1MiB", "--cluster", &cluster],
+        &["volume", "list", "--cluster", &cluster],
+        &["status", "--cluster", &cluster, "--timeout", "0.1"],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
+        let output = command.args(arguments).stdout(writer).output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(141), "{arguments:?}: {said}");
+        assert_eq!(said, "", "{arguments:?}");
+    }
 }
 
 #[test]

@@ -229,9 +229,12 @@ fn a_device_that_takes_no_more_memory() {
     let mut load = Load::new(client(&rig.cluster, 1, options(Transports::Any)), VOLUME, 8, 1);
     load.write(0, 8);
     load.settle(|| rig.node.turn());
+    let address = Address::Shm(folder.path().join("node.sock"));
+    let mut growing = Raw::connect(&address, PeerKind::Client, NOBODY, &mut || rig.node.turn());
     // Only one of the two refuses: the other must forget what it has taken.
     rig.orders[1].refuses_memory.set(true);
-    let address = Address::Shm(folder.path().join("node.sock"));
+    assert!(!growing.wish_for(32), "a window begins with less");
+    assert_eq!(growing.closing(&mut || rig.node.turn()), CloseReason::PeerClosed);
     let mut raw = Raw::dial(&address, PeerKind::Client, NOBODY);
     let reason = raw.closing(&mut || rig.node.turn());
     assert!(matches!(reason, CloseReason::RefusedByPeer(_)), "{reason}");

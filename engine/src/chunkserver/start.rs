@@ -60,7 +60,7 @@ pub enum StartError {
     #[error("the reactor's pool is too small; raise pool_bytes")]
     Pool,
     /// Maps and records contradict each other.
-    #[error("shard {shard}: {source}; run `culvert check` on the device")]
+    #[error("shard {shard} contradicts itself; run `culvert check` on the device")]
     Space {
         /// Position of the shard.
         shard: usize,

@@ -7,12 +7,13 @@ use clap::Args;
 use culvert::config::ByteSize;
 use culvert::device::{DeviceHeader, FormatError, FormatOptions, LayoutOptions, format};
 use culvert::ids::BLOCK_SIZE;
+use culvert_nvme::Access;
 use serde_json::{Value, json};
 
 use super::connect::mint_uuid;
 use super::device::open_device;
 use super::exit::{Outcome, Refuse, refuse};
-use super::terminal::Paint;
+use super::terminal::{Paint, say};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,7 +23,8 @@ Examples:
   culvert format uring:/dev/nvme0n1 uring:/dev/nvme1n1 --json
 
 A device that is Culvert's already, or whose first 128KiB are not all zeroes (a filesystem, a
-partition table), is refused (exit code 3) unless --force is given.";
+partition table), is refused (exit code 3) unless --force is given. A device that somebody uses is
+refused always.";
 
 /// Formats devices: mints their names and lays out journal, checkpoints and data
 ///
@@ -72,9 +74,9 @@ pub fn run(arguments: &FormatArgs) -> Outcome {
     for uri in &arguments.devices {
         let header = format_device(uri, layout, arguments.force)?;
         if arguments.json {
-            println!("{}", device_json(uri, &header));
+            say!("{}", device_json(uri, &header));
         } else {
-            println!("{}", device_line(uri, &header, paint));
+            say!("{}", device_line(uri, &header, paint));
         }
     }
     Ok(())
@@ -82,7 +84,7 @@ pub fn run(arguments: &FormatArgs) -> Outcome {
 
 /// Formats one device.
 pub fn format_device(uri: &str, layout: LayoutOptions, force: bool) -> Outcome<DeviceHeader> {
-    let mut device = open_device(uri, ByteSize::mib(2))?;
+    let mut device = open_device(uri, Access::Exclusive, ByteSize::mib(2))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let options =
         FormatOptions { uuid: mint_uuid()?, now_ns: now.as_nanos() as u64, layout, force };

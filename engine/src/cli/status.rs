@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::connect::{CliClient, ClusterArgs, ConnectArgs};
 use super::exit::{Code, Failure, Outcome};
-use super::terminal::Paint;
+use super::terminal::{Paint, print, say};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -147,11 +147,11 @@ pub fn run(arguments: &StatusArgs) -> Outcome {
     let mut client = arguments.connect.connect(cluster.clone(), PATIENCE)?;
     let status = fetch(&mut client);
     if arguments.json {
-        println!("{}", to_json(&cluster, &status));
+        say!("{}", to_json(&cluster, &status));
     } else {
-        print!("{}", render(&cluster, &status, Paint::of_stdout()));
+        print(format_args!("{}", render(&cluster, &status, Paint::of_stdout())))?;
         if arguments.stages {
-            print!("{}", render_stages(&status, Paint::of_stdout()));
+            print(format_args!("{}", render_stages(&status, Paint::of_stdout())))?;
         }
     }
     match complaints(&cluster, &status) {

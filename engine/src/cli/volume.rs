@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::connect::{ClusterArgs, ConnectArgs};
 use super::exit::{Outcome, Refuse, refuse};
-use super::terminal::Paint;
+use super::terminal::{Paint, say};
 use super::transfer::{ExportArgs, ImportArgs, run_export, run_import};
 
 const CREATE_EXAMPLES: &str = "\
@@ -152,9 +152,9 @@ fn create(arguments: &CreateArgs) -> Outcome {
     let volume = cluster.create_volume(&arguments.name, size, &options).refuse()?.clone();
     cluster.save(&arguments.cluster.cluster)?;
     if arguments.json {
-        println!("{}", volume_json(&cluster, &volume));
+        say!("{}", volume_json(&cluster, &volume));
     } else {
-        println!(
+        say!(
             "{}: {} over {} copysets, number {}",
             volume.name,
             arguments.size,
@@ -193,7 +193,7 @@ fn discard(arguments: &DiscardArgs) -> Outcome {
     client.delete(volume, sets_begin, sets_end - sets_begin)?;
     client.discard(volume, sets_end, end - sets_end)?;
     client.close();
-    println!("{length} bytes discarded");
+    say!("{length} bytes discarded");
     Ok(())
 }
 
@@ -209,7 +209,7 @@ fn fence(arguments: &FenceArgs) -> Outcome {
     let volume = client.client_mut().open_volume(&arguments.name).refuse()?;
     client.fence(volume, Epoch(epoch))?;
     client.close();
-    println!("{} copysets let in clients from epoch {epoch} on", volume.copysets());
+    say!("{} copysets let in clients from epoch {epoch} on", volume.copysets());
     Ok(())
 }
 
@@ -217,18 +217,18 @@ fn list(arguments: &ListArgs) -> Outcome {
     let cluster = arguments.cluster.load()?;
     if arguments.json {
         let volumes = cluster.volumes().iter().map(|volume| volume_json(&cluster, volume));
-        println!("{}", Value::Array(volumes.collect()));
+        say!("{}", Value::Array(volumes.collect()));
         return Ok(());
     }
     let paint = Paint::of_stdout();
     let width = cluster.volumes().iter().map(|volume| volume.name.len()).max().unwrap_or(0).max(6);
     let heading =
         format!("{:width$} {:>6} {:>10} {:>8}  copysets", "volume", "number", "size", "stripe");
-    println!("{}", paint.strong(&heading));
+    say!("{}", paint.strong(&heading));
     for volume in cluster.volumes() {
         let stripe = ByteSize(u64::from(volume.stripe_blocks) * BLOCK_SIZE as u64);
         let copysets: Vec<String> = volume.copysets.iter().map(ToString::to_string).collect();
-        println!(
+        say!(
             "{:width$} {:>6} {:>10} {:>8}  {}",
             volume.name,
             volume.id,

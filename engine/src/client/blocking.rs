@@ -20,6 +20,12 @@ pub enum BlockingError {
     /// The operation was not possible.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// Caller: the bytes are not whole blocks. Nothing was written or read.
+    #[error("{bytes} bytes are not whole blocks of {BLOCK_SIZE} bytes")]
+    Unaligned {
+        /// Bytes handed in.
+        bytes: usize,
+    },
     /// The pool has no pages for the caller's bytes.
     #[error("the pool has no free pages")]
     NoPages,
@@ -86,17 +92,13 @@ impl<N: Network> BlockingClient<N> {
     /// # Errors
     ///
     /// As [`BlockingError`] says. What is longer than 1 MiB may have been written in part.
-    ///
-    /// # Panics
-    ///
-    /// If they are not whole blocks.
     pub fn write_bytes(
         &mut self,
         volume: VolumeHandle,
         offset_blocks: u64,
         bytes: &[u8],
     ) -> Result<(), BlockingError> {
-        assert!(bytes.len().is_multiple_of(BLOCK_SIZE), "whole blocks");
+        check_alignment(bytes)?;
         let (mut at, mut left) = (offset_blocks, bytes);
         while !left.is_empty() {
             let blocks = (left.len() / BLOCK_SIZE).min(SUBMISSION_BLOCKS_MAX as usize) as u32;
@@ -118,17 +120,13 @@ impl<N: Network> BlockingClient<N> {
     /// # Errors
     ///
     /// As [`BlockingError`] says; the bytes are undefined then.
-    ///
-    /// # Panics
-    ///
-    /// If they are not whole blocks.
     pub fn read_bytes(
         &mut self,
         volume: VolumeHandle,
         offset_blocks: u64,
         bytes: &mut [u8],
     ) -> Result<(), BlockingError> {
-        assert!(bytes.len().is_multiple_of(BLOCK_SIZE), "whole blocks");
+        check_alignment(bytes)?;
         let mut at = offset_blocks;
         for piece in bytes.chunks_mut(SUBMISSION_BLOCKS_MAX as usize * BLOCK_SIZE) {
             let blocks = (piece.len() / BLOCK_SIZE) as u32;
@@ -219,4 +217,9 @@ impl<N: Network> BlockingClient<N> {
         self.client.wait(&self.clock, &mut handler);
         Ok(result?)
     }
+}
+
+fn check_alignment(bytes: &[u8]) -> Result<(), BlockingError> {
+    let whole = bytes.len().is_multiple_of(BLOCK_SIZE);
+    if whole { Ok(()) } else { Err(BlockingError::Unaligned { bytes: bytes.len() }) }
 }

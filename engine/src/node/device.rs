@@ -1,7 +1,7 @@
-//! Devices at start: open, identify, recover the shards that this reactor runs.
+//! Devices at start: claim, open, identify, recover the shards that a reactor runs.
 
 use culvert_memory::Pool;
-use culvert_nvme::{AnyQueuePair, DeviceUri, OpenOptions, QueuePair, open};
+use culvert_nvme::{Access, AnyQueuePair, DeviceClaim, OpenOptions, QueuePair, open_claimed};
 
 use super::NodeError;
 use crate::chunkserver::{ReplicaPlan, ShardPlan, journal_write_bytes_min};
@@ -22,8 +22,34 @@ const RING_BATCHES_MIN: u64 = 16;
 // The smallest ring still has batches that hold the longest item.
 const _: () = assert!(RING_BYTES_MIN / RING_BATCHES_MIN >= 16 * BLOCK_SIZE as u64);
 
+/// The devices of a node, claimed for it: nobody else opens them while this or a reactor that was
+/// opened with it lives. Clones share the claim, and may go to other threads.
+#[derive(Clone, Debug)]
+pub struct ClaimedDevices(Vec<DeviceClaim>);
+
+impl ClaimedDevices {
+    /// Claims all devices of a configuration, before anything is read or written.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Open`] names the device that is in use, by whom if that is known, or is not
+    /// there.
+    pub fn take(config: &NodeConfig) -> Result<ClaimedDevices, NodeError> {
+        let claims = config.devices.iter().map(|device| {
+            let uri = device.uri.parse();
+            let uri = uri.map_err(|source| NodeError::Uri { uri: device.uri.clone(), source })?;
+            DeviceClaim::take(&uri, Access::Exclusive).map_err(|source| NodeError::Open {
+                uri: device.uri.clone(),
+                source: source.into(),
+            })
+        });
+        Ok(ClaimedDevices(claims.collect::<Result<_, _>>()?))
+    }
+}
+
 /// Opens all devices, and of each the shards that reactor `number` runs.
 pub(super) fn open_all<D: QueuePair>(
+    claims: &ClaimedDevices,
     config: &NodeConfig,
     cluster: &Cluster,
     number: usize,
@@ -33,8 +59,9 @@ pub(super) fn open_all<D: QueuePair>(
 ) -> Result<(Vec<Device<D>>, Vec<ShardPlan>), NodeError> {
     let mut devices = Vec::new();
     let mut plans = Vec::new();
-    for device in &config.devices {
-        let mut queue_pair = wrap(device, open_queue_pair(device, config, number, pool)?);
+    assert_eq!(claims.0.len(), config.devices.len(), "the claims are of this configuration");
+    for (claim, device) in claims.0.iter().zip(&config.devices) {
+        let mut queue_pair = wrap(device, open_queue_pair(claim, device, config, number, pool)?);
         let header = device::read_header(&mut queue_pair, pool)
             .map_err(|source| NodeError::Header { uri: device.uri.clone(), source })?;
         check_listed(device, config, cluster, &header)?;
@@ -62,18 +89,17 @@ pub(super) fn open_all<D: QueuePair>(
 }
 
 fn open_queue_pair(
+    claim: &DeviceClaim,
     device: &DeviceConfig,
     config: &NodeConfig,
     number: usize,
     pool: &Pool,
 ) -> Result<AnyQueuePair, NodeError> {
-    let uri: DeviceUri =
-        device.uri.parse().map_err(|source| NodeError::Uri { uri: device.uri.clone(), source })?;
     // The check of the configuration has seen that a device takes so many.
     let pool_regions = config.reactors[number].pool_regions_max().max(pool.regions().len() as u64);
     let regions_max = (config.transport.regions_max() + pool_regions) as u32;
     let options = OpenOptions { depth: device.depth_max, regions_max };
-    let mut queue_pair = open(&uri, &options)
+    let mut queue_pair = open_claimed(claim, &options)
         .map_err(|source| NodeError::Open { uri: device.uri.clone(), source: source.into() })?;
     for region in pool.regions() {
         queue_pair

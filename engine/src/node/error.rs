@@ -1,4 +1,7 @@
 //! Why a node does not start.
+//!
+//! A message does not repeat its cause, which is its `source`: whoever shows an error shows the
+//! chain, as `anyhow` does with `{:#}`.
 
 use culvert_memory::MappingError;
 use culvert_nvme::{OpenError, RegisterError, UriError};
@@ -24,7 +27,7 @@ pub enum NodeError {
         node: Uuid,
     },
     /// No memory for a reactor's pool.
-    #[error("reactor {reactor}: no memory for its pool: {source}")]
+    #[error("reactor {reactor}: no memory for its pool")]
     Pool {
         /// Which reactor.
         reactor: usize,
@@ -32,7 +35,7 @@ pub enum NodeError {
         source: MappingError,
     },
     /// A device URI is none.
-    #[error("device {uri}: {source}")]
+    #[error("device {uri}")]
     Uri {
         /// As configured.
         uri: String,
@@ -40,7 +43,7 @@ pub enum NodeError {
         source: UriError,
     },
     /// A device cannot be opened.
-    #[error("device {uri}: {source}")]
+    #[error("device {uri}")]
     Open {
         /// Which.
         uri: String,
@@ -48,7 +51,7 @@ pub enum NodeError {
         source: Box<OpenError>,
     },
     /// A device cannot use the pool's memory.
-    #[error("device {uri}: pool not registered: {source}")]
+    #[error("device {uri}: pool not registered")]
     Register {
         /// Which.
         uri: String,
@@ -56,7 +59,7 @@ pub enum NodeError {
         source: RegisterError,
     },
     /// A device carries no valid header.
-    #[error("device {uri}: {source}")]
+    #[error("device {uri}")]
     Header {
         /// Which.
         uri: String,
@@ -88,7 +91,7 @@ pub enum NodeError {
         cluster_blocks: u32,
     },
     /// A shard cannot be opened.
-    #[error("device {uri} shard {shard}: {source}")]
+    #[error("device {uri} shard {shard}")]
     Shard {
         /// Which device.
         uri: String,
@@ -154,10 +157,10 @@ pub enum NodeError {
     #[error(transparent)]
     Start(#[from] StartError),
     /// Transport options.
-    #[error("transport: {0}")]
+    #[error("transport")]
     Transport(#[from] OptionsError),
     /// An address is none.
-    #[error("listen address {text}: {source}")]
+    #[error("listen address {text}")]
     Address {
         /// As configured.
         text: String,
@@ -165,7 +168,7 @@ pub enum NodeError {
         source: AddressError,
     },
     /// An address is taken.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Listen {
         /// Which.
         address: Address,
@@ -173,7 +176,7 @@ pub enum NodeError {
         source: ListenError,
     },
     /// A reactor's thread could not be made or pinned.
-    #[error("reactor {reactor}: its thread could not be started: {source}")]
+    #[error("reactor {reactor}: its thread could not be started")]
     Thread {
         /// Which reactor.
         reactor: usize,

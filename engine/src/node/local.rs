@@ -46,7 +46,7 @@ pub enum LocalError {
     #[error(transparent)]
     Node(#[from] NodeError),
     /// A device cannot be formatted.
-    #[error("formatting {uri}: {source}")]
+    #[error("formatting {uri}")]
     Format {
         /// Which.
         uri: String,

@@ -15,6 +15,7 @@ use culvert_nvme::{AnyQueuePair, QueuePair};
 use culvert_transport::{Identity, PeerKind, Transport, TransportOptions};
 
 pub use clock::SystemClock;
+pub use device::ClaimedDevices;
 pub use error::NodeError;
 pub use local::{LocalCluster, LocalError, LocalOptions};
 pub use serve::{Stop, serve};
@@ -46,6 +47,9 @@ impl NodeReactor {
     /// Opens the devices' shards that this reactor runs, starts their replicas and listens.
     /// `create_replicas`: whether listed replicas that a device does not hold are to be created.
     ///
+    /// The devices are claimed for this reactor alone, so this is for nodes of one reactor; where
+    /// there are more, claim once and use [`NodeReactor::open_claimed`].
+    ///
     /// # Errors
     ///
     /// [`NodeError`] says which device, address or capacity is at fault and how to mend it.
@@ -55,7 +59,28 @@ impl NodeReactor {
         number: usize,
         create_replicas: bool,
     ) -> Result<NodeReactor, NodeError> {
-        Self::open_with(config, cluster, number, create_replicas, |_, queue_pair| queue_pair)
+        let claims = ClaimedDevices::take(config)?;
+        Self::open_claimed(&claims, config, cluster, number, create_replicas)
+    }
+
+    /// As [`NodeReactor::open`], on devices that were claimed for all reactors of the node.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError`], likewise.
+    ///
+    /// # Panics
+    ///
+    /// When the claims are those of another configuration.
+    pub fn open_claimed(
+        claims: &ClaimedDevices,
+        config: &NodeConfig,
+        cluster: &Cluster,
+        number: usize,
+        create_replicas: bool,
+    ) -> Result<NodeReactor, NodeError> {
+        let place = (config, cluster, number);
+        Self::open_wrapped(claims, place, create_replicas, |_, queue_pair| queue_pair)
     }
 }
 
@@ -73,6 +98,16 @@ impl<D: QueuePair> NodeReactor<D> {
         create_replicas: bool,
         wrap: impl FnMut(&DeviceConfig, AnyQueuePair) -> D,
     ) -> Result<NodeReactor<D>, NodeError> {
+        let claims = ClaimedDevices::take(config)?;
+        Self::open_wrapped(&claims, (config, cluster, number), create_replicas, wrap)
+    }
+
+    fn open_wrapped(
+        claims: &ClaimedDevices,
+        (config, cluster, number): (&NodeConfig, &Cluster, usize),
+        create_replicas: bool,
+        wrap: impl FnMut(&DeviceConfig, AnyQueuePair) -> D,
+    ) -> Result<NodeReactor<D>, NodeError> {
         let mut clock = SystemClock;
         let now_ns = clock.now_ns();
         let node = cluster
@@ -83,21 +118,28 @@ impl<D: QueuePair> NodeReactor<D> {
         device::check_batch_bytes(config, cluster)?;
         let own = EndpointIndex { node, reactor: number };
         let pool = open_pool(config, number)?;
+        // An address that is taken is found before recovery writes; connections are refused until
+        // there is somebody to serve them.
+        let (mut transport, listening) = open_transport(config, cluster, own, pool.clone())?;
         let endpoints = peers_of(cluster, own);
         let (devices, mut plans) =
-            device::open_all(config, cluster, number, &pool, create_replicas, wrap)?;
+            device::open_all(claims, config, cluster, number, &pool, create_replicas, wrap)?;
         for plan in &mut plans {
             place_replicas(&mut plan.replicas, cluster, own, &endpoints);
         }
         let chunkserver = Chunkserver::start(
             chunkserver_options(config, cluster),
-            pool.clone(),
+            pool,
             (config.node, number as u32),
             endpoints,
             plans,
             now_ns,
         )?;
-        let (transport, listening) = open_transport(config, cluster, own, pool)?;
+        for address in &listening {
+            transport
+                .listen(address)
+                .map_err(|source| NodeError::Listen { address: address.clone(), source })?;
+        }
         let budget =
             TurnBudget { events: config.turn.events_max, completions: config.turn.completions_max };
         let idle = IdleOptions {
@@ -215,6 +257,7 @@ fn chunkserver_options(config: &NodeConfig, cluster: &Cluster) -> ChunkserverOpt
     }
 }
 
+/// A transport bound to its addresses, where it does not listen yet.
 fn open_transport(
     config: &NodeConfig,
     cluster: &Cluster,
@@ -253,7 +296,7 @@ fn open_transport(
     };
     for address in addresses {
         let bound = transport
-            .listen(&address)
+            .bind(&address)
             .map_err(|source| NodeError::Listen { address: address.clone(), source })?;
         listening.push(bound);
     }

@@ -105,8 +105,8 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
         let now_ns = clock.now_ns();
         self.chunkserver.begin(now_ns);
         self.chunkserver.set_drivers(self.driver_counters());
-        let events = self.poll_network(now_ns);
         self.register_windows();
+        let events = self.poll_network(now_ns);
         let completions = self.poll_devices(now_ns);
         let now_ns = clock.now_ns();
         let worked = self.chunkserver.has_work();

@@ -98,7 +98,13 @@ pub enum FrameError {
     Field(&'static str),
     /// A record inside the frame is bad.
     #[error("frame carries a bad record: {0}")]
-    Record(#[from] crate::record::RecordError),
+    Record(crate::record::RecordError),
+}
+
+impl From<crate::record::RecordError> for FrameError {
+    fn from(error: crate::record::RecordError) -> FrameError {
+        FrameError::Record(error)
+    }
 }
 
 /// Splits a delivered frame into its kind, item count and body.

@@ -1,3 +1,5 @@
+mod bytes;
+
 use super::*;
 use crate::ids::{
     BlockRange, ChunkId, CopysetId, Epoch, LogIndex, ReplicaId, RequestNumber, SessionId, Term,

@@ -30,6 +30,8 @@ use undo_log::Taken;
 const KILLS: u64 = 50;
 const SEED: u64 = 0x0c01_fe17;
 const DEPTH: usize = 24;
+/// Writes and discards without an answer at every kill, at least.
+const IN_FLIGHT_MIN: usize = DEPTH / 4;
 
 /// How long one operation may take, deaths and elections included.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,16 +50,22 @@ struct Crash {
     load: Load,
     random: Random,
     taken: Taken,
+    /// Moments at which one server or several were killed.
     kills: u64,
     /// The longest that an operation was seen to wait.
     waited: Duration,
+    /// Servers that were.
+    killed: u64,
+    /// Writes and discards that were in flight at kills.
+    in_flight: u64,
 }
 
 impl Crash {
-    fn start(files: &Path, folder: &Path, seed: u64) -> Crash {
+    fn start(files: &Path, folder: &Path, seed: u64, tcp: bool) -> Crash {
         let paths: Vec<_> = (0..3).map(|n| files.join(format!("device-{n}"))).collect();
         let sized = paths.iter().map(|path| format!("uring:{}?size=96MiB", path.display()));
         let wishes = Wishes {
+            tcp,
             adjust: |config| {
                 let (path, _) = config.devices[0].uri.split_once('?').expect("with its size");
                 config.devices[0].uri = path.to_owned();
@@ -84,21 +92,44 @@ impl Crash {
         };
         let load = Load::new(client(&plan.cluster, seed, options), VOLUME, DEPTH, seed);
         let random = Random::new(seed);
-        Crash { servers, load, random, taken: Taken::default(), kills: 0, waited: Duration::ZERO }
+        Crash {
+            servers,
+            load,
+            random,
+            taken: Taken::default(),
+            kills: 0,
+            waited: Duration::ZERO,
+            killed: 0,
+            in_flight: 0,
+        }
     }
 
     /// Lets the load run until so many more operations are acknowledged.
     fn run(&mut self, operations: u64) {
         let goal = self.load.operations() + operations;
         while self.load.operations() < goal {
-            if !self.load.turn() {
-                std::thread::yield_now();
-            }
-            let waited = self.load.longest_wait();
-            self.waited = self.waited.max(waited);
-            if waited > PATIENCE {
-                self.give_up();
-            }
+            self.turn();
+        }
+    }
+
+    fn turn(&mut self) {
+        if !self.load.turn() {
+            std::thread::yield_now();
+        }
+        let waited = self.load.longest_wait();
+        self.waited = self.waited.max(waited);
+        if waited > PATIENCE {
+            self.give_up();
+        }
+    }
+
+    /// Lets the load run up to a moment at which a change was acknowledged just now and others are
+    /// on their way: whoever is killed next is killed at work.
+    fn run_into_the_middle(&mut self, operations: u64) {
+        self.run(operations);
+        let acknowledged = self.load.changes();
+        while self.load.changes() == acknowledged || self.load.changes_in_flight() < IN_FLIGHT_MIN {
+            self.turn();
         }
     }
 
@@ -112,11 +143,16 @@ impl Crash {
         panic!("the load stands still:\n{}", known.join("\n"));
     }
 
-    /// Kills servers, lets their devices lose what they may, and starts them again.
+    /// Kills servers under load, lets their devices lose what they may, and starts them again.
     fn kill(&mut self, victims: &[usize]) {
         for victim in victims {
             self.servers[*victim].assert_runs();
         }
+        // The load is not polled from here on: this is what the dying servers leave unanswered.
+        let in_flight = self.load.changes_in_flight();
+        assert!(in_flight >= IN_FLIGHT_MIN, "{in_flight} changes in flight: no load to be killed");
+        assert!(self.load.longest_wait() > Duration::ZERO);
+        self.in_flight += in_flight as u64;
         for victim in victims {
             self.servers[*victim].kill().expect("a child of ours");
         }
@@ -129,7 +165,8 @@ impl Crash {
         for victim in victims {
             self.servers[*victim].start(false).expect("a process");
         }
-        self.kills += victims.len() as u64;
+        self.kills += 1;
+        self.killed += victims.len() as u64;
     }
 
     /// Who dies next: one, all, or two one after another.
@@ -151,32 +188,40 @@ fn what_was_acknowledged_survives_kills_and_lost_writes() {
     // Direct I/O needs a file system with a disk below it; sockets and logs do not.
     let files = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
     let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
-    let mut crash = Crash::start(files.path(), folder.path(), seed);
+    let mut crash = Crash::start(files.path(), folder.path(), seed, false);
     crash.run(200);
     while crash.kills < kills {
+        let operations = 50 + crash.random.below(200);
+        crash.run_into_the_middle(operations);
         let victims = crash.victims();
         crash.kill(&victims);
-        let operations = 50 + crash.random.below(300);
+        // Some die again before the others have heard that they are back.
+        let operations = crash.random.below(200);
         crash.run(operations);
-        crash.load.read_all(|| false);
+        if crash.random.below(4) > 0 {
+            crash.load.read_all(|| false);
+        }
     }
+    crash.load.read_all(|| false);
     crash.servers.iter_mut().for_each(Server::assert_runs);
-    println!("{} kills, {:?}, unflushed: {:?}", crash.kills, crash.load.done, crash.taken);
+    let Crash { kills, killed, in_flight, load, taken, .. } = &crash;
+    println!("{kills} kills of {killed} servers, {in_flight} changes in flight");
+    println!("{:?}, unflushed: {taken:?}", load.done);
     assert!(crash.taken.lost > 0, "no kill found anything unflushed: the test shows nothing");
     assert!(crash.taken.torn > 0, "nothing was torn: the test shows nothing");
 }
 
 /// SIGSTOP: the process is there, its connections are open, and it does nothing. An election takes
 /// half a second, and the client notices soon afterwards, long before its attempts time out.
-#[test]
-fn a_process_that_is_stopped_stops_nobody() {
+fn a_process_that_is_stopped_stops_nobody(tcp: bool) {
     let seed = number_from("CULVERT_CRASH_SEED", SEED);
     println!("CULVERT_CRASH_SEED={seed}");
     let files = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
     let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
-    let mut crash = Crash::start(files.path(), folder.path(), seed);
+    let mut crash = Crash::start(files.path(), folder.path(), seed, tcp);
     crash.run(200);
     for stopped in 0..3 {
+        crash.run_into_the_middle(50);
         crash.waited = Duration::ZERO;
         crash.servers[stopped].signal(Signal::STOP);
         // Each of them led something: that takes an election, and then nothing waits for it.
@@ -190,4 +235,14 @@ fn a_process_that_is_stopped_stops_nobody() {
     }
     crash.load.read_all(|| false);
     crash.servers.iter_mut().for_each(Server::assert_runs);
+}
+
+#[test]
+fn a_process_that_is_stopped_stops_nobody_over_shared_memory() {
+    a_process_that_is_stopped_stops_nobody(false);
+}
+
+#[test]
+fn a_process_that_is_stopped_stops_nobody_over_tcp() {
+    a_process_that_is_stopped_stops_nobody(true);
 }

@@ -89,6 +89,17 @@ impl Load {
         self.done.writes + self.done.reads + self.done.discards
     }
 
+    /// Acknowledged writes and discards.
+    pub fn changes(&self) -> u64 {
+        self.done.writes + self.done.discards
+    }
+
+    /// Writes and discards that have no answer yet.
+    pub fn changes_in_flight(&self) -> usize {
+        let is_change = |pending: &&Pending| matches!(pending, Pending::Change { .. });
+        self.pending.values().filter(is_change).count()
+    }
+
     /// How long the oldest operation in flight has waited.
     pub fn longest_wait(&self) -> Duration {
         let waits = self.pending.values().map(|pending| pending.since().elapsed());

@@ -258,9 +258,14 @@ impl Rig {
 
     /// Compares what the three nodes hold, block by block, with each other and with the devices.
     pub fn compare_stores(&mut self) {
+        self.compare_stores_of(&[0, 1, 2]);
+    }
+
+    /// As [`Rig::compare_stores`], of some nodes.
+    pub fn compare_stores_of(&mut self, nodes: &[usize]) {
         for id in (1..=COPYSETS).map(CopysetId) {
-            let first = self.content(0, id);
-            for node in 1..3 {
+            let first = self.content(nodes[0], id);
+            for node in nodes[1..].iter().copied() {
                 let other = self.content(node, id);
                 let keys = |content: &Content| content.keys().copied().collect::<Vec<_>>();
                 assert_eq!(keys(&first), keys(&other), "chunks of copyset {id} on node {node}");
@@ -276,9 +281,14 @@ impl Rig {
                 }
             }
         }
-        for node in 0..3 {
-            self.check_device(node);
+        for node in nodes {
+            self.check_device(*node);
         }
+    }
+
+    /// Whether two nodes hold the same.
+    pub fn hold_the_same(&mut self, one: usize, other: usize) -> bool {
+        (1..=COPYSETS).map(CopysetId).all(|id| self.content(one, id) == self.content(other, id))
     }
 
     fn content(&mut self, node: usize, copyset: CopysetId) -> Content {

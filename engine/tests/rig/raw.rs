@@ -123,6 +123,17 @@ impl Raw {
         buffer.freeze()
     }
 
+    /// Takes pages of the server's window and gives them back; where there are none, that is a wish
+    /// for a larger window.
+    pub fn wish_for(&mut self, pages: u32) -> bool {
+        let placement = self.transport.reserve(self.connection, pages);
+        if let Some(placement) = placement {
+            self.transport.cancel(self.connection, placement);
+        }
+        self.transport.post(SystemClock.now_ns());
+        placement.is_some()
+    }
+
     /// Sends a frame as it is, with pages behind it where there are any.
     pub fn send(
         &mut self,

@@ -258,3 +258,32 @@ fn push_return(returns: &mut Vec<Placement>, segment_first: u32, page: u32, page
     returns
         .push(Placement::named(page, pages).expect("a claimed run has the length of a placement"));
 }
+
+#[cfg(test)]
+mod tests {
+    use culvert_memory::WindowOptions;
+
+    use super::*;
+
+    fn window(pages: u32) -> Window {
+        let name = String::from("culvert-test");
+        Window::create(&WindowOptions { name, pages, lock: false }).expect("a little memory")
+    }
+
+    #[test]
+    fn no_page_comes_before_the_peer_was_told_of_it() {
+        let mut landing = Landing::new(WindowMode::Granted, 64);
+        landing.grow(window(8));
+        let first = Placement::named(0, 8).expect("a run");
+        let refused = Violation::Placement { page: 0, pages: 8 };
+        assert_eq!(landing.claim(first).err(), Some(refused));
+        landing.acknowledge();
+        assert!(landing.claim(first).is_ok());
+        landing.grow(window(8));
+        let second = Placement::named(8, 4).expect("a run");
+        let refused = Violation::Placement { page: 8, pages: 4 };
+        assert_eq!(landing.claim(second).err(), Some(refused));
+        landing.acknowledge();
+        assert!(landing.claim(second).is_ok());
+    }
+}

@@ -37,6 +37,26 @@ fn blocking_calls_return_what_they_did() {
     assert_eq!(full, Err(BlockingError::Client(ClientError::NoSpace)));
 }
 
+/// Offsets are counted in blocks, so only a length can be out of line.
+#[test]
+fn bytes_that_are_not_whole_blocks_are_refused() {
+    let (mut client, network, volume) = blocking(3);
+    client.write_bytes(volume, 10, &blocks(10, 2)).expect("written");
+    let before = client.client().statistics().submitted;
+    for bytes in [1, BLOCK_SIZE - 1, BLOCK_SIZE + 1, 300 * BLOCK_SIZE + 512] {
+        let unaligned = Err(BlockingError::Unaligned { bytes });
+        assert_eq!(client.write_bytes(volume, 10, &blocks(10, 301)[..bytes]), unaligned);
+        assert_eq!(client.read_bytes(volume, 10, &mut vec![0; bytes]), unaligned);
+    }
+    assert_eq!(client.client().statistics().submitted, before, "not even in part");
+    let words = BlockingError::Unaligned { bytes: 4097 }.to_string();
+    assert_eq!(words, "4097 bytes are not whole blocks of 4096 bytes");
+    let mut read = vec![1; 2 * BLOCK_SIZE];
+    client.read_bytes(volume, 10, &mut read).expect("it goes on");
+    assert!(read == blocks(10, 2));
+    drop(network);
+}
+
 #[test]
 fn files_go_in_and_come_out() {
     for (blocks_of_file, cut) in [(0, 0), (1, 0), (1, 4000), (300, 0), (777, 1), (2048, 0)] {

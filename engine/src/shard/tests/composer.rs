@@ -7,8 +7,8 @@ use culvert_memory::Pages;
 
 use super::rig::{Random, Rig};
 use crate::ids::{
-    BatchNumber, BlockRange, ChunkId, CopysetId, Epoch, Extent, Extents, LogIndex, ReplicaId,
-    RequestNumber, SessionId, Term,
+    BatchNumber, BlockRange, ChunkId, CopysetId, Epoch, Extent, LogIndex, ReplicaId, RequestNumber,
+    SessionId, Term,
 };
 use crate::journal::{HardState, Item, ReplicaIdentity, Space};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
@@ -19,7 +19,7 @@ use crate::store::{ChunkKey, LivePayload, Store};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LogEntry {
     pub(super) record: Vec<u8>,
-    pub(super) extents: Extents,
+    pub(super) extents: Vec<Extent>,
 }
 
 impl LogEntry {
@@ -130,7 +130,7 @@ impl Composer {
         let index = LogIndex(group.base.0 + group.log.len() as u64 + 1);
         let mut bytes = [0; RECORD_BYTES_MAX];
         let record = proposal.emit(copyset, Term(group.term), index, &mut bytes).to_vec();
-        let extents = payload.as_ref().map_or_else(Extents::new, |(extents, _)| extents.clone());
+        let extents = payload.as_ref().map_or_else(Vec::new, |(extents, _)| extents.to_vec());
         let batch = self.shard.append(&record, &extents, None);
         if let Some((extents, (buffer, _))) = payload {
             let pages: Pages = buffer.freeze();
@@ -351,10 +351,7 @@ impl ModelGroup {
         let kept: Vec<LogEntry> = found
             .entries
             .iter()
-            .map(|entry| LogEntry {
-                record: entry.record.bytes().to_vec(),
-                extents: entry.extents.into_iter().collect(),
-            })
+            .map(|entry| LogEntry { record: entry.record.bytes().to_vec(), extents: entry.extents })
             .collect();
         for (at, entry) in kept.iter().enumerate() {
             let index = entry.index();

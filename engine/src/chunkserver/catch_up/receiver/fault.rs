@@ -9,6 +9,8 @@ use crate::wire::FrameError;
 pub(super) enum Fault {
     #[error("frames come out of order")]
     Order,
+    #[error("the sender does not lead the group")]
+    NotLeader,
     #[error("{0}")]
     Frame(#[from] FrameError),
     #[error("block {0} is out of order, outside of the chunk or of no kind")]

@@ -54,6 +54,10 @@ impl Round {
     /// Begins a round. `None`: not now.
     pub fn begin(inbound: &Inbound, desk: &mut Desk<'_>) -> Result<Option<Round>, Fault> {
         let head = &inbound.head;
+        // What a replica installs is what its leader has committed: nobody else may send it.
+        if desk.copyset.group.leader().is_some_and(|leader| leader != head.from) {
+            return Err(Fault::NotLeader);
+        }
         if head.index == LogIndex(0) || head.index > LOG_INDEX_MAX {
             return Err(Fault::Order);
         }
