@@ -258,17 +258,12 @@ impl Chunkserver {
     pub fn begin(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
         self.taken_ns = now_ns;
-    }
-
-    /// Whether the turn brought about something that [`Self::end`] is to tell the time of.
-    #[must_use]
-    pub fn wants_end(&self) -> bool {
-        self.stages.has_noted()
-    }
-
-    /// Ends a turn: what [`Self::run`] submitted, sent and answered was posted at `now_ns`.
-    pub fn end(&mut self, now_ns: u64) {
+        // A turn that did something is followed by the next at once: what it submitted, sent and
+        // answered was posted just now.
         self.stages.settle(now_ns);
+        for running in &mut self.shards {
+            running.shard.submitted(now_ns);
+        }
     }
 
     /// Counts a turn.

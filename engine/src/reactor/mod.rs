@@ -2,9 +2,8 @@
 //!
 //! A [turn](Reactor::turn) polls the network, polls the devices, lets the state machines run, and
 //! then submits once per device and posts once per connection. Each step has a budget. Time is
-//! read twice a turn, twice more in a turn that has something to do, so that the work of the turn
-//! is not taken for the device's or the network's, and is an argument everywhere else. The reactor
-//! owns the drivers; what they carry is the chunkserver's business.
+//! read twice a turn and is an argument everywhere else. The reactor owns the drivers; what they
+//! carry is the chunkserver's business.
 
 mod idle;
 
@@ -111,14 +110,9 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
         let now_ns = clock.now_ns();
         let worked = self.chunkserver.has_work();
         self.chunkserver.run(now_ns, &mut self.network);
-        let worked = worked || events + completions > 0;
-        let now_ns = if worked { clock.now_ns() } else { now_ns };
         let submitted = self.submit(now_ns);
         self.network.post(now_ns);
-        if self.chunkserver.wants_end() {
-            self.chunkserver.end(clock.now_ns());
-        }
-        let busy = worked || submitted > 0;
+        let busy = events + completions + submitted > 0 || worked;
         self.chunkserver.count_turn(busy);
         busy
     }
