@@ -31,7 +31,7 @@ pub use copyset::{Copyset, ReplicaPlace};
 pub use peers::{Endpoint, PeerOptions};
 pub use replaying::rebuild;
 pub use start::{ReplicaPlan, ShardPlan, StartError};
-pub use status::{ChunkserverStatus, CopysetStatus, OutOfService};
+pub use status::{ChunkserverStatus, CopysetStatus, DeviceStatus, OutOfService};
 
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::{BatchNumber, CopysetId};
@@ -72,6 +72,7 @@ pub struct ChunkserverOptions {
 /// A shard that this reactor runs, and who waits for its durability.
 struct RunningShard {
     shard: Shard,
+    device: DeviceStatus,
     /// Copysets with unpersisted entries, by the batch they wait for.
     waiting: VecDeque<(BatchNumber, u32)>,
     /// Writes that are stored and not durable yet, in the order of their batches.
@@ -119,9 +120,10 @@ struct Staged {
 }
 
 impl RunningShard {
-    fn new(shard: Shard, room: checkpoint::Room) -> RunningShard {
+    fn new(shard: Shard, device: DeviceStatus, room: checkpoint::Room) -> RunningShard {
         RunningShard {
             shard,
+            device,
             waiting: VecDeque::new(),
             stored: VecDeque::new(),
             failed: false,
