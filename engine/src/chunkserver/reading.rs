@@ -279,8 +279,10 @@ impl Chunkserver {
                     continue;
                 }
                 Ok(()) => {
-                    let blocks = u64::from(started.read.range.blocks);
-                    self.counters.user_bytes_read += blocks * BLOCK_SIZE as u64;
+                    if started.status == ReplyStatus::Ok {
+                        let blocks = u64::from(started.read.range.blocks);
+                        self.counters.user_bytes_read += blocks * BLOCK_SIZE as u64;
+                    }
                     self.counters.replies_sent += 1;
                 }
                 Err(_closed) => {}
