@@ -54,6 +54,8 @@ pub struct Reactor<D, N> {
     /// Landing windows that the devices know.
     windows: Vec<Region>,
     offenders: Vec<(ConnectionId, &'static str)>,
+    /// Bytes of pages that were copied in turns; the thread's own count is not only this one's.
+    page_bytes_copied: u64,
 }
 
 impl<D: QueuePair, N: Network> Reactor<D, N> {
@@ -71,6 +73,7 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
             budget,
             windows: Vec::new(),
             offenders: Vec::new(),
+            page_bytes_copied: 0,
         }
     }
 
@@ -102,6 +105,7 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
     /// One turn. Returns whether anything happened.
     pub fn turn(&mut self, clock: &mut impl Clock) -> bool {
         let now_ns = clock.now_ns();
+        let copied = culvert_memory::page_bytes_copied();
         self.chunkserver.begin(now_ns);
         self.chunkserver.set_drivers(self.driver_counters());
         self.register_windows();
@@ -112,6 +116,7 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
         self.chunkserver.run(now_ns, &mut self.network);
         let submitted = self.submit(now_ns);
         self.network.post(now_ns);
+        self.page_bytes_copied += culvert_memory::page_bytes_copied() - copied;
         let busy = events + completions + submitted > 0 || worked;
         self.chunkserver.count_turn(busy);
         busy
@@ -122,6 +127,9 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
         for device in &self.devices {
             counters.add_device(device.queue_pair.counters());
         }
+        // A turn's copies for the wire are among its copies.
+        counters.payload_bytes_copied =
+            self.page_bytes_copied.saturating_sub(counters.wire_bytes_copied);
         counters
     }
 
