@@ -58,5 +58,6 @@ fn main() -> Result<()> {
     ensure!(read.iter().all(|byte| *byte == 0), "a discarded block reads as zeroes");
     let statistics = client.client().statistics();
     println!("discarded; {} requests, {} repeated", statistics.requests, statistics.retries);
+    client.close();
     Ok(())
 }

@@ -5,8 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use culvert::device::Salt;
 use culvert::ids::{
-    BlockRange, ChunkId, CopysetId, Epoch, Extent, Extents, LogIndex, RequestNumber, SessionId,
-    Term,
+    BlockRange, ChunkId, CopysetId, Epoch, Extent, LogIndex, RequestNumber, SessionId, Term,
 };
 use culvert::journal::{BatchWriter, Entry, Item, Stamp};
 use culvert::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
@@ -35,8 +34,8 @@ fn append(criterion: &mut Criterion) {
     let stamp = Stamp { position: 100, mark: 90, start: 1, incarnation: 1 };
     let mut bytes = [0; RECORD_BYTES_MAX];
     let record = record(&mut bytes);
-    let extents: Extents = std::iter::once(Extent { start: 77, blocks: 1 }).collect();
-    let item = Item::Entry(Entry { record, extents, superseded_by: None });
+    let extents = [Extent { start: 77, blocks: 1 }];
+    let item = Item::Entry(Entry { record, extents: (&extents).into(), superseded_by: None });
     let mut memory = vec![0; 64 * BLOCK_SIZE];
     let mut group = criterion.benchmark_group("journal");
     for entries in [1, 32, 128] {

@@ -5,11 +5,11 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use culvert::ids::{
-    BatchNumber, BlockRange, ChunkId, CopysetId, Epoch, Extents, LogIndex, ReplicaId,
+    BatchNumber, BlockRange, ChunkId, CopysetId, Epoch, Extent, Extents, LogIndex, ReplicaId,
     RequestNumber, SessionId, Term,
 };
 use culvert::raft_group::{
-    AppendRange, Group, GroupOptions, Host, Log, LogEntry, Outbox, Payload, Role, StoredEntry,
+    AppendRange, Group, GroupOptions, Host, Log, LogEntry, Outbox, Role, StoredEntry,
 };
 use culvert::record::{Operation, Proposal, RecordView};
 use culvert::wire::AppendHeader;
@@ -36,7 +36,7 @@ impl Host for Nothing {
     fn store_entry(&mut self, _: &StoredEntry<'_>, _: &[Pages]) -> Extents {
         Extents::new()
     }
-    fn release(&mut self, _: &Extents) {}
+    fn release(&mut self, _: &[Extent]) {}
     fn store_conf_state(&mut self, _: CopysetId, _: &ConfState) {}
     fn apply(&mut self, _: &LogEntry<'_>) {}
     fn install_snapshot(&mut self, _: LogIndex, _: Term, _: &ConfState) {}
@@ -126,7 +126,7 @@ impl Wired {
         let entries = (first..first + u64::from(range.count)).map(|index| {
             let record = log.get(LogIndex(index)).expect("an entry of the log").record;
             let record = RecordView::parse(record.bytes()).expect("a record");
-            (StoredEntry { record, live_mask: 0, superseded_by: None }, Payload::new())
+            (StoredEntry { record, live_mask: 0, superseded_by: None }, &[][..])
         });
         receiver.group.step_append(&header, entries).expect("a correct leader");
     }

@@ -15,6 +15,8 @@ pub struct Counters {
     pub reads: u64,
     /// Other requests taken.
     pub other_requests: u64,
+    /// Status texts made; all who ask in one turn get the same.
+    pub status_texts: u64,
     /// Requests refused at admission, whatever the reason.
     pub refused: u64,
     /// Answers sent.

@@ -90,9 +90,9 @@ impl Extent {
     }
 }
 
-/// The extents of one operation's payload, in the order of its blocks: at most
-/// [`OPERATION_EXTENTS_MAX`], and no allocation for up to four.
-pub type Extents = smallvec::SmallVec<[Extent; 4]>;
+/// The extents of one operation's payload, in the order of its blocks. However scattered they are,
+/// they need no allocation; what only looks at them takes a slice.
+pub type Extents = arrayvec::ArrayVec<Extent, OPERATION_EXTENTS_MAX>;
 
 /// A run of blocks within a chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -19,5 +19,6 @@ pub mod raft_group;
 pub mod reactor;
 pub mod record;
 pub mod shard;
+pub mod stages;
 pub mod store;
 pub mod wire;

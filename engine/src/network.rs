@@ -13,11 +13,14 @@ use std::os::fd::BorrowedFd;
 pub use culvert_transport::Counters as NetworkCounters;
 pub use culvert_transport::{
     Address, Class, CloseReason, ConnectError, ConnectionId, Event, Identity, ListenError,
-    PAYLOADS_MAX, Payloads, PeerKind, Placement, RegionEvent, SendError, WindowMode,
+    PAYLOADS_MAX, Payloads, PeerKind, Placement, RegionEvent, RegionRefused, SendError, WindowMode,
 };
 
 use culvert_memory::{Buffer, Pages};
 use culvert_transport::Transport;
+
+/// What takes the regions of [`Network::regions`].
+pub type RegionHandler<'a> = dyn FnMut(RegionEvent) -> Result<(), RegionRefused> + 'a;
 
 /// Connections with one-sided writes, polled by one thread.
 ///
@@ -92,8 +95,9 @@ pub trait Network {
     fn window_pages_granted(&self, connection: ConnectionId) -> u32;
 
     /// Landing windows that came and went since the last call; a peer is told of a window only
-    /// after its region was taken here, so that devices know it first.
-    fn regions(&mut self, handler: &mut dyn FnMut(RegionEvent));
+    /// after its region was taken here, so that devices know it first. A window that is refused
+    /// here costs its connection.
+    fn regions(&mut self, handler: &mut RegionHandler<'_>);
 
     /// What it counted.
     fn counters(&self) -> NetworkCounters;
@@ -172,7 +176,7 @@ impl Network for Transport {
         Transport::window_pages_granted(self, connection)
     }
 
-    fn regions(&mut self, handler: &mut dyn FnMut(RegionEvent)) {
+    fn regions(&mut self, handler: &mut RegionHandler<'_>) {
         Transport::regions(self, handler);
     }
 

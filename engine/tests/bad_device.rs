@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use culvert::config::NodeConfig;
+use culvert::config::{ByteSize, NodeConfig};
 use culvert::device::{LayoutOptions, STRUCTURE_BYTES};
 use culvert::node::NodeReactor;
 use tempfile::TempDir;
@@ -51,13 +51,13 @@ impl Bench {
     fn refusal(&self) -> String {
         match NodeReactor::open(&self.plan.configs[0], &self.plan.cluster, 0, true) {
             Ok(_) => panic!("it started"),
-            Err(error) => error.to_string(),
+            Err(error) => format!("{:#}", anyhow::Error::from(error)),
         }
     }
 
     fn is_refused(&self, words: &str) {
         let said = self.refusal();
-        assert!(said.contains(words), "{words:?} in {said:?}");
+        assert_eq!(said.matches(words).count(), 1, "{words:?} once in {said:?}");
         assert!(said.contains("device-0"), "it says which device: {said:?}");
     }
 }
@@ -116,7 +116,7 @@ fn superblocks_that_are_gone() {
     for slot in 1..3 {
         bench.overwrite(slot * STRUCTURE_BYTES as u64, &[0; STRUCTURE_BYTES]);
     }
-    bench.is_refused("superblock");
+    bench.is_refused("no valid superblock");
 }
 
 #[test]
@@ -159,6 +159,41 @@ fn a_device_with_chunks_of_another_size() {
     let name = bench.plan.cluster.devices()[0].uuid;
     format_device(uri, name, layout, true).expect("with force");
     bench.is_refused("formatted for chunks of 7 blocks");
+}
+
+/// Chunks of 128 MiB: a catch-up installs one with a record of some 670 kB.
+#[test]
+fn chunks_that_no_journal_write_can_install() {
+    let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
+    let devices = emulated(folder.path(), "256MiB", "");
+    let chunk_bytes = 128 << 20;
+    let plan = Plan::new(&Wishes {
+        copysets: 1,
+        chunk_bytes,
+        quota_blocks: chunk_bytes / 4096,
+        volume_bytes: chunk_bytes,
+        ..Wishes::new(folder.path(), devices)
+    });
+    let mut bench = Bench { folder, plan };
+    // The smallest ring, of which a batch may take a sixteenth.
+    bench.is_refused("with a journal of 4MiB");
+    let said = bench.refusal();
+    assert!(said.contains("a catch-up of chunks of 128MiB needs 671"), "{said}");
+    assert!(said.contains("--ring-size"), "{said}");
+
+    bench.plan.configs[0].store.batch_bytes = ByteSize(256 << 10);
+    let said = bench.refusal();
+    assert!(said.contains("store.batch_bytes is 256KiB"), "{said}");
+    assert!(said.contains("raise store.batch_bytes to at least that"), "{said}");
+
+    let ring_bytes = Some(16 << 20);
+    let layout = LayoutOptions { ring_bytes, ..layout(&bench) };
+    let device = bench.plan.cluster.devices()[0];
+    let config = &mut bench.plan.configs[0];
+    format_device(&config.devices[0].uri, device.uuid, layout, true).expect("with force");
+    config.store.batch_bytes = ByteSize::mib(1);
+    let node = NodeReactor::open(&bench.plan.configs[0], &bench.plan.cluster, 0, true);
+    drop(node.expect("mended as it was told"));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The `culvert` binary from outside: what it prints, and how it ends.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -26,12 +27,16 @@ fn path_in(folder: &Path, name: &str) -> String {
 
 /// A node's configuration over an emulated device in `folder`.
 fn write_config(folder: &Path, extra: &str) -> String {
+    write_config_on(folder, &device_in(folder), extra)
+}
+
+fn write_config_on(folder: &Path, device: &str, extra: &str) -> String {
     let path = path_in(folder, "node.toml");
     let text = format!(
         "node = \"6f1c1f4e-9c0b-4c5e-8f5e-0d7a5c1f2b3a\"\ncluster_file = \"cluster.toml\"\n{extra}\n\
          [[reactors]]\ncore = 0\nlisten = [\"shm://{}\"]\n[[devices]]\nuri = \"{}\"\n",
         path_in(folder, "node.sock"),
-        device_in(folder)
+        device
     );
     std::fs::write(&path, text).expect("a scratch file");
     path
@@ -174,6 +179,201 @@ fn check_tells_a_clean_device_from_a_damaged_one() {
     assert_eq!(report["report"]["findings"][0]["subject"]["kind"], "header", "{report}");
 }
 
+/// A server of its own, killed at the end.
+struct Server(Child);
+
+impl Server {
+    /// Formats a device, plans a cluster of one node on it, and starts the node. `None`, with a
+    /// message, where this machine has no such backend.
+    fn make(folder: &Path, device: &str) -> Option<Server> {
+        let output = culvert(&["format", device, "--chunk-size", "1MiB"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        if said.contains("io_uring is not available") || said.contains("O_DIRECT") {
+            eprintln!("skipped: {said}");
+            return None;
+        }
+        assert!(output.status.success(), "{said}");
+        let config = write_config_on(folder, device, "");
+        let cluster = path_in(folder, "cluster.toml");
+        let plan = ["cluster", "plan", &config, "--out", &cluster];
+        expect(0, &[&plan[..], &["--replicas", "1", "--copysets", "1"]].concat());
+        Some(Server::start(folder, &["--create-replicas"]))
+    }
+
+    /// Starts the node of a folder and waits until it serves.
+    fn start(folder: &Path, extra: &[&str]) -> Server {
+        Server::start_until(folder, extra, "")
+    }
+
+    /// ... or until the complaint of `status` has these words in it.
+    fn start_until(folder: &Path, extra: &[&str], words: &str) -> Server {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
+        command.args(["serve", "--config", &path_in(folder, "node.toml")]).args(extra);
+        let mut child = command.stderr(Stdio::null()).spawn().expect("the binary runs");
+        let cluster = path_in(folder, "cluster.toml");
+        let since = Instant::now();
+        loop {
+            let status = culvert(&["status", "--cluster", &cluster, "--timeout", "0.2"]);
+            let said = String::from_utf8_lossy(&status.stderr).into_owned();
+            if status.status.success() || (!words.is_empty() && said.contains(words)) {
+                return Server(child);
+            }
+            let ended = child.try_wait().expect("a child of ours");
+            assert!(ended.is_none(), "it ended: {ended:?}");
+            assert!(since.elapsed() < Duration::from_secs(20), "it does not serve: {said}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends it where it stands.
+    fn kill(mut self) {
+        self.0.kill().expect("a child of ours");
+        self.0.wait().expect("a child of ours");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ended_before = self.0.kill();
+        let _ended_before = self.0.wait();
+    }
+}
+
+/// What a file holds once nobody has written to it for a while.
+fn settled(file: &Path) -> Vec<u8> {
+    let mut bytes = std::fs::read(file).expect("the device's file");
+    for _ in 0..100 {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = std::fs::read(file).expect("the device's file");
+        if now == bytes {
+            return bytes;
+        }
+        bytes = now;
+    }
+    panic!("an idle server goes on writing");
+}
+
+/// Nothing that another process does to a live node's device is done, not even in part.
+#[test]
+fn the_device_of_a_live_node_is_left_alone() {
+    let memory = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+    let disk = tempfile::tempdir().expect("a scratch folder");
+    let file = |folder: &tempfile::TempDir| path_in(folder.path(), "device");
+    let emulated = format!("emulated:64MiB?file={}", file(&memory));
+    let uring = format!("uring:{}?size=64MiB", file(&disk));
+    for (folder, device) in [(&memory, emulated), (&disk, uring)] {
+        let Some(server) = Server::make(folder.path(), &device) else { continue };
+        let before = settled(Path::new(&file(folder)));
+        let config = path_in(folder.path(), "node.toml");
+        let plan = path_in(folder.path(), "other.toml");
+        for arguments in [
+            &["serve", "--config", &config][..],
+            &["format", &device, "--force"],
+            &["check", "--device", &device],
+            &["cluster", "plan", &config, "--out", &plan],
+            &["bench", "--device", &device.replace("device", "devic{n}"), "--replicas", "1"],
+        ] {
+            if arguments[0] == "bench" {
+                // Its node 0 is given a name of the same device.
+                let other = path_in(folder.path(), "devic0");
+                std::fs::hard_link(file(folder), other).expect("a second name");
+            }
+            let force: &[&str] =
+                if arguments[0] == "bench" { &["--force", "--volume-size", "8MiB"] } else { &[] };
+            let (_, said) = expect(3, &[arguments, force].concat());
+            let holder = format!("in use by process {}", server.0.id());
+            assert!(said.contains(&holder) && said.contains(&device[..8]), "{said}");
+            assert!(said.contains("is this node already running?"), "{said}");
+        }
+        assert!(std::fs::read(file(folder)).expect("its file") == before, "{device}");
+        server.kill();
+        // At once: what was killed holds nothing.
+        let again = Server::start(folder.path(), &[]);
+        again.kill();
+        expect(0, &["check", "--device", &device]);
+    }
+}
+
+/// A replica that nobody created serves nothing, and `status` says so with its exit code.
+#[test]
+fn status_shows_shards_and_complains_of_replicas_out_of_service() {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+    let server = Server::make(folder.path(), &device_in(folder.path())).expect("it is emulated");
+    let cluster = path_in(folder.path(), "cluster.toml");
+    let (printed, _) = expect(0, &["status", "--cluster", &cluster]);
+    let line = printed.lines().find(|line| line.starts_with("  shard 0 of emulated:64MiB"));
+    let line = line.unwrap_or_else(|| panic!("{printed}"));
+    assert!(line.contains("blocks of 4096, no volatile cache") && line.contains("ring "), "{line}");
+    let (printed, _) = expect(0, &["status", "--cluster", &cluster, "--json"]);
+    let status: Value = serde_json::from_str(&printed).expect("JSON");
+    let device = &status["nodes"][0]["reactors"][0]["shards"][0]["device"];
+    assert_eq!(device["backend"], "emulated");
+    assert_eq!(device["block_size"], 4096);
+    assert_eq!(device["volatile_write_cache"], false);
+    server.kill();
+
+    // Another cluster file with the same device knows another replica.
+    let config = path_in(folder.path(), "node.toml");
+    let plan = ["cluster", "plan", &config, "--out", &cluster, "--force"];
+    expect(0, &[&plan[..], &["--replicas", "1", "--copysets", "1"]].concat());
+    let _server = Server::start_until(folder.path(), &[], "out of service");
+    let (printed, said) = expect(1, &["status", "--cluster", &cluster]);
+    assert!(said.contains("1 replicas are out of service"), "{said}");
+    assert!(printed.contains("0 out: "), "{printed}");
+}
+
+/// An address that is taken is found before recovery writes, and said once.
+#[test]
+fn an_address_that_is_taken_costs_nothing() {
+    let first = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+    let second = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+    let _server = Server::make(first.path(), &device_in(first.path())).expect("it is emulated");
+    Server::make(second.path(), &device_in(second.path())).expect("it is emulated").kill();
+    let device = Path::new(&path_in(second.path(), "device")).to_owned();
+    let before = std::fs::read(&device).expect("its file");
+
+    let config = path_in(second.path(), "node.toml");
+    let text = std::fs::read_to_string(&config).expect("its file");
+    let theirs = path_in(first.path(), "node.sock");
+    let text = text.replace(&path_in(second.path(), "node.sock"), &theirs);
+    std::fs::write(&config, text).expect("its file");
+    let (_, said) = expect(3, &["serve", "--config", &config]);
+    assert!(said.contains("cannot listen on") && said.contains(&theirs), "{said}");
+    assert!(said.contains("is this node already running?"), "{said}");
+    assert_eq!(said.matches("the address is in use").count(), 1, "{said}");
+    assert!(std::fs::read(&device).expect("its file") == before, "nothing was written");
+}
+
+/// As `culvert check ... | head -0`.
+#[test]
+fn a_reader_that_goes_away_ends_a_command_quietly() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let device = device_in(folder.path());
+    expect(0, &["format", &device, "--chunk-size", "1MiB"]);
+    let config = write_config(folder.path(), "");
+    let cluster = path_in(folder.path(), "cluster.toml");
+    expect(
+        0,
+        &["cluster", "plan", &config, "--out", &cluster, "--replicas", "1", "--copysets", "1"],
+    );
+    for arguments in [
+        &["check", "--device", &device][..],
+        &["format", &device, "--force"],
+        &["serve", "--config", &config, "--print-config"],
+        &["volume", "create", "disk", "--size", "1MiB", "--cluster", &cluster],
+        &["volume", "list", "--cluster", &cluster],
+        &["status", "--cluster", &cluster, "--timeout", "0.1"],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
+        let output = command.args(arguments).stdout(writer).output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(141), "{arguments:?}: {said}");
+        assert_eq!(said, "", "{arguments:?}");
+    }
+}
+
 #[test]
 fn quickstart_brings_a_file_through_a_crash() {
     let folder = tempfile::tempdir().expect("a scratch folder");
@@ -287,4 +487,69 @@ fn bench_in_one_thread_says_so_and_writes_a_report() {
     assert!(printed.contains("one-thread"), "{printed}");
     let report = std::fs::read_to_string(&report).expect("a report");
     assert!(report.contains("<svg") && report.contains("not a deployment"));
+}
+
+/// A server that is killed with the test.
+struct Serving(Child);
+
+impl Serving {
+    fn start(config: &str, socket: &Path) -> Serving {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
+        command.args(["serve", "--create-replicas", "--end-with-parent", "--config", config]);
+        let serving = Serving(command.stderr(Stdio::null()).spawn().expect("the binary runs"));
+        let since = Instant::now();
+        while !socket.exists() {
+            assert!(since.elapsed() < Duration::from_secs(20), "it does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        serving
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // One that has ended needs no killing.
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
+#[test]
+fn a_volume_is_emptied_and_fenced() {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("a scratch folder");
+    expect(0, &["format", &device_in(folder.path()), "--chunk-size", "64KiB"]);
+    let config = write_config(folder.path(), "");
+    let cluster = path_in(folder.path(), "cluster.toml");
+    expect(
+        0,
+        &["cluster", "plan", &config, "--out", &cluster, "--replicas", "1", "--copysets", "2"],
+    );
+    expect(0, &["volume", "create", "disk", "--size", "1MiB", "--cluster", &cluster]);
+    let _serving = Serving::start(&config, &folder.path().join("node.sock"));
+    let file = path_in(folder.path(), "file");
+    std::fs::write(&file, vec![0x5a; 1 << 20]).expect("a scratch file");
+    let volume = |verb: &str, more: &[&str], code| {
+        expect(code, &[&["volume", verb, "disk"], more, &["--cluster", &cluster]].concat())
+    };
+    volume("import", &[&file], 0);
+    let (printed, _) = volume("discard", &["--offset", "64KiB", "--length", "256KiB"], 0);
+    assert!(printed.contains("262144 bytes discarded"), "{printed}");
+    volume("export", &[&file], 0);
+    let bytes = std::fs::read(&file).expect("what was exported");
+    for (at, byte) in bytes.iter().enumerate() {
+        let discarded = (64 << 10..320 << 10).contains(&at);
+        assert_eq!(*byte, if discarded { 0 } else { 0x5a }, "byte {at}");
+    }
+    let (_, said) = volume("discard", &["--offset", "1MiB"], 3);
+    assert!(said.contains("there is nothing"), "{said}");
+
+    let (_, said) = volume("fence", &[], 3);
+    assert!(said.contains("--epoch"), "{said}");
+    volume("fence", &["--epoch", "7"], 0);
+    let (_, said) = volume("import", &[&file], 1);
+    assert!(said.contains("fenced: the copyset's epoch is 7"), "{said}");
+    volume("import", &["--epoch", "7", &file], 0);
+    volume("discard", &["--epoch", "8"], 0);
+    let (_, said) = volume("fence", &["--epoch", "6"], 1);
+    assert!(said.contains("epoch is 7"), "{said}");
 }

@@ -2,8 +2,11 @@
 
 mod rig;
 
-use culvert::client::ClientOptions;
+use culvert::client::{ClientError, ClientOptions, Operation};
 use culvert::cluster::{Cluster, Document};
+use culvert::ids::Epoch;
+use culvert::node::SystemClock;
+use culvert::reactor::Clock;
 use culvert::wire::{ReplyStatus, RequestKind};
 use culvert_transport::PeerKind;
 use tempfile::TempDir;
@@ -77,6 +80,46 @@ fn a_copyset_at_its_quota_says_so_and_goes_on() {
     load.settle(|| nodes.turn());
     assert_eq!(load.done.no_space, QUOTA / 8 + 1, "what was discarded is there again, no more");
     load.read_all(|| nodes.turn());
+}
+
+/// What a user does who has filled a volume: its own client deletes and goes on.
+#[test]
+fn a_full_volume_is_emptied_by_its_client() {
+    let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
+    let (mut nodes, mut load) = start(&folder);
+    for first in (0..QUOTA).step_by(8) {
+        load.write(first, 8);
+    }
+    load.settle(|| nodes.turn());
+    load.space_may_end = true;
+    load.write(QUOTA, 1);
+    load.settle(|| nodes.turn());
+    assert_eq!(load.done.no_space, 1);
+    // A client that comes when all is full: it can open a session, too.
+    let mut other = nodes.client(2);
+    let volume = other.open_volume(VOLUME).expect("the volume");
+    let blocks = volume.set_blocks();
+    other.submit(Operation::Delete { volume, offset_blocks: 0, blocks }, 1).expect("room");
+    let mut finish = |client: &mut culvert::client::Client<culvert_transport::Transport>| {
+        let mut result = Ok(());
+        while client.in_flight() > 0 {
+            nodes.turn();
+            let now_ns = SystemClock.now_ns();
+            client.poll(now_ns, &mut |completion| result = completion.result);
+        }
+        result
+    };
+    assert_eq!(finish(&mut other), Ok(()));
+    other.submit(Operation::Fence { volume, copyset: 0, epoch: Epoch(3) }, 2).expect("room");
+    assert_eq!(finish(&mut other), Ok(()));
+    let pages = other.pool().acquire(1).expect("a page").freeze();
+    other.submit(Operation::Write { volume, offset_blocks: 0, pages }, 3).expect("room");
+    assert_eq!(finish(&mut other), Ok(()), "there is room again");
+    // The first client holds epoch 0.
+    let client = load.client();
+    let volume = client.open_volume(VOLUME).expect("the volume");
+    client.submit(Operation::Read { volume, offset_blocks: 0, blocks: 1 }, 4).expect("room");
+    assert_eq!(finish(client), Err(ClientError::Fenced(Epoch(3))));
 }
 
 #[test]

@@ -2,13 +2,19 @@
 
 mod rig;
 
+use std::time::Duration;
+
+use culvert::copyset::SESSIONS_OF_CLIENT_MAX;
 use culvert::ids::{RequestNumber, SessionId};
+use culvert::node::SystemClock;
+use culvert::reactor::Clock;
 use culvert::wire::{ReplyStatus, Request, RequestKind};
 use culvert_transport::PeerKind;
 use tempfile::TempDir;
 
+use rig::load::Load;
 use rig::nodes::Nodes;
-use rig::plan::{Wishes, emulated};
+use rig::plan::{VOLUME, Wishes, emulated};
 use rig::raw::{Answer, NOBODY, Raw, checksums, request, spot};
 
 /// Requests that a session remembers.
@@ -153,4 +159,109 @@ fn a_session_that_nobody_opened_or_that_expired_is_refused() {
     let session = open_session(&mut raw, &mut nodes);
     assert_eq!(write(&mut raw, &mut nodes, session, 1, b'e').status, ReplyStatus::Ok);
     assert_eq!(block_0(&mut nodes), b'e');
+}
+
+/// Sessions at the leader, once all changes in flight are applied.
+fn sessions(nodes: &mut Nodes) -> usize {
+    let leader = nodes.leader_of(1).expect("a leader");
+    nodes.status(leader).copysets[0].sessions
+}
+
+#[test]
+fn clients_that_end_leave_no_sessions() {
+    for tcp in [false, true] {
+        let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
+        let wishes = Wishes {
+            copysets: 1,
+            tcp,
+            ..Wishes::new(folder.path(), emulated(folder.path(), "64MiB", ""))
+        };
+        let mut nodes = Nodes::start(&wishes);
+        let mut load = Load::new(nodes.client(1), VOLUME, 8, 1);
+        load.write(0, 8);
+        load.settle(|| nodes.turn());
+        assert_eq!(sessions(&mut nodes), 1);
+        let client = load.client();
+        client.begin_close(SystemClock.now_ns(), Duration::from_secs(10));
+        while !client.is_closed() {
+            nodes.turn();
+            client.poll(SystemClock.now_ns(), &mut |_| unreachable!("nothing is in flight"));
+        }
+        assert_eq!(sessions(&mut nodes), 0, "closed");
+
+        let mut load = Load::new(nodes.client(2), VOLUME, 8, 1);
+        load.write(0, 8);
+        load.settle(|| nodes.turn());
+        assert_eq!(sessions(&mut nodes), 1);
+        drop(load);
+        nodes.run_until("the servers have heard it", |nodes| sessions(nodes) == 0);
+    }
+}
+
+#[test]
+fn nobody_closes_the_sessions_of_others() {
+    let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
+    let mut nodes = start(&folder);
+    let mut load = Load::new(nodes.client(1), VOLUME, 8, 1);
+    load.write(0, 8);
+    load.settle(|| nodes.turn());
+    let mut raw = to_leader(&mut nodes);
+    let close = RequestKind::CloseSession;
+    for session in 0..20 {
+        let session = SessionId(session);
+        let asked = Request { session, ..request(close, spot(&nodes.plan.cluster, 0), 5) };
+        assert_eq!(ask(&mut raw, &mut nodes, &asked, None).status, ReplyStatus::NoSession);
+    }
+    let own = open_session(&mut raw, &mut nodes);
+    assert_eq!(sessions(&mut nodes), 2);
+    let asked = Request { session: own, ..request(close, spot(&nodes.plan.cluster, 0), 6) };
+    assert_eq!(ask(&mut raw, &mut nodes, &asked, None).status, ReplyStatus::Ok);
+    assert_eq!(sessions(&mut nodes), 1);
+    assert_eq!(ask(&mut raw, &mut nodes, &asked, None).status, ReplyStatus::NoSession);
+}
+
+/// As many clients as may come open as many sessions as they may: what the checkpoints have to
+/// hold of them fits, and the journal goes round.
+#[test]
+fn all_the_sessions_that_may_be_open_fit_a_checkpoint() {
+    let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
+    let devices = emulated(folder.path(), "64MiB", "");
+    let mut nodes = Nodes::start(&Wishes { copysets: 8, ..Wishes::new(folder.path(), devices) });
+    nodes.run_until("somebody leads", |nodes| nodes.leader_of(1).is_some());
+    let leader = nodes.leader_of(1).expect("waited for");
+    let address = nodes.plan.cluster.nodes()[leader].reactors[0].addresses[0].clone();
+    let mut load = Load::new(nodes.client(1), VOLUME, 16, 1);
+    nodes.run_until("a session with every copyset", |_| {
+        load.turn();
+        load.done.writes > 1000
+    });
+    load.settle(|| nodes.turn());
+    let mut opened = 0;
+    let mut refused = false;
+    for client in 1..1024 {
+        let name = uuid::Uuid::from_u128(0xfee1_0000 + client);
+        let mut raw = Raw::connect(&address, PeerKind::Client, name, &mut || nodes.turn());
+        for token in 1..=SESSIONS_OF_CLIENT_MAX as u64 {
+            let open = request(RequestKind::OpenSession, spot(&nodes.plan.cluster, 0), token);
+            match ask(&mut raw, &mut nodes, &open, None).status {
+                ReplyStatus::Ok => opened += 1,
+                status => {
+                    assert_eq!(status, ReplyStatus::SessionsFull);
+                    refused = true;
+                }
+            }
+        }
+        raw.vanish();
+        if refused {
+            break;
+        }
+    }
+    assert!(refused, "{opened} sessions were opened and more could be");
+    assert!(opened >= 64, "only {opened} sessions could be opened");
+    let before = nodes.status(leader).shards[0].counters.checkpoints;
+    nodes.run_until("three checkpoints", |nodes| {
+        load.turn();
+        nodes.status(leader).shards[0].counters.checkpoints >= before + 3
+    });
+    load.settle(|| nodes.turn());
 }

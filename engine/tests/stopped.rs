@@ -4,6 +4,7 @@ mod rig;
 
 use std::time::{Duration, Instant};
 
+use culvert::ids::OPERATION_BLOCKS_MAX;
 use tempfile::TempDir;
 
 use rig::load::Load;
@@ -72,7 +73,10 @@ fn a_stopped_follower_stops_nobody(tcp: bool) {
     let wishes = Wishes {
         copysets: 1,
         tcp,
-        adjust: |config| config.transport.unsent_max_pages = UNSENT_PAGES_MAX,
+        adjust: |config| {
+            config.transport.unsent_max_pages = UNSENT_PAGES_MAX;
+            config.transport.feed_unsent_max_pages = UNSENT_PAGES_MAX - OPERATION_BLOCKS_MAX;
+        },
         ..Wishes::new(folder.path(), emulated(folder.path(), "96MiB", ""))
     };
     let mut nodes = Nodes::start(&wishes);
@@ -90,6 +94,8 @@ fn a_stopped_follower_stops_nobody(tcp: bool) {
     without.assert_like(&quiet, tick, "one stopped");
     let held = quiet.free.saturating_sub(without.free);
     assert!(held < 2 * UNSENT_PAGES_MAX, "{held} pages pile up for the stopped follower");
+    let peers = nodes.status(leader).peers;
+    assert!(peers.iter().all(|peer| peer.connected), "entries alone cost no connection");
     assert_eq!(nodes.leader_of(1), Some(leader), "the leader stays");
     load.read_all(|| nodes.turn());
 

@@ -52,6 +52,7 @@ mod copied;
 mod counting;
 mod mapping;
 mod numa;
+mod observed;
 mod owner;
 mod pages;
 mod pool;
@@ -71,6 +72,7 @@ pub use counting::{
     CountingAllocator, allocated_bytes, allocations, process_allocated_bytes, process_allocations,
 };
 pub use mapping::{Backing, Mapping, MappingError, MappingOptions};
+pub use observed::{ObservedAllocator, observe_allocations};
 pub use pages::Pages;
 pub use pool::{Pool, PoolOptions};
 pub use region::{Region, RegionId};

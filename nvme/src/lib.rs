@@ -3,7 +3,7 @@
 //! | to find | look in |
 //! | --- | --- |
 //! | what every backend offers | `contract`, `status`, `counters` |
-//! | which device, which backend | `uri`, `open` |
+//! | which device, which backend, and who may use it | `uri`, `open`, `claim` |
 //! | capacities | `config` |
 //! | wire formats, each with its section of the specification | `submission_entry`, `completion_entry`, `prp`, `registers`, `identify` |
 //! | the driver half of the protocol, for any controller | `driver`, `bring_up`, `admin_queue`, `submission_queue`, `completion_queue`, `queue_memory`, `command_table`, `limits`, and its seam to a controller: `bus` |
@@ -44,6 +44,7 @@
 mod admin_queue;
 mod bring_up;
 mod bus;
+mod claim;
 mod command_table;
 mod completion_entry;
 mod completion_queue;
@@ -65,6 +66,7 @@ mod submission_queue;
 mod uri;
 mod uring;
 
+pub use claim::{Access, DeviceClaim, Holder};
 pub use config::{
     CACHE_BLOCKS_DEFAULT, CACHE_BLOCKS_MAX, DEALLOCATE_RANGES_MAX, DEPTH_DEFAULT, DEPTH_MAX,
     REGIONS_DEFAULT, REGIONS_MAX, TRANSFER_BYTES_MAX, TRANSFER_PAGES_MAX, WRITE_ZEROES_BLOCKS_MAX,
@@ -80,7 +82,7 @@ pub use emulated::{
     MediumKind, Times,
 };
 pub use identify::{AsciiField, GeometryError};
-pub use open::{AnyQueuePair, OpenError, OpenOptions, open};
+pub use open::{AnyQueuePair, OpenError, OpenOptions, open, open_claimed};
 pub use status::{CodeType, Status};
 pub use uri::{Device, DeviceUri, UriError};
 pub use uring::{Uring, UringError, UringOptions};

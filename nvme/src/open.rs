@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use culvert_memory::{MappingError, Region};
 
+use crate::claim::{Access, Claimed, DeviceClaim, Holder};
 use crate::config::{DEPTH_DEFAULT, DEPTH_MAX, REGIONS_DEFAULT, REGIONS_MAX};
 use crate::contract::{Completion, Namespace, QueuePair, RegisterError, Submission, Wake};
 use crate::controller_error::ControllerError;
 use crate::counters::Counters;
 use crate::emulated::{Emulated, MediumError};
-use crate::uri::{Device, DeviceUri};
+use crate::uri::DeviceUri;
 use crate::uring::{Uring, UringError};
 
 /// How to open a queue pair.
@@ -76,6 +77,14 @@ pub enum OpenError {
     /// Device: the controller did not come up.
     #[error("bringing the controller up failed")]
     Controller(#[from] ControllerError),
+    /// Somebody else uses the device.
+    #[error("{path:?} is in use by {holder}; is this node already running? stop that first")]
+    InUse {
+        /// The file or device.
+        path: PathBuf,
+        /// Who.
+        holder: Holder,
+    },
     /// The file or block device cannot be used through io_uring.
     #[error("{path:?}")]
     Uring {
@@ -86,17 +95,34 @@ pub enum OpenError {
     },
 }
 
-/// Opens a queue pair on the device that `uri` names.
+/// Opens a queue pair on the device that `uri` names, and claims the device for it: nobody else can
+/// open it while the queue pair lives. Devices in memory are nobody else's anyway.
 ///
 /// # Errors
 ///
-/// When the device is not there or cannot do what is needed; the error says which.
+/// When the device is not there, is used by somebody else, or cannot do what is needed; the error
+/// says which.
 pub fn open(uri: &DeviceUri, options: &OpenOptions) -> Result<AnyQueuePair, OpenError> {
-    match uri.device() {
-        Device::Emulated(device) => {
-            Ok(AnyQueuePair::Emulated(Box::new(Emulated::open(device, options)?)))
+    options.checked_depth()?;
+    open_claimed(&DeviceClaim::take(uri, Access::Exclusive)?, options)
+}
+
+/// Opens a queue pair on a device that is claimed already. The device stays claimed until `claim`,
+/// its clones and all queue pairs made with it are gone.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_claimed(claim: &DeviceClaim, options: &OpenOptions) -> Result<AnyQueuePair, OpenError> {
+    match &claim.device {
+        Claimed::Emulated(device, file) => {
+            let pair = Emulated::open_on(device, file.clone(), options)?;
+            Ok(AnyQueuePair::Emulated(Box::new(pair)))
         }
-        Device::Uring(device) => Ok(AnyQueuePair::Uring(Box::new(Uring::open(device, options)?))),
+        Claimed::Uring(device, target) => {
+            let pair = Uring::open_on(device, target.clone(), options)?;
+            Ok(AnyQueuePair::Uring(Box::new(pair)))
+        }
     }
 }
 

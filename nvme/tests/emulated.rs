@@ -5,8 +5,9 @@ use std::path::Path;
 
 use culvert_memory::{Buffer, Pool, PoolOptions};
 use culvert_nvme::{
-    ANYWHERE, AnyQueuePair, Completion, Emulated, FaultTarget, Lba, Loss, OpenError, OpenOptions,
-    Operation, QueuePair, Status, Submission, Tag, Times, open,
+    ANYWHERE, Access, AnyQueuePair, Completion, DeviceClaim, Emulated, FaultTarget, Lba, Loss,
+    OpenError, OpenOptions, Operation, QueuePair, Status, Submission, Tag, Times, open,
+    open_claimed,
 };
 
 struct Rig {
@@ -16,16 +17,22 @@ struct Rig {
 
 impl Rig {
     fn new(uri: &str) -> Rig {
+        let claim = DeviceClaim::take(&uri.parse().expect("a good URI"), Access::Exclusive);
+        Rig::on(&claim.unwrap_or_else(|error| panic!("{uri}: {error:?}")))
+    }
+
+    fn on(claim: &DeviceClaim) -> Rig {
         let pool = Pool::new(&PoolOptions { bytes: 4 << 20, ..PoolOptions::default() });
         let pool = pool.expect("memory");
-        let mut pair = open(&uri.parse().expect("a good URI"), &OpenOptions::default())
-            .unwrap_or_else(|error| panic!("{uri}: {error:?}"));
+        let mut pair = open_claimed(claim, &OpenOptions::default()).expect("a device");
         pair.register(&pool.regions()[0]).expect("registering the pool");
         Rig { pair, pool }
     }
 
-    fn on_file(path: &Path, options: &str) -> Rig {
-        Rig::new(&format!("emulated:1MiB?file={}&{options}", path.display()))
+    fn claim_file(path: &Path, options: &str) -> DeviceClaim {
+        let uri = format!("emulated:1MiB?file={}&{options}", path.display());
+        let uri = uri.parse().expect("a good URI");
+        DeviceClaim::take(&uri, Access::Exclusive).expect("a file of ours")
     }
 
     fn device(&mut self) -> &mut Emulated {
@@ -288,13 +295,13 @@ fn files_outlive_their_device() {
     let path = directory.path().join("a&b?c");
     let encoded = directory.path().join("a%26b%3fc");
     for options in ["thread=0", "cache=volatile", "cache=volatile&thread=1"] {
-        let mut rig = Rig::on_file(&encoded, options);
+        let mut rig = Rig::on(&Rig::claim_file(&encoded, options));
         assert!(rig.write(1, 7).is_success());
         assert!(rig.write(2, 8).is_success());
         // Not flushed: but a device that is shut down in order loses nothing.
         drop(rig);
         assert!(path.exists());
-        let mut rig = Rig::on_file(&encoded, options);
+        let mut rig = Rig::on(&Rig::claim_file(&encoded, options));
         assert_eq!(rig.read(1), [7; 4096]);
         assert_eq!(rig.read(2), [8; 4096]);
         rig.run(Operation::Deallocate {
@@ -307,14 +314,15 @@ fn files_outlive_their_device() {
 fn a_crash_shows_in_the_file() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("device");
-    let mut rig = Rig::on_file(&path, "cache=volatile");
+    let claim = Rig::claim_file(&path, "cache=volatile");
+    let mut rig = Rig::on(&claim);
     assert!(rig.write(1, 7).is_success());
     assert!(rig.flush().is_success());
     assert!(rig.write(1, 8).is_success());
     assert!(rig.write(2, 8).is_success());
     // Leaked, as the death of the process would leave it.
     std::mem::forget(rig.pair);
-    let mut rig = Rig::on_file(&path, "cache=volatile");
+    let mut rig = Rig::on(&claim);
     assert_eq!(rig.read(1), [7; 4096]);
     assert_eq!(rig.read(2), [0; 4096]);
 }

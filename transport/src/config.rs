@@ -21,6 +21,17 @@ pub const SEGMENT_PAGES: u32 = 512;
 /// The smallest segment worth granting when memory or budget is short.
 pub const SEGMENT_PAGES_MIN: u32 = 8;
 
+/// The segments that a window of at most `pages_max` pages may have, which begins with
+/// `pages_initial`: what it grows by has 512 pages, or what is left of the limit, or more where
+/// [`SEGMENTS_MAX`] would not suffice.
+///
+/// A window of 8 pages that grows to 1,024 has 3: 8, 512 and 504.
+#[must_use]
+pub const fn window_segments_max(pages_initial: u32, pages_max: u32) -> usize {
+    let grows = pages_max.saturating_sub(pages_initial).div_ceil(SEGMENT_PAGES) as usize;
+    if grows < SEGMENTS_MAX { 1 + grows } else { SEGMENTS_MAX }
+}
+
 /// The smallest and the largest queue of one class. A queue is a power of two, because over shared
 /// memory it is a ring.
 pub const QUEUE_BYTES_MIN: usize = 4 << 10;
@@ -85,3 +96,5 @@ const _: () = assert!(BATCH_PLACEMENTS_MAX >= PAYLOADS_MAX);
 const _: () = assert!(BATCH_FRAMES_BYTES_MAX >= FRAME_BYTES_LIMIT + 8 + 8 * PAYLOADS_MAX);
 const _: () = assert!(PLACEMENT_PAGES_MAX <= u16::MAX as u32);
 const _: () = assert!(8 + 8 * CREDIT_RUNS_MAX <= QUEUE_BYTES_MIN / 2);
+const _: () = assert!(window_segments_max(8, 1024) == 3);
+const _: () = assert!(window_segments_max(0, WINDOW_PAGES_LIMIT) == SEGMENTS_MAX);

@@ -50,7 +50,7 @@ pub enum OptionsError {
 #[derive(Debug, Error)]
 pub enum ListenError {
     /// Caller: somebody listens there already.
-    #[error("the address is in use")]
+    #[error("the address is in use (is this node already running?)")]
     InUse,
     /// Machine: what the kernel refused.
     #[error("{step} failed")]
@@ -248,20 +248,20 @@ pub enum CloseReason {
     #[error("the peer vanished in the middle of a frame or payload")]
     PeerVanished,
     /// The connection could not be made, or broke.
-    #[error("{0}")]
-    Io(#[source] Errno),
+    #[error(transparent)]
+    Io(Errno),
     /// The peer refused the handshake.
     #[error("refused by the peer: {0}")]
-    RefusedByPeer(#[source] Refusal),
+    RefusedByPeer(Refusal),
     /// The peer's handshake was refused here.
     #[error("refused here: {0}")]
-    RefusedHere(#[source] Refusal),
+    RefusedHere(Refusal),
     /// The handshake was not finished within `handshake_timeout`.
     #[error("the handshake took too long")]
     HandshakeTimeout,
     /// The peer broke the protocol.
     #[error("protocol violation: {0}")]
-    Violation(#[source] Violation),
+    Violation(Violation),
     /// More pages were unsent than `unsent_pages_max`: the peer is too slow, and must not hold our
     /// pages.
     #[error("more pages unsent than allowed")]
@@ -269,13 +269,18 @@ pub enum CloseReason {
     /// Memory for a window or a ring could not be had.
     #[error("no memory for the connection")]
     NoMemory,
+    /// Whoever registers memory with devices refused a window ([`RegionRefused`]).
+    ///
+    /// [`RegionRefused`]: crate::RegionRefused
+    #[error("a device does not take the memory of the connection's window")]
+    RegionRefused,
 }
 
 impl CloseReason {
     /// Whose fault it is.
     pub const fn fault(self) -> Fault {
         match self {
-            Self::Caller(_) | Self::NoMemory => Fault::Local,
+            Self::Caller(_) | Self::NoMemory | Self::RegionRefused => Fault::Local,
             Self::PeerClosed
             | Self::PeerVanished
             | Self::Io(_)

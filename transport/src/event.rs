@@ -63,6 +63,11 @@ pub enum Event<'a> {
     },
 }
 
+/// Memory of a region that was reported is not to be named by any peer: a device does not take it.
+/// The connection that it was made for is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegionRefused;
+
 /// A change in the memory that peers can write, for whoever registers memory with devices.
 #[derive(Clone, Debug)]
 pub enum RegionEvent {

@@ -37,14 +37,17 @@ mod transport;
 mod window;
 
 pub use address::{Address, AddressError};
-pub use config::{FRAME_BYTES_LIMIT, PAYLOADS_MAX, PLACEMENT_PAGES_MAX, WINDOW_PAGES_LIMIT};
+pub use config::{
+    FRAME_BYTES_LIMIT, PAYLOADS_MAX, PLACEMENT_PAGES_MAX, SEGMENT_PAGES_MIN, SEGMENTS_MAX,
+    WINDOW_PAGES_LIMIT, window_segments_max,
+};
 pub use connection::info::ConnectionInfo;
 pub use connection_id::ConnectionId;
 pub use counters::Counters;
 pub use error::{
     CloseReason, ConnectError, Fault, ListenError, OptionsError, Refusal, SendError, Violation,
 };
-pub use event::{Class, Event, Payloads, RegionEvent};
+pub use event::{Class, Event, Payloads, RegionEvent, RegionRefused};
 pub use identity::{Identity, PeerKind};
 pub use options::{TransportOptions, WindowMode};
 pub use placement::Placement;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use culvert::client::{BlockingClient, ClientOptions, Transports, VolumeHandle};
 use culvert::cluster::Cluster;
 use culvert::config::ByteSize;
+use culvert::stages::{Stage, StageFigures};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -141,6 +142,7 @@ impl Bench {
             allocations_per_operation: costs.per_operation(&["drivers.allocations"]),
             syscalls_per_operation: costs.per_operation(&["drivers.system_calls"]),
             batch_mean: is_write.then(|| costs.batch_mean()),
+            stages: stages(&counted),
             operations: measured.operations,
             errors: measured.errors,
             entries_behind_max: entries_behind(&statuses),
@@ -150,6 +152,15 @@ impl Bench {
             memcpy_gb_s: self.memcpy_gb_s,
         })
     }
+}
+
+/// What all servers together counted of each stage that anything passed.
+fn stages(counted: &Totals) -> BTreeMap<String, StageFigures> {
+    let of = |stage: &Stage| {
+        let buckets = counted.by_number(&format!("stages.{}.buckets.", stage.name()));
+        (stage.name().to_owned(), StageFigures::of(&buckets))
+    };
+    Stage::ALL.iter().map(of).filter(|(_, figures)| figures.count > 0).collect()
 }
 
 /// What the servers counted while a number of operations was measured.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use culvert::stages::StageFigures;
 use serde::Serialize;
 
 use super::case::{Pattern, Row, TransportKind};
@@ -67,6 +68,9 @@ pub struct CaseResult {
     pub syscalls_per_operation: f64,
     /// Records in a journal write. Absent for reads.
     pub batch_mean: Option<f64>,
+    /// Latencies within the servers, by stage: of all servers together, in the last round that
+    /// counts.
+    pub stages: BTreeMap<String, StageFigures>,
     /// Operations measured.
     pub operations: u64,
     /// Operations that failed after the client's retries.
@@ -131,6 +135,7 @@ impl CaseResult {
             allocations_per_operation: of(&|round| round.allocations_per_operation),
             syscalls_per_operation: of(&|round| round.syscalls_per_operation),
             batch_mean: of_some(&|round| round.batch_mean),
+            stages: kept.last().map(|round| round.stages.clone()).unwrap_or_default(),
             operations: kept.iter().map(|round| round.operations).sum(),
             errors: rounds.iter().map(|round| round.errors).sum(),
             entries_behind_max: kept
@@ -185,6 +190,7 @@ pub(super) mod tests {
             allocations_per_operation: 0.0,
             syscalls_per_operation: 0.25,
             batch_mean: pattern.is_write().then_some(31.5),
+            stages: BTreeMap::new(),
             operations: iops as u64,
             errors: 0,
             entries_behind_max: 12,
@@ -229,6 +235,7 @@ pub(super) mod tests {
             "allocations_per_operation",
             "syscalls_per_operation",
             "batch_mean",
+            "stages",
             "nodes",
             "steal_percent",
             "memcpy_gb_s",

@@ -129,6 +129,8 @@ impl<N: Network> Turns<N> for Servers {
 #[derive(Default)]
 pub struct OneThread {
     reactors: Vec<NodeReactor>,
+    /// What they allocated in their turns: the thread's own count is the harness's as well.
+    allocations: u64,
 }
 
 impl OneThread {
@@ -147,9 +149,11 @@ impl OneThread {
     }
 
     fn turn(&mut self) {
+        let before = culvert_memory::allocations();
         for reactor in &mut self.reactors {
             reactor.turn();
         }
+        self.allocations += culvert_memory::allocations() - before;
     }
 
     fn wait_for_leaders(&mut self, clock: &Clock) -> anyhow::Result<()> {
@@ -179,9 +183,8 @@ impl OneThread {
         for reactor in &mut self.reactors {
             let mut status = serde_json::to_value(reactor.reactor().chunkserver().status())?;
             // They share a thread, and with it its allocations: those are told once.
-            if !statuses.is_empty() {
-                status["drivers"]["allocations"] = Value::from(0);
-            }
+            let allocations = if statuses.is_empty() { self.allocations } else { 0 };
+            status["drivers"]["allocations"] = Value::from(allocations);
             statuses.push(status);
         }
         Ok(statuses)

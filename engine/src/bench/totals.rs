@@ -50,6 +50,14 @@ impl Totals {
         Totals { values: self.values.iter().map(difference).collect() }
     }
 
+    /// The sums at the paths that are `prefix` and a number behind it, by that number.
+    #[must_use]
+    pub fn by_number(&self, prefix: &str) -> BTreeMap<u64, u64> {
+        let from = self.values.range(prefix.to_owned()..);
+        let inside = from.take_while(|(path, _)| path.starts_with(prefix));
+        inside.filter_map(|(path, sum)| Some((path[prefix.len()..].parse().ok()?, *sum))).collect()
+    }
+
     /// The sum at a path; `None` where no node has such a number.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<u64> {
@@ -79,5 +87,13 @@ mod tests {
         assert_eq!(after.since(&before).get("reactors.shards.writes"), Some(30));
         assert_eq!(before.since(&after).get("reactors.shards.writes"), Some(0));
         assert_eq!(before.get("node"), None);
+    }
+
+    #[test]
+    fn numbered_paths_are_found_by_their_prefix() {
+        let node = json!({ "a": { "b": { "7": 1, "30": 2, "x": 3 }, "bc": { "8": 4 } } });
+        let totals = Totals::of(&[node.clone(), node]);
+        assert_eq!(totals.by_number("a.b."), [(7, 2), (30, 4)].into());
+        assert!(totals.by_number("a.x.").is_empty());
     }
 }

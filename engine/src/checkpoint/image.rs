@@ -1,7 +1,7 @@
 //! What a checkpoint keeps of one copyset, while it is collected.
 
 use super::section::{CopysetHead, SectionKind, section_head};
-use crate::ids::{CopysetId, Extents, LogIndex, Term};
+use crate::ids::{CopysetId, Extent, LogIndex, Term};
 use crate::journal::{Entry, HardState, Item, StatePart};
 use crate::record::RecordView;
 
@@ -35,11 +35,11 @@ impl CopysetImage {
     pub fn entry(
         &mut self,
         record: RecordView<'_>,
-        extents: &Extents,
+        extents: &[Extent],
         superseded_by: Option<LogIndex>,
     ) {
         debug_assert_eq!(record.copyset(), self.copyset);
-        let entry = Entry { record, extents: extents.clone(), superseded_by };
+        let entry = Entry { record, extents: extents.into(), superseded_by };
         Item::Entry(entry).emit(&mut self.items);
     }
 

@@ -3,7 +3,7 @@
 use super::copyset::Waiting;
 use super::reading::QueuedRead;
 use super::replies::{QueuedReply, status_of, status_of_refusal};
-use super::{Chunkserver, Offence};
+use super::{Chunkserver, Offence, RunningShard};
 use crate::copyset::{self, Admission};
 use crate::ids::{BLOCK_SIZE, BlockRange, OPERATION_BLOCKS_MAX};
 use crate::journal::Space;
@@ -29,10 +29,11 @@ impl Chunkserver {
         }
         let outcome = match request.kind {
             RequestKind::Status => {
-                self.status_request(connection, request);
+                self.replies.text(connection, request.token, request.range.first);
                 Ok(())
             }
             RequestKind::Read => self.read_request(connection, request),
+            RequestKind::Leader => self.leader_request(connection, request),
             _ => self.write_request(connection, request, payloads),
         };
         if let Err(Refused(status, value)) = outcome {
@@ -44,17 +45,32 @@ impl Chunkserver {
         Ok(())
     }
 
-    fn status_request(&mut self, connection: ConnectionId, request: &Request<'_>) {
-        let fresh = (request.range.first == 0).then(|| self.status_text());
-        self.replies.text(connection, request.token, request.range.first, fresh);
+    fn leader_request(
+        &mut self,
+        connection: ConnectionId,
+        request: &Request<'_>,
+    ) -> Result<(), Refused> {
+        let group = &self.copysets[self.served(request)? as usize].group;
+        self.replies.push(QueuedReply {
+            value: group.leader().map_or(0, |leader| leader.0),
+            index: group.term().0,
+            ..QueuedReply::new(connection, request.token, ReplyStatus::Ok)
+        });
+        Ok(())
     }
 
-    /// The position of a copyset that this replica leads and serves.
-    fn led(&self, request: &Request<'_>) -> Result<u32, Refused> {
+    /// The position of a copyset that this replica serves.
+    fn served(&self, request: &Request<'_>) -> Result<u32, Refused> {
         let position = self.position(request.copyset).ok_or(Refused(ReplyStatus::NoCopyset, 0))?;
         if !self.in_service(position) {
             return Err(Refused(ReplyStatus::DeviceFailed, 0));
         }
+        Ok(position)
+    }
+
+    /// The position of a copyset that this replica leads and serves.
+    fn led(&self, request: &Request<'_>) -> Result<u32, Refused> {
+        let position = self.served(request)?;
         let group = &self.copysets[position as usize].group;
         if !group.is_leader() {
             return Err(Refused(ReplyStatus::NotLeader, group.leader().map_or(0, |id| id.0)));
@@ -87,11 +103,14 @@ impl Chunkserver {
             connection,
             token: request.token,
             position,
+            shard: self.copysets[position as usize].shard as u32,
+            confirmed: false,
             chunk: request.chunk,
             range: request.range,
             landing_page: request.landing_page,
+            taken_ns: self.taken_ns,
         };
-        if self.reads.queue(read) { Ok(()) } else { Err(Refused(ReplyStatus::Busy, 0)) }
+        if self.reads.lanes.push(read) { Ok(()) } else { Err(Refused(ReplyStatus::Busy, 0)) }
     }
 
     fn write_request(
@@ -106,7 +125,8 @@ impl Chunkserver {
             RequestKind::Delete => Operation::Delete,
             RequestKind::OpenSession => Operation::OpenSession,
             RequestKind::Fence => Operation::Fence,
-            RequestKind::Read | RequestKind::Status => {
+            RequestKind::CloseSession => Operation::ExpireSession,
+            RequestKind::Read | RequestKind::Status | RequestKind::Leader => {
                 return Err(Refused(ReplyStatus::Malformed, 0));
             }
         };
@@ -145,7 +165,7 @@ impl Chunkserver {
         operation: Operation,
     ) -> Result<Option<u32>, Refused> {
         let copyset = &mut self.copysets[position as usize];
-        let shard = &self.shards[copyset.shard].shard;
+        let RunningShard { shard, room, .. } = &self.shards[copyset.shard];
         // Replicated state is believed only once it is this leader's own.
         if !copyset.group.has_applied_own_term() {
             return Err(Refused(ReplyStatus::Busy, 0));
@@ -154,9 +174,15 @@ impl Chunkserver {
             return Err(Refused(ReplyStatus::Busy, 0));
         }
         let blocks = if operation == Operation::Write { request.range.blocks } else { 0 };
-        let free = shard.store().statistics().free_blocks;
+        let free = shard.store().free_blocks();
         if blocks > 0 && free < u64::from(blocks + self.options.reserve_blocks) {
             return Err(Refused(ReplyStatus::Busy, 0));
+        }
+        if operation == Operation::ExpireSession {
+            let client = self.replies.identity(connection).map(|client| client.node.into_bytes());
+            if client.is_none() || copyset.state.client(request.session) != client {
+                return Err(Refused(ReplyStatus::NoSession, 0));
+            }
         }
         copyset.state.touch(request.session, self.now_ns);
         let asked = copyset::Request {
@@ -167,10 +193,15 @@ impl Chunkserver {
             session: request.session,
             request: request.request,
         };
+        let no_room = operation == Operation::OpenSession
+            && copyset.state.sessions_promised() >= room.sessions_max;
         match copyset.state.admit(&asked, shard.store()) {
+            Admission::Fresh { .. } if no_room => {
+                Err(Refused(status_of(copyset::ResultCode::SessionsFull), 0))
+            }
             Admission::Fresh { charge } => Ok(Some(charge)),
-            Admission::Repeated(result) => {
-                let status = status_of(result);
+            Admission::Repeated => {
+                let status = status_of(copyset::ResultCode::Ok);
                 self.replies.push(QueuedReply::new(connection, request.token, status));
                 Ok(None)
             }
@@ -225,7 +256,11 @@ impl Chunkserver {
             Refused(ReplyStatus::NotLeader, refused.hint.map_or(0, |hint| hint.0))
         })?;
         copyset.state.proposed(index, charge);
-        copyset.waiting.push_back(Waiting { index, term, connection, token: request.token });
+        if operation == Operation::OpenSession {
+            copyset.state.opening(index);
+        }
+        let (token, taken_ns) = (request.token, self.taken_ns);
+        copyset.waiting.push_back(Waiting { index, term, connection, token, taken_ns });
         self.mark_dirty(position);
         Ok(())
     }

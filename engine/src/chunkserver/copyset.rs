@@ -9,6 +9,7 @@ use crate::raft_group::Group;
 use crate::wire::ReplyStatus;
 
 use super::catch_up::{Arrival, Receiver, let_go_index, mark};
+use super::lanes::Lanes;
 use super::reading::QueuedRead;
 use super::replication::Feed;
 use super::replies::{QueuedReply, Replies};
@@ -28,6 +29,8 @@ pub(super) struct Waiting {
     pub term: Term,
     pub connection: ConnectionId,
     pub token: u64,
+    /// When its request was taken off the wire.
+    pub taken_ns: u64,
 }
 
 /// A read that waits for a read-index round.
@@ -51,7 +54,6 @@ pub struct Copyset {
     /// One per other replica: what the library wants sent and is not sent yet.
     pub(super) feeds: Vec<Feed>,
     pub(super) round_reads: VecDeque<RoundRead>,
-    pub(super) ready_reads: VecDeque<QueuedRead>,
     /// The context of the read-index round under way.
     pub(super) round: Option<u64>,
     /// The catch-up that brings this replica up to date.
@@ -64,6 +66,8 @@ pub struct Copyset {
     /// What a replica that catches up still needs of the log lies behind this index.
     pub(super) floor: Option<LogIndex>,
     pub(super) dirty: bool,
+    /// Whether it is among those whose feeds have work.
+    pub(super) feeding: bool,
 }
 
 impl Copyset {
@@ -99,36 +103,37 @@ impl Copyset {
     }
 
     /// Reads of a confirmed round whose index is applied may be served.
-    pub(super) fn settle_reads(&mut self, applied: LogIndex) {
+    pub(super) fn settle_reads(&mut self, applied: LogIndex, lanes: &mut Lanes) {
         while let Some(front) = self.round_reads.front() {
             if front.index.is_none_or(|index| index > applied) {
                 return;
             }
             let front = self.round_reads.pop_front().expect("a front that was seen");
-            self.ready_reads.push_back(front.read);
+            lanes.confirmed(front.read);
         }
     }
 
     /// Read-index rounds end with leadership: who waits for one asks the next leader.
-    pub(super) fn refuse_round_reads(&mut self, replies: &mut Replies) {
+    pub(super) fn refuse_round_reads(&mut self, replies: &mut Replies, lanes: &mut Lanes) {
         let hint = self.group.leader().map_or(0, |leader| leader.0);
         for round in self.round_reads.drain(..) {
             let (connection, token) = (round.read.connection, round.read.token);
             let mut reply = QueuedReply::new(connection, token, ReplyStatus::NotLeader);
             reply.value = hint;
             replies.push(reply);
+            lanes.leave(&round.read, false);
         }
     }
 
     /// Answers everybody who waits: this replica can do nothing for them.
-    pub(super) fn abandon(&mut self, replies: &mut Replies) {
+    pub(super) fn abandon(&mut self, replies: &mut Replies, lanes: &mut Lanes) {
         for waiting in self.waiting.drain(..) {
             let (connection, token) = (waiting.connection, waiting.token);
             replies.push(QueuedReply::new(connection, token, ReplyStatus::DeviceFailed));
         }
-        let reads = self.round_reads.drain(..).map(|round| round.read);
-        for read in reads.chain(self.ready_reads.drain(..)) {
+        for read in self.round_reads.drain(..).map(|round| round.read) {
             replies.push(QueuedReply::new(read.connection, read.token, ReplyStatus::DeviceFailed));
+            lanes.leave(&read, false);
         }
         for feed in &mut self.feeds {
             feed.clear();

@@ -13,7 +13,9 @@ use crate::counters::Counters;
 use crate::ids::{BLOCK_SIZE, BatchNumber, CopysetId, Extent, Extents, LogIndex, ReplicaId, Term};
 use crate::journal::{HardState, Item};
 use crate::raft_group::{Host, LogEntry, Role, StoredEntry, encode_conf_state};
+use crate::record::Operation;
 use crate::shard::Shard;
+use crate::stages::{Stage, Stages};
 use crate::store::MISSING;
 use crate::wire::ReplyStatus;
 
@@ -27,6 +29,10 @@ pub(super) struct CopysetHost<'a> {
     /// The state that a catch-up brought.
     pub arrival: &'a mut Option<Box<Arrival>>,
     pub counters: &'a mut Counters,
+    pub stages: &'a mut Stages,
+    pub now_ns: u64,
+    /// Entries of writes that were stored.
+    pub writes_stored: u64,
     /// The data space ran out under an entry, which admission should have prevented.
     pub starved: bool,
 }
@@ -58,7 +64,7 @@ impl CopysetHost<'_> {
 
     /// Writes the payload runs to the extents that are not missing. Both are in block order and
     /// cover the same blocks, but may be cut in different places.
-    fn write(&mut self, extents: &Extents, payload: &[Pages]) {
+    fn write(&mut self, extents: &[Extent], payload: &[Pages]) {
         let mut runs = payload.iter();
         let mut run = runs.next();
         let mut used = 0;
@@ -68,8 +74,7 @@ impl CopysetHost<'_> {
                 let pages = run.expect("payload covers the live blocks");
                 let count = (extent.blocks - done).min(pages.pages() - used);
                 let part = Extent { start: extent.start + done, blocks: count };
-                let part = std::iter::once(part).collect();
-                self.shard.write_payload(&part, &pages.slice(used, count));
+                self.shard.write_payload(&[part], &pages.slice(used, count));
                 done += count;
                 used += count;
                 if used == pages.pages() {
@@ -105,10 +110,11 @@ impl Host for CopysetHost<'_> {
         };
         self.shard.append(entry.record.bytes(), &extents, entry.superseded_by);
         self.counters.entries_stored += 1;
+        self.writes_stored += u64::from(entry.record.operation() == Operation::Write);
         extents
     }
 
-    fn release(&mut self, extents: &Extents) {
+    fn release(&mut self, extents: &[Extent]) {
         for extent in extents.iter().filter(|extent| extent.start != MISSING) {
             self.shard.store_mut().release(*extent);
         }
@@ -121,7 +127,7 @@ impl Host for CopysetHost<'_> {
 
     fn apply(&mut self, entry: &LogEntry<'_>) {
         let store = self.shard.store_mut();
-        let applied = self.state.apply(entry.record, &entry.extents, store);
+        let applied = self.state.apply(entry.record, &entry.extents(), store);
         self.counters.entries_applied += 1;
         let blocks = u64::from(entry.record.payload_blocks());
         self.counters.user_bytes_written += blocks * BLOCK_SIZE as u64;
@@ -136,6 +142,10 @@ impl Host for CopysetHost<'_> {
                 reply.status = status_of(applied.result);
                 reply.index = index.0;
                 reply.value = applied.opened.map_or(0, |session| session.0);
+                if entry.record.operation() == Operation::Write {
+                    self.stages.record(Stage::WriteCommit, front.taken_ns, self.now_ns, 1);
+                    reply.write_taken_ns = Some(front.taken_ns);
+                }
             } else {
                 reply.status = ReplyStatus::NotLeader;
             }

@@ -11,6 +11,7 @@ mod catch_up;
 mod checkpoint;
 mod copyset;
 mod host;
+mod lanes;
 mod peers;
 mod reading;
 mod replaying;
@@ -25,18 +26,19 @@ use std::collections::VecDeque;
 use culvert_memory::{Buffer, Pool};
 use culvert_nvme::{Completion, Status};
 
-pub use catch_up::CatchUpStatus;
+pub use catch_up::{CatchUpStatus, journal_write_bytes_min};
 pub use copyset::{Copyset, ReplicaPlace};
 pub use peers::{Endpoint, PeerOptions};
 pub use replaying::rebuild;
 pub use start::{ReplicaPlan, ShardPlan, StartError};
-pub use status::{ChunkserverStatus, CopysetStatus, OutOfService};
+pub use status::{ChunkserverStatus, CopysetStatus, DeviceStatus, OutOfService};
 
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::{BatchNumber, CopysetId};
 use crate::network::{Class, ConnectionId, Event, Identity, Network, Payloads, PeerKind};
 use crate::raft_group::{GroupOptions, Outbox};
 use crate::shard::{self, Shard};
+use crate::stages::{Stage, Stages};
 use crate::wire::{self, AppendReader, FrameError, FrameKind, PeerMessages, Request};
 use peers::Peers;
 use reading::Reads;
@@ -49,6 +51,10 @@ pub struct ChunkserverOptions {
     pub group: GroupOptions,
     /// Reads in flight.
     pub reads_max: u32,
+    /// Pages that a follower's feed may hold, accepted for sending and not sent.
+    pub feed_unsent_pages_max: u32,
+    /// Requests of one connection without an answer.
+    pub requests_max: u32,
     /// Applied entries that all logs together keep for followers that lag.
     pub log_entries_retained: u64,
     /// A session that was silent for so long expires.
@@ -66,12 +72,17 @@ pub struct ChunkserverOptions {
 /// A shard that this reactor runs, and who waits for its durability.
 struct RunningShard {
     shard: Shard,
+    device: DeviceStatus,
     /// Copysets with unpersisted entries, by the batch they wait for.
     waiting: VecDeque<(BatchNumber, u32)>,
+    /// Writes that are stored and not durable yet, in the order of their batches.
+    stored: VecDeque<Stored>,
     failed: bool,
     /// What the turn has taken in and its groups will give to the shard.
     staged: Staged,
     checkpoint_times: CheckpointTimes,
+    /// What the checkpoints have room for.
+    room: checkpoint::Room,
 }
 
 /// When the newest checkpoint was begun and ended, to a turn; zero where none was.
@@ -91,6 +102,16 @@ impl CheckpointTimes {
     }
 }
 
+/// Writes whose entries a group stored in one turn.
+#[derive(Clone, Copy, Debug)]
+struct Stored {
+    batch: BatchNumber,
+    /// When they were taken off the wire.
+    taken_ns: u64,
+    count: u64,
+    leads: bool,
+}
+
 /// Journal bytes and commands that entries already taken in will need.
 #[derive(Clone, Copy, Debug, Default)]
 struct Staged {
@@ -99,13 +120,29 @@ struct Staged {
 }
 
 impl RunningShard {
-    fn new(shard: Shard) -> RunningShard {
+    fn new(shard: Shard, device: DeviceStatus, room: checkpoint::Room) -> RunningShard {
         RunningShard {
             shard,
+            device,
             waiting: VecDeque::new(),
+            stored: VecDeque::new(),
             failed: false,
             staged: Staged::default(),
             checkpoint_times: CheckpointTimes::default(),
+            room,
+        }
+    }
+
+    /// Notes writes that were stored; together with those before them where they are alike.
+    fn note_stored(&mut self, stored: Stored) {
+        match self.stored.back_mut() {
+            Some(last)
+                if (last.batch, last.taken_ns, last.leads)
+                    == (stored.batch, stored.taken_ns, stored.leads) =>
+            {
+                last.count += stored.count;
+            }
+            _ => self.stored.push_back(stored),
         }
     }
 
@@ -143,13 +180,24 @@ pub struct Chunkserver {
     sources: catch_up::Sources,
     /// Copysets with something to do, each at most once.
     dirty: VecDeque<u32>,
+    // A turn must not look at every copyset: with hundreds of them that alone would cost more than
+    // what the turn has to do. Each of these lists those that it has something to do for.
+    /// Copysets whose feeds have something to send.
+    feeding: Vec<u32>,
+    /// Copysets that are being brought up to date.
+    receiving: Vec<u32>,
+    /// Copysets whose read-index round of this turn takes further reads.
+    rounds: Vec<u32>,
     outbox: Outbox,
     shard_events: Vec<shard::Event>,
     counters: Counters,
+    stages: Stages,
     now_ns: u64,
+    /// When the turn began: the time at which its requests and frames were taken.
+    taken_ns: u64,
     /// Applied entries that each log keeps.
     retained: u64,
-    next_tick_ns: u64,
+    ticker: timers::Ticker,
     next_expiry_ns: u64,
     /// What the drivers counted, for `status`.
     drivers: DriverCounters,
@@ -175,6 +223,20 @@ pub enum Offence {
         /// Pages that came with it.
         came: u32,
     },
+    /// A client that asks on without taking its answers.
+    #[error("more than {0} requests of one connection are without an answer")]
+    Requests(u32),
+}
+
+impl Offence {
+    /// Why the connection is closed, in a word.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Offence::Requests(_) => "too many requests without an answer",
+            _ => "peer broke the protocol",
+        }
+    }
 }
 
 impl Chunkserver {
@@ -197,6 +259,13 @@ impl Chunkserver {
     /// Starts a turn: what comes in until [`Self::run`] came at `now_ns`.
     pub fn begin(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
+        self.taken_ns = now_ns;
+        // A turn that did something is followed by the next at once: what it submitted, sent and
+        // answered was posted just now.
+        self.stages.settle(now_ns);
+        for running in &mut self.shards {
+            running.shard.submitted(now_ns);
+        }
     }
 
     /// Counts a turn.
@@ -227,18 +296,25 @@ impl Chunkserver {
                 PeerKind::Node => self
                     .peer_connected(connection, peer)
                     .map_err(|offence| (connection, offence))?,
-                PeerKind::Client => self.replies.connected(connection, peer),
+                PeerKind::Client => {
+                    self.replies.connected(connection, peer);
+                    self.reads.lanes.connected(connection);
+                }
             },
             Event::Frame { connection, class, bytes, payloads } => self
                 .frame(connection, class, bytes, payloads)
                 .map_err(|offence| (connection, offence))?,
             Event::Writable { connection } => {
-                self.replies.writable(connection);
+                if self.replies.writable(connection) {
+                    self.reads.lanes.writable(connection);
+                }
                 self.wake_feeds(connection);
                 self.sources.wake(connection);
             }
             Event::Closed { connection, .. } => {
-                self.replies.closed(connection);
+                if self.replies.closed(connection) {
+                    self.reads.lanes.closed(connection);
+                }
                 self.peer_closed(connection);
             }
         }
@@ -257,6 +333,9 @@ impl Chunkserver {
         match kind {
             FrameKind::Request if self.replies.identity(connection).is_some() => {
                 let request = Request::parse(body)?;
+                if !self.replies.reserve(connection) {
+                    return Err(Offence::Requests(self.options.requests_max));
+                }
                 self.request(connection, &request, payloads)
             }
             FrameKind::Append if from_node => {
@@ -279,7 +358,10 @@ impl Chunkserver {
     /// A command of the shard at `position` has completed.
     pub fn completed(&mut self, position: usize, now_ns: u64, completion: Completion) {
         let mut events = std::mem::take(&mut self.shard_events);
-        self.shards[position].shard.complete(now_ns, completion, &mut events);
+        let shard = &mut self.shards[position].shard;
+        if let Some((stage, submitted_ns)) = shard.complete(now_ns, completion, &mut events) {
+            self.stages.note(stage, submitted_ns, 1);
+        }
         for event in events.drain(..) {
             match event {
                 shard::Event::ReadDone { token, buffer, status } => {
@@ -291,7 +373,12 @@ impl Chunkserver {
                     tracing::debug!(shard = position, pages, "checkpoint done");
                 }
                 shard::Event::CheckpointTooLarge => {
-                    tracing::error!(shard = position, "checkpoint does not fit its area");
+                    tracing::error!(
+                        shard = position,
+                        "a checkpoint does not fit its area: the old one counts, and changes are \
+                         refused when the journal is full; format the device with a larger \
+                         --checkpoint-size and let the replica catch up"
+                    );
                 }
             }
         }
@@ -305,13 +392,14 @@ impl Chunkserver {
         } else if catch_up::is_catch_up(token) {
             self.catch_up_read_done(token, buffer, status);
         } else {
-            self.reads.piece_done(token, buffer, status, &mut self.counters);
+            self.reads.piece_done(token, buffer, status, &mut self.counters, &mut self.stages);
         }
     }
 
     /// Lets everything that can go on go on. `now_ns` was read after the last event of the turn.
     pub fn run<N: Network>(&mut self, now_ns: u64, network: &mut N) {
         self.now_ns = now_ns;
+        self.stages.settle(now_ns);
         self.settle_durable();
         self.run_timers();
         self.run_groups();
@@ -320,15 +408,35 @@ impl Chunkserver {
         self.feed_checkpoints();
         self.start_reads();
         self.finish_reads(network);
-        self.replies.send(network, &mut self.counters);
+        if self.replies.wants_text() {
+            self.counters.status_texts += 1;
+            let text = self.status_text().into();
+            self.replies.set_text(&text);
+        }
+        self.replies.send(network, &mut self.counters, &mut self.stages);
         self.peers.flush(network);
         self.peers.dial(now_ns, network);
     }
 
     /// Passes the shards' durability on to the groups that wait for it.
     fn settle_durable(&mut self) {
+        let now_ns = self.now_ns;
         for running in &mut self.shards {
             let durable = running.shard.durable();
+            while let Some(stored) = running.stored.front().copied() {
+                if stored.batch > durable {
+                    break;
+                }
+                running.stored.pop_front();
+                let Stored { taken_ns, count, .. } = stored;
+                if stored.leads {
+                    self.stages.record(Stage::WriteDurable, taken_ns, now_ns, count);
+                } else {
+                    self.stages.record(Stage::AppendDurable, taken_ns, now_ns, count);
+                    // The answer leaves in this turn.
+                    self.stages.note(Stage::AppendReply, taken_ns, count);
+                }
+            }
             while let Some((batch, position)) = running.waiting.front().copied() {
                 if batch > durable {
                     break;
@@ -372,18 +480,28 @@ impl Chunkserver {
             replies: &mut self.replies,
             arrival: &mut copyset.arrival,
             counters: &mut self.counters,
+            stages: &mut self.stages,
+            now_ns: self.now_ns,
+            writes_stored: 0,
             starved: false,
         };
         copyset.group.ready(&mut host, &mut self.outbox, self.now_ns);
-        let starved = host.starved;
+        let (starved, count) = (host.starved, host.writes_stored);
+        if count > 0 {
+            let (batch, leads) = (running.shard.open_batch(), copyset.group.is_leader());
+            running.note_stored(Stored { batch, taken_ns: self.taken_ns, count, leads });
+            if leads {
+                self.stages.note(Stage::WriteSubmit, self.taken_ns, count);
+            }
+        }
         let applied = copyset.group.applied();
         if applied > applied_before {
             running.shard.note_applied(copyset.id, applied);
             copyset.compact(self.retained);
-            copyset.settle_reads(applied);
+            copyset.settle_reads(applied, &mut self.reads.lanes);
         }
         if !copyset.group.is_leader() {
-            copyset.refuse_round_reads(&mut self.replies);
+            copyset.refuse_round_reads(&mut self.replies, &mut self.reads.lanes);
         }
         if let Some(batch) = copyset.group.waits_for()
             && running.waiting.back() != Some(&(batch, position))
@@ -427,7 +545,7 @@ impl Chunkserver {
         for position in 0..self.copysets.len() {
             if self.copysets[position].shard == shard {
                 let copyset = &mut self.copysets[position];
-                copyset.abandon(&mut self.replies);
+                copyset.abandon(&mut self.replies, &mut self.reads.lanes);
                 self.out_of_service.push(OutOfService {
                     copyset: copyset.id,
                     shard,
@@ -459,6 +577,6 @@ impl Chunkserver {
     pub fn deadline_ns(&self) -> u64 {
         let shards = self.shards.iter().filter_map(|running| running.shard.deadline());
         let others = [self.peers.deadline_ns(), self.sources.deadline_ns()];
-        shards.chain(others).fold(self.next_tick_ns, u64::min)
+        shards.chain(others).fold(self.ticker.next_ns, u64::min)
     }
 }

@@ -12,10 +12,12 @@ use culvert_nvme::Status;
 
 use super::Chunkserver;
 use super::copyset::RoundRead;
+use super::lanes::Lanes;
 use super::replies::QueuedReply;
 use crate::counters::Counters;
 use crate::ids::{BLOCK_SIZE, BlockRange, ChunkId, Extent, LogIndex, OPERATION_BLOCKS_MAX};
 use crate::network::{Class, ConnectionId, Network, Placement, SendError};
+use crate::stages::{Stage, Stages};
 use crate::store::{BlockStates, ChunkKey, Place, ReadTicket};
 use crate::wire::{FRAME_BYTES_MAX, Reply, ReplyStatus};
 
@@ -27,9 +29,15 @@ pub(super) struct QueuedRead {
     pub connection: ConnectionId,
     pub token: u64,
     pub position: u32,
+    /// Position of the copyset's shard.
+    pub shard: u32,
+    /// A read-index round vouches for it: it needs no lease.
+    pub confirmed: bool,
     pub chunk: ChunkId,
     pub range: BlockRange,
     pub landing_page: u32,
+    /// When its request was taken off the wire.
+    pub taken_ns: u64,
 }
 
 /// A run of blocks that lies together on the device, or is a hole.
@@ -50,8 +58,7 @@ struct Started {
 
 /// See the module's documentation.
 pub(super) struct Reads {
-    queued: VecDeque<QueuedRead>,
-    queued_max: usize,
+    pub lanes: Lanes,
     started: Vec<Started>,
     free: Vec<u32>,
     /// Reads whose pieces are all there, in order.
@@ -63,49 +70,40 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    /// A table for `capacity` reads; `None` where the pool has no pages for the zeroes.
-    pub fn new(capacity: u32, pool: &Pool) -> Option<Reads> {
+    /// A table for `capacity` reads on `shards` shards; `None` where the pool has no pages for the
+    /// zeroes.
+    pub fn new(capacity: u32, shards: usize, pool: &Pool) -> Option<Reads> {
         let mut zeroes = pool.acquire(OPERATION_BLOCKS_MAX)?;
         zeroes.fill_zero(0..zeroes.len());
         let zero_crc = zeroes.crc32c(0, BLOCK_SIZE);
+        let lanes = Lanes::new(capacity, shards, pool.total_pages());
+        let table = lanes.started_max();
         Some(Reads {
-            queued: VecDeque::with_capacity(capacity as usize),
-            queued_max: capacity as usize,
-            started: Vec::with_capacity(capacity as usize),
-            free: Vec::with_capacity(capacity as usize),
-            finished: VecDeque::with_capacity(capacity as usize),
+            lanes,
+            started: Vec::with_capacity(table),
+            free: Vec::with_capacity(table),
+            finished: VecDeque::with_capacity(table),
             zeroes: zeroes.freeze(),
             zero_crc,
             frame: Box::new([0; FRAME_BYTES_MAX]),
         })
     }
 
-    /// Takes a read, unless as many as the table holds wait already.
-    pub fn queue(&mut self, read: QueuedRead) -> bool {
-        if self.queued.len() >= self.queued_max {
-            return false;
-        }
-        self.queued.push_back(read);
-        true
-    }
-
     pub fn has_work(&self) -> bool {
-        !self.queued.is_empty() || !self.finished.is_empty()
+        self.lanes.has_work() || !self.finished.is_empty()
     }
 
-    /// Takes a place for a read.
-    fn open(&mut self, read: QueuedRead) -> Option<u32> {
+    /// Takes a place for a read, which the shard's share of the table has.
+    fn open(&mut self, read: QueuedRead) -> u32 {
         if let Some(slot) = self.free.pop() {
             let started = &mut self.started[slot as usize];
             started.read = read;
             started.states.clear();
             started.outstanding = 0;
             started.status = ReplyStatus::Ok;
-            return Some(slot);
+            return slot;
         }
-        if self.started.len() == self.queued_max {
-            return None;
-        }
+        debug_assert!(self.started.len() < self.lanes.started_max());
         self.started.push(Started {
             read,
             states: BlockStates::new(),
@@ -114,7 +112,13 @@ impl Reads {
             ticket: None,
             status: ReplyStatus::Ok,
         });
-        Some(self.started.len() as u32 - 1)
+        self.started.len() as u32 - 1
+    }
+
+    /// Gives a place back, with the pages that are still in it.
+    fn close(&mut self, slot: u32) {
+        self.started[slot as usize].pieces.clear();
+        self.free.push(slot);
     }
 
     /// A piece came from the device, good or bad.
@@ -124,6 +128,7 @@ impl Reads {
         buffer: Buffer,
         status: Status,
         counters: &mut Counters,
+        stages: &mut Stages,
     ) {
         let (slot, piece) = split(token);
         let started = &mut self.started[slot as usize];
@@ -145,6 +150,9 @@ impl Reads {
         }
         started.pieces[piece].pages = Some(buffer.freeze());
         if started.outstanding == 0 {
+            if started.status == ReplyStatus::Ok {
+                stages.note(Stage::ReadVerified, started.read.taken_ns, 1);
+            }
             self.finished.push_back(slot);
         }
     }
@@ -163,28 +171,36 @@ impl Chunkserver {
     /// Starts what may be served now; what needs a read-index round waits for it.
     pub(super) fn start_reads(&mut self) {
         self.settle_rounds();
-        for position in 0..self.copysets.len() {
-            while let Some(read) = self.copysets[position].ready_reads.pop_front() {
-                if !self.start_read(read) {
-                    self.copysets[position].ready_reads.push_front(read);
-                    return;
+        for shard in 0..self.shards.len() {
+            while let Some(read) = self.reads.lanes.next(shard) {
+                if !self.serve_read(read) {
+                    break;
                 }
             }
         }
-        while let Some(read) = self.reads.queued.pop_front() {
-            let copyset = &self.copysets[read.position as usize];
-            if !copyset.group.is_leader() || !self.in_service(read.position) {
-                let mut reply =
-                    QueuedReply::new(read.connection, read.token, ReplyStatus::NotLeader);
-                reply.value = copyset.group.leader().map_or(0, |leader| leader.0);
-                self.replies.push(reply);
-            } else if !copyset.group.holds_lease(self.now_ns) {
-                self.start_round(read);
-            } else if !self.start_read(read) {
-                self.reads.queued.push_front(read);
-                return;
-            }
+    }
+
+    /// Starts, answers or parks one read; `false` where its shard has no room, and it is the
+    /// shard's next again.
+    fn serve_read(&mut self, read: QueuedRead) -> bool {
+        let copyset = &self.copysets[read.position as usize];
+        if !self.in_service(read.position) {
+            self.refuse_read(&read, ReplyStatus::DeviceFailed, 0);
+        } else if !read.confirmed && !copyset.group.is_leader() {
+            let hint = copyset.group.leader().map_or(0, |leader| leader.0);
+            self.refuse_read(&read, ReplyStatus::NotLeader, hint);
+        } else if !read.confirmed && !copyset.group.holds_lease(self.now_ns) {
+            self.start_round(read);
+        } else {
+            return self.start_read(read);
         }
+        true
+    }
+
+    fn refuse_read(&mut self, read: &QueuedRead, status: ReplyStatus, value: u64) {
+        let reply = QueuedReply::new(read.connection, read.token, status);
+        self.replies.push(QueuedReply { value, ..reply });
+        self.reads.lanes.leave(read, false);
     }
 
     /// Without a lease: asks a majority whether this replica still leads. Reads that come while a
@@ -194,10 +210,10 @@ impl Chunkserver {
         let copyset = &mut self.copysets[position as usize];
         if copyset.round.is_none() {
             copyset.round = copyset.group.read_index();
+            self.rounds.extend(copyset.round.map(|_| position));
         }
         let Some(context) = copyset.round else {
-            self.replies.push(QueuedReply::new(read.connection, read.token, ReplyStatus::Busy));
-            return;
+            return self.refuse_read(&read, ReplyStatus::Busy, 0);
         };
         let fresh = copyset.round_reads.back().is_none_or(|last| last.context <= context);
         debug_assert!(fresh);
@@ -207,8 +223,8 @@ impl Chunkserver {
 
     /// Ends the rounds of this turn: later reads start a new one.
     fn settle_rounds(&mut self) {
-        for copyset in &mut self.copysets {
-            copyset.round = None;
+        for position in self.rounds.drain(..) {
+            self.copysets[position as usize].round = None;
         }
     }
 
@@ -219,25 +235,27 @@ impl Chunkserver {
             round.index.get_or_insert(index);
         }
         let applied = copyset.group.applied();
-        copyset.settle_reads(applied);
+        copyset.settle_reads(applied, &mut self.reads.lanes);
     }
 
-    /// Starts one read; `false` where a table or the pool is full, and nothing was done.
+    /// Starts one read; `false` where its shard or the pool has no room: it is the next again.
     fn start_read(&mut self, read: QueuedRead) -> bool {
-        let Some(slot) = self.reads.open(read) else { return false };
         let copyset = &self.copysets[read.position as usize];
         let shard = &mut self.shards[copyset.shard].shard;
-        let key = ChunkKey { copyset: copyset.id, chunk: read.chunk };
-        if shard.commands_free() < PIECES_MAX as u32 {
-            self.reads.free.push(slot);
+        let room = shard.commands_free() >= PIECES_MAX as u32;
+        if !room || !self.reads.lanes.has_room(&read) {
+            // What it waits for ends with a completion, and that is an event.
+            self.reads.lanes.put_back(read, true);
             return false;
         }
+        let key = ChunkKey { copyset: copyset.id, chunk: read.chunk };
+        let slot = self.reads.open(read);
         let started = &mut self.reads.started[slot as usize];
         if !shard.store().lookup(key, read.range, &mut started.states) {
             let hole = std::iter::repeat_n(Default::default(), read.range.blocks as usize);
             started.states.extend(hole);
         }
-        if !plan(
+        let planned = plan(
             started,
             &self.pool,
             &self.reads.zeroes,
@@ -245,12 +263,16 @@ impl Chunkserver {
             |piece, extent, buffer| {
                 shard.read(token_of(slot, piece), extent, buffer);
             },
-        ) {
-            started.pieces.clear();
-            self.reads.free.push(slot);
+        );
+        if !planned {
+            self.reads.close(slot);
+            self.reads.lanes.put_back(read, false);
             return false;
         }
+        self.stages.note(Stage::ReadSubmit, read.taken_ns, 1);
+        self.reads.lanes.start(&read);
         if started.outstanding == 0 {
+            self.stages.note(Stage::ReadVerified, read.taken_ns, 1);
             self.reads.finished.push_back(slot);
         } else {
             started.ticket = Some(shard.store_mut().read_begin());
@@ -263,32 +285,40 @@ impl Chunkserver {
         for _ in 0..self.reads.finished.len() {
             let Some(slot) = self.reads.finished.pop_front() else { break };
             let started = &mut self.reads.started[slot as usize];
+            let read = started.read;
             if let Some(ticket) = started.ticket.take() {
-                let copyset = &self.copysets[started.read.position as usize];
+                let copyset = &self.copysets[read.position as usize];
                 self.shards[copyset.shard].shard.store_mut().read_end(ticket);
             }
-            let mut answered = answer(started, &mut self.reads.frame, network);
+            let mut answered = Err(SendError::Full);
+            if !self.reads.lanes.is_blocked(read.connection) {
+                answered = answer(started, &mut self.reads.frame, network);
+            }
             if answered == Err(SendError::OutsideWindow) {
                 // The client named pages that it has not granted.
                 started.status = ReplyStatus::Malformed;
                 answered = answer(started, &mut self.reads.frame, network);
             }
+            let whole = started.status == ReplyStatus::Ok;
+            self.reads.close(slot);
+            self.reads.lanes.end(&read);
             match answered {
                 Err(SendError::Full) => {
-                    self.reads.finished.push_back(slot);
+                    self.reads.lanes.block(&read);
                     continue;
                 }
                 Ok(()) => {
-                    if started.status == ReplyStatus::Ok {
-                        let blocks = u64::from(started.read.range.blocks);
-                        self.counters.user_bytes_read += blocks * BLOCK_SIZE as u64;
-                    }
                     self.counters.replies_sent += 1;
+                    if whole {
+                        let blocks = u64::from(read.range.blocks);
+                        self.counters.user_bytes_read += blocks * BLOCK_SIZE as u64;
+                        self.stages.note(Stage::ReadReply, read.taken_ns, 1);
+                    }
                 }
                 Err(_closed) => {}
             }
-            started.pieces.clear();
-            self.reads.free.push(slot);
+            self.replies.answered(read.connection);
+            self.reads.lanes.leave(&read, answered.is_ok());
         }
     }
 }

@@ -17,12 +17,13 @@
 
 use raft::eraftpb::{ConfState, HardState};
 
+use super::catch_up::mark;
 use super::start::first_base;
 use crate::copyset::{self, CopysetState};
-use crate::ids::{CopysetId, Extents, LogIndex};
+use crate::ids::{CopysetId, Extent, LogIndex};
 use crate::journal::{ChunkInstalled, HOLE, NOWHERE};
-use crate::raft_group::Log;
-use crate::shard::check::HeldPayload;
+use crate::raft_group::{Log, LogEntry, parse_conf_state};
+use crate::shard::check::{HeldPayload, Rebuilt};
 use crate::shard::{Change, ChangeList, EntryList, PastLog, RecoveredGroup};
 use crate::store::{
     BlockState, ChunkInstall, ChunkKey, InstallBlock, InstallError, LOG_INDEX_MAX, Place, Store,
@@ -51,7 +52,7 @@ pub(super) enum ReplayError {
 pub(super) struct Gap(pub LogIndex);
 
 /// Payload of an entry that is not applied.
-pub(super) type Live = (ChunkKey, LogIndex, Extents);
+pub(super) type Live = (ChunkKey, LogIndex, Vec<Extent>);
 
 /// Replays a log that a raft snapshot ended. Returns how far ahead of it chunks may be.
 pub(super) fn past(
@@ -96,7 +97,7 @@ pub(super) fn apply(
     let mut index = state.applied().next();
     while index <= through {
         let entry = log.get(index).ok_or(Gap(index))?;
-        state.apply(entry.record, &entry.extents, store);
+        state.apply(entry.record, &entry.extents(), store);
         index = index.next();
     }
     Ok(())
@@ -168,7 +169,8 @@ fn install(
 /// Entries whose chunk is already past them, because a catch-up installed it, have lost their
 /// payload to it.
 pub(super) fn drop_covered(log: &mut Log, state: &CopysetState, ahead: LogIndex, store: &Store) {
-    for index in (state.applied().0 + 1..=log.last().0).map(LogIndex) {
+    let through = state.applied().max(log.base().0);
+    for index in (through.0 + 1..=log.last().0).map(LogIndex) {
         let entry = log.get(index).expect("an index within the log");
         let key = ChunkKey { copyset: entry.record.copyset(), chunk: entry.record.chunk() };
         if entry.record.payload_blocks() > 0 && store.covers(key, index) {
@@ -182,38 +184,63 @@ pub(super) fn live_payload(log: &Log, state: &CopysetState) -> Vec<Live> {
     let first = state.applied().0 + 1;
     let entries = (first..=log.last().0).filter_map(|index| log.get(LogIndex(index)));
     entries
-        .filter(|entry| !entry.extents.is_empty())
+        .filter(LogEntry::has_extents)
         .map(|entry| {
             let record = entry.record;
             let key = ChunkKey { copyset: record.copyset(), chunk: record.chunk() };
-            (key, record.index(), entry.extents)
+            (key, record.index(), entry.extents().to_vec())
         })
         .collect()
 }
 
-/// Brings the maps of one group up to what its device knows to be committed, for the offline
-/// check, and says what the entries behind hold. `None`: the group's state cannot be read.
-pub fn rebuild(store: &mut Store, found: &RecoveredGroup) -> Option<Vec<HeldPayload>> {
+/// What recovery found of a replica that does not serve, as far as it hangs together.
+pub(super) struct Salvaged {
+    pub log: Log,
+    pub state: CopysetState,
+    /// Up to which index chunks may be ahead of the state.
+    pub ahead: LogIndex,
+    /// Whether everything was there. If not, its chunks may be older than what the device knows to
+    /// be committed, and name blocks that others use by now.
+    pub whole: bool,
+}
+
+/// Replays what was found of a replica, up to where it does not hang together any more.
+pub(super) fn salvage(store: &mut Store, found: &RecoveredGroup) -> Salvaged {
+    let id = found.copyset;
+    let mut whole = found.damaged.is_none();
     for past in &found.past {
-        self::past(past, found.copyset, 0, store).ok()?;
+        whole &= self::past(past, id, 0, store).is_ok();
     }
-    let mut state = match &found.image {
-        Some(bytes) => CopysetState::parse(bytes).ok()?,
-        None => CopysetState::new(found.copyset, 0),
-    };
+    let stored = found.image.as_deref().map(CopysetState::parse);
+    whole &= !matches!(stored, Some(Err(_)));
+    let mut state = stored.and_then(Result::ok).unwrap_or_else(|| CopysetState::new(id, 0));
+    let members = found.conf_state.as_deref().map(parse_conf_state);
+    whole &= !matches!(members, Some(Err(_)));
+    let members = members.and_then(Result::ok).unwrap_or_default();
     let base = found.log_start.unwrap_or(first_base());
-    let mut log = Log::new(HardState::default(), ConfState::default(), base);
-    fill(&mut log, &found.entries).ok()?;
-    let ahead = changes(&found.changes, &log, &mut state, store).ok()?;
-    apply(&log, &mut state, found.applied_note.min(log.last()), store).ok()?;
+    let mut log = Log::new(HardState::default(), members, base);
+    // What lies behind a gap is of no use without what is missing.
+    whole &= fill(&mut log, &found.entries).is_ok();
+    let changed = changes(&found.changes, &log, &mut state, store);
+    whole &= changed.is_ok();
+    let through = found.applied_note.min(log.last());
+    whole &= apply(&log, &mut state, through, store).is_ok();
+    let ahead = changed.unwrap_or_default().max(mark::parse(found.catch_up.as_deref()));
     drop_covered(&mut log, &state, ahead, store);
+    Salvaged { log, state, ahead, whole }
+}
+
+/// Brings the maps of one group up to what its device knows to be committed, for the offline
+/// check, and says what the entries behind hold.
+pub fn rebuild(store: &mut Store, found: &RecoveredGroup) -> Rebuilt {
+    let Salvaged { log, state, whole, .. } = salvage(store, found);
     let first = state.applied().0 + 1;
     let entries = (first..=log.last().0).filter_map(|index| log.get(LogIndex(index)));
-    let held = entries.filter(|entry| !entry.extents.is_empty()).map(|entry| HeldPayload {
+    let held = entries.filter(LogEntry::has_extents).map(|entry| HeldPayload {
         key: ChunkKey { copyset: found.copyset, chunk: entry.record.chunk() },
         index: entry.record.index(),
-        extents: entry.extents,
+        extents: entry.extents().to_vec(),
         crcs: entry.record.crcs().collect(),
     });
-    Some(held.collect())
+    Rebuilt { held: held.collect(), whole }
 }

@@ -17,19 +17,19 @@ use super::{Chunkserver, Offence, RunningShard};
 use crate::counters::Counters;
 use crate::ids::{BLOCK_SIZE, Extent, LogIndex, OPERATION_EXTENTS_MAX, ReplicaId};
 use crate::network::{Class, ConnectionId, Network, Payloads, Placement, SendError};
-use crate::raft_group::{AppendRange, LogEntry, Outbox, Payload, StoredEntry};
+use crate::raft_group::{AppendRange, LogEntry, Outbox, StoredEntry};
 use crate::store::{BlockStates, ChunkKey, MISSING, Place, ReadTicket};
-use crate::wire::{AppendEntry, AppendHeader, AppendReader, AppendWriter, live_mask_of};
+use crate::wire::{
+    APPEND_FRAMES_IN_FLIGHT_MAX, AppendEntry, AppendHeader, AppendReader, AppendWriter,
+    live_mask_of,
+};
 
 /// Entries that one feed reads from the device ahead of sending.
 const FETCHES_MAX: usize = 16;
 
-/// Ranges that wait in one feed; the library's own bound on messages in flight is below it.
-const RANGES_MAX: usize = 512;
-
-/// Pages that sends to one follower may hold, accepted and not on the wire. A stopped follower
-/// holds so many pages of clients' windows and no more; the rest it gets from this device later.
-const UNSENT_PAGES_MAX: u32 = 256;
+/// Ranges that wait in one feed. The library has at most [`APPEND_FRAMES_IN_FLIGHT_MAX`] with
+/// entries in flight; as many again are for what it sends without counting it, such as probes.
+const RANGES_MAX: usize = 2 * APPEND_FRAMES_IN_FLIGHT_MAX as usize;
 
 /// Payload runs in one frame.
 const FRAME_PAYLOADS_MAX: usize = culvert_transport::PAYLOADS_MAX;
@@ -112,6 +112,9 @@ impl Feed {
 
     /// Queues a range; `false` where too many wait and the library must be told.
     pub fn push(&mut self, range: AppendRange) -> bool {
+        if self.ranges.back().is_some_and(|last| says_nothing_new(last, &range)) {
+            return true;
+        }
         if self.ranges.len() >= RANGES_MAX {
             return false;
         }
@@ -120,23 +123,43 @@ impl Feed {
     }
 }
 
+/// Whether a range without entries, which only tells the commit index, comes right behind one that
+/// still waits: that will tell the commit index of its own time.
+fn says_nothing_new(last: &AppendRange, range: &AppendRange) -> bool {
+    let end = LogIndex(last.previous_index.0 + u64::from(last.count));
+    range.count == 0 && last.term == range.term && end == range.previous_index
+}
+
 /// What stops a feed for now.
 enum Stop {
     /// No credits or no queue room: wait for the connection.
     Blocked,
+    /// What was accepted for the follower is not on the wire yet.
+    Unsent,
     /// A device read is under way.
     Reading,
     /// The range means nothing any more, or cannot be sent: the library must probe again.
     Lost,
 }
 
+/// Puts a copyset into a list that its flag says it is not in yet.
+fn mark(list: &mut Vec<u32>, listed: &mut bool, position: u32) {
+    if !*listed {
+        *listed = true;
+        list.push(position);
+    }
+}
+
 impl Chunkserver {
     /// Credits or room came back on a connection.
     pub(super) fn wake_feeds(&mut self, connection: ConnectionId) {
         let Some(peer) = self.peers.by_connection(connection) else { return };
-        for copyset in &mut self.copysets {
+        for (position, copyset) in self.copysets.iter_mut().enumerate() {
             for feed in copyset.feeds.iter_mut().filter(|feed| feed.peer == peer) {
                 feed.unblock();
+            }
+            if copyset.feeds.iter().any(Feed::has_work) {
+                mark(&mut self.feeding, &mut copyset.feeding, position as u32);
             }
         }
     }
@@ -161,6 +184,8 @@ impl Chunkserver {
                 if !self.peers.is_connected(feed.peer) || !feed.push(range) {
                     feed.clear();
                     copyset.group.report_unreachable(range.to);
+                } else {
+                    mark(&mut self.feeding, &mut copyset.feeding, position);
                 }
             }
             for (context, index) in reads.drain(..) {
@@ -173,11 +198,15 @@ impl Chunkserver {
 
     /// Sends what windows and queues have room for.
     pub(super) fn pump_feeds<N: Network>(&mut self, network: &mut N) {
-        for position in 0..self.copysets.len() {
-            if self.copysets[position].feeds.iter().any(Feed::has_work) {
-                self.pump_copyset(position, network);
-            }
-        }
+        let mut feeding = std::mem::take(&mut self.feeding);
+        feeding.retain(|position| {
+            self.pump_copyset(*position as usize, network);
+            let copyset = &mut self.copysets[*position as usize];
+            copyset.feeding = copyset.feeds.iter().any(Feed::has_work);
+            copyset.feeding
+        });
+        debug_assert!(self.feeding.is_empty(), "nothing is queued while feeds are pumped");
+        self.feeding = feeding;
     }
 
     fn pump_copyset<N: Network>(&mut self, position: usize, network: &mut N) {
@@ -200,9 +229,11 @@ impl Chunkserver {
                 pool: &self.pool,
                 writer: self.peers.append_writer(),
                 counters: &mut self.counters,
+                unsent_pages_max: self.options.feed_unsent_pages_max,
+                room: 0,
             };
             match pump.run(copyset, network) {
-                Ok(()) | Err(Stop::Reading) => {}
+                Ok(()) | Err(Stop::Reading | Stop::Unsent) => {}
                 Err(Stop::Blocked) => copyset.feeds[at].blocked = true,
                 Err(Stop::Lost) => {
                     copyset.lose(at);
@@ -259,15 +290,16 @@ impl Chunkserver {
         payloads: &mut Payloads,
     ) -> Result<(), Offence> {
         let header = *reader.header();
-        let mut entries: ArrayVec<(AppendEntry<'_>, Payload), 128> = ArrayVec::new();
-        let mut runs = payloads.drain(..);
+        let runs: ArrayVec<Pages, FRAME_PAYLOADS_MAX> =
+            payloads.drain(..).map(Buffer::freeze).collect();
+        let mut entries: ArrayVec<(AppendEntry<'_>, &[Pages]), 128> = ArrayVec::new();
+        let mut rest = &runs[..];
         while let Some(entry) = reader.next_entry()? {
-            let payload = claim_payload(&entry, &mut runs)?;
+            let payload = claim_payload(&entry, &mut rest)?;
             if entries.try_push((entry, payload)).is_err() {
                 return Err(Offence::Frame(crate::wire::FrameError::Field("count")));
             }
         }
-        drop(runs);
         let Some(position) = self.position(header.copyset) else { return Ok(()) };
         let copyset = &mut self.copysets[position as usize];
         let from_there = copyset.peer_of(header.from) == self.peers.by_connection(connection);
@@ -320,24 +352,25 @@ impl Copyset {
     }
 }
 
-/// Takes the runs that hold an entry's live blocks.
-fn claim_payload(
+/// Takes the runs that hold an entry's live blocks off the front of `runs`.
+fn claim_payload<'r>(
     entry: &AppendEntry<'_>,
-    runs: &mut impl Iterator<Item = Buffer>,
-) -> Result<Payload, Offence> {
+    runs: &mut &'r [Pages],
+) -> Result<&'r [Pages], Offence> {
     let said = entry.live_mask.count_ones();
-    let mut payload = Payload::new();
-    let mut came = 0;
+    let (mut count, mut came) = (0, 0);
     while came < said {
-        let Some(run) = runs.next() else { return Err(Offence::Payload { said, came }) };
+        let Some(run) = runs.get(count) else { return Err(Offence::Payload { said, came }) };
         came += run.pages();
-        payload.push(run.freeze());
+        count += 1;
     }
+    let (payload, rest) = runs.split_at(count);
+    *runs = rest;
     if came == said { Ok(payload) } else { Err(Offence::Payload { said, came }) }
 }
 
 /// Whether every payload block that came matches its record.
-fn payloads_match(entries: &[(AppendEntry<'_>, Payload)]) -> bool {
+fn payloads_match(entries: &[(AppendEntry<'_>, &[Pages])]) -> bool {
     entries.iter().all(|(entry, payload)| {
         let mut pages = payload
             .iter()
@@ -361,6 +394,12 @@ struct Pump<'a> {
     pool: &'a culvert_memory::Pool,
     writer: &'a mut AppendWriter,
     counters: &'a mut Counters,
+    /// Pages that sends to one follower may hold, accepted and not on the wire. A stopped follower
+    /// holds so many pages of clients' windows, and of one more operation; the rest it gets from
+    /// this device later.
+    unsent_pages_max: u32,
+    /// Pages of them that the frame may still take.
+    room: u32,
 }
 
 /// What became of an entry that was to be added to a frame.
@@ -378,9 +417,6 @@ impl Pump<'_> {
             if !copyset.group.is_leader() || copyset.group.term() != range.term {
                 return Err(Stop::Lost);
             }
-            if network.unsent_pages(self.connection) > UNSENT_PAGES_MAX {
-                return Ok(());
-            }
             self.send_range(copyset, range, network)?;
         }
         Ok(())
@@ -394,6 +430,11 @@ impl Pump<'_> {
         network: &mut N,
     ) -> Result<(), Stop> {
         loop {
+            let unsent = network.unsent_pages(self.connection);
+            self.room = self.unsent_pages_max.saturating_sub(unsent);
+            if self.room == 0 {
+                return Err(Stop::Unsent);
+            }
             let header = AppendHeader {
                 copyset: copyset.id,
                 from: copyset.group.replica(),
@@ -475,7 +516,8 @@ impl Pump<'_> {
         let blocks = entry.record.payload_blocks();
         let runs_max = if entry.payload.is_some() { 1 } else { blocks as usize };
         let room = FRAME_PAYLOADS_MAX - payloads.len();
-        if !self.writer.fits(entry.record.bytes().len()) || room < runs_max {
+        let too_many = blocks > self.room && !payloads.is_empty();
+        if !self.writer.fits(entry.record.bytes().len()) || room < runs_max || too_many {
             return Ok((Added::FrameFull, term));
         }
         if blocks == 0 {
@@ -485,10 +527,12 @@ impl Pump<'_> {
         if let Some(pages) = entry.payload {
             let placement = network.reserve(self.connection, blocks).ok_or(Stop::Blocked)?;
             payloads.push((placement, pages.clone()));
+            self.room = self.room.saturating_sub(blocks);
             self.writer.push(entry.record.bytes(), live_mask_of(blocks), None);
             return Ok((Added::Yes, term));
         }
         self.add_fetched(copyset, index, payloads, network)?;
+        self.room = self.room.saturating_sub(blocks);
         Ok((Added::Yes, term))
     }
 
@@ -598,7 +642,7 @@ impl Pump<'_> {
             index,
             number,
             live_mask,
-            superseded_by: (!all).then_some(applied),
+            superseded_by: (!all).then(|| superseded_by(entry, applied)),
             crcs,
             pieces: reads.iter().map(|_| None).collect(),
             outstanding: reads.len() as u32,
@@ -608,6 +652,16 @@ impl Pump<'_> {
         };
         Some((fetch, reads))
     }
+}
+
+/// What a follower must apply before it may miss blocks of an entry: what this replica has applied,
+/// and what it was told itself. The entry's own index is enough where it was not carried out, as
+/// with a repeated request.
+fn superseded_by(entry: &LogEntry<'_>, applied: LogIndex) -> LogIndex {
+    let index = entry.record.index();
+    let by = applied.max(entry.superseded_by.unwrap_or_default());
+    debug_assert!(by >= index, "blocks are missed of applied entries only");
+    by.max(index)
 }
 
 /// The data block of each block of an entry; `None` where a later applied entry overwrote it.
@@ -620,8 +674,9 @@ fn live_blocks(
     let index = entry.record.index();
     if index > applied && !shard.shard.store().covers(key, index) {
         let block_of = |extent: &Extent, at| (extent.start != MISSING).then(|| extent.start + at);
-        let extents = entry.extents.iter();
+        let extents = entry.extents();
         return extents
+            .iter()
             .flat_map(|extent| (0..extent.blocks).map(move |at| block_of(extent, at)))
             .collect();
     }
@@ -637,4 +692,37 @@ fn live_blocks(
             _ => None,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Term;
+
+    fn range(previous_index: u64, count: u32) -> AppendRange {
+        AppendRange {
+            to: ReplicaId(2),
+            term: Term(3),
+            previous_index: LogIndex(previous_index),
+            previous_term: Term(3),
+            count,
+            commit: LogIndex(1),
+        }
+    }
+
+    #[test]
+    fn a_feed_keeps_what_the_library_may_have_in_flight_and_no_idle_words() {
+        let mut feed = Feed::new(ReplicaId(2), 0);
+        for at in 0..u64::from(APPEND_FRAMES_IN_FLIGHT_MAX) {
+            assert!(feed.push(range(at, 1)));
+            assert!(feed.push(range(at + 1, 0)), "the commit index travels with the entry");
+        }
+        assert_eq!(feed.ranges.len(), APPEND_FRAMES_IN_FLIGHT_MAX as usize);
+        assert!(feed.push(range(0, 0)), "a probe elsewhere is not the same");
+        assert_eq!(feed.ranges.len(), APPEND_FRAMES_IN_FLIGHT_MAX as usize + 1);
+        while feed.ranges.len() < RANGES_MAX {
+            assert!(feed.push(range(0, 1)));
+        }
+        assert!(!feed.push(range(0, 1)), "more is too much");
+    }
 }

@@ -12,20 +12,24 @@ use raft::eraftpb::{ConfState, HardState};
 use uuid::Uuid;
 
 use super::catch_up::{Sources, mark};
-use super::checkpoint::Held;
+use super::checkpoint::{Held, Room, SESSIONS_MIN};
 use super::peers::Peers;
 use super::reading::Reads;
-use super::replaying::{self, Gap, Live, ReplayError};
+use super::replaying::{self, Gap, Live, ReplayError, Salvaged};
 use super::replication::Feed;
 use super::replies::Replies;
 use super::status::OutOfService;
-use super::{Chunkserver, ChunkserverOptions, Copyset, Endpoint, ReplicaPlace, RunningShard};
+use super::timers::Ticker;
+use super::{
+    Chunkserver, ChunkserverOptions, Copyset, DeviceStatus, Endpoint, ReplicaPlace, RunningShard,
+};
 use crate::copyset::{self, CopysetState};
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::{CopysetId, LogIndex, Term};
 use crate::journal::{Item, ReplicaIdentity};
 use crate::raft_group::{Group, Log, MembershipError, Outbox, parse_conf_state};
 use crate::shard::{Recovered, RecoveredGroup, Shard};
+use crate::stages::Stages;
 use crate::store::{LivePayload, SpaceError};
 
 /// A replica that the cluster file puts on a shard.
@@ -43,6 +47,8 @@ pub struct ReplicaPlan {
 
 /// A shard that was opened, and the replicas that belong on it.
 pub struct ShardPlan {
+    /// The device that it is on.
+    pub device: DeviceStatus,
     /// What recovery found.
     pub recovered: Recovered,
     /// What the cluster file wants.
@@ -58,12 +64,26 @@ pub enum StartError {
     #[error("the reactor's pool is too small; raise pool_bytes")]
     Pool,
     /// Maps and records contradict each other.
-    #[error("shard {shard}: {source}; run `culvert check` on the device")]
+    #[error("shard {shard} contradicts itself; run `culvert check` on the device")]
     Space {
         /// Position of the shard.
         shard: usize,
         /// What contradicts what.
         source: SpaceError,
+    },
+    /// Too many copysets for the checkpoint areas.
+    #[error(
+        "shard {shard}: its checkpoint area of {bytes} bytes has no room for the state of \
+         {copysets} copysets; format the device with a larger --checkpoint-size, or put fewer \
+         copysets on it"
+    )]
+    CheckpointArea {
+        /// Position of the shard.
+        shard: usize,
+        /// Bytes of one area.
+        bytes: u64,
+        /// Copysets that it holds.
+        copysets: usize,
     },
 }
 
@@ -91,6 +111,25 @@ enum Unfit {
 /// Applied entries that a log keeps, however many copysets share the reactor.
 const RETAINED_MIN: u64 = 256;
 
+/// What the checkpoints of a shard have room for, with all replicas that are or will be there.
+fn room(
+    position: usize,
+    shard: &Shard,
+    replicas: &[ReplicaPlan],
+    groups: &[RecoveredGroup],
+) -> Result<Room, StartError> {
+    let listed =
+        |group: &&RecoveredGroup| replicas.iter().any(|replica| replica.copyset == group.copyset);
+    let copysets = replicas.len() + groups.iter().filter(|group| !listed(group)).count();
+    let layout = shard.layout();
+    let bytes = layout.checkpoint_bytes;
+    let room = Room::of(bytes, layout.data_blocks().into(), copysets);
+    if copysets > 0 && room.sessions_max < SESSIONS_MIN {
+        return Err(StartError::CheckpointArea { shard: position, bytes, copysets });
+    }
+    Ok(room)
+}
+
 impl Chunkserver {
     /// Starts all replicas that are fit to serve. `own` names this reactor.
     ///
@@ -105,12 +144,13 @@ impl Chunkserver {
         plans: Vec<ShardPlan>,
         now_ns: u64,
     ) -> Result<Chunkserver, StartError> {
-        let reads = Reads::new(options.reads_max, &pool).ok_or(StartError::Pool)?;
+        let reads = Reads::new(options.reads_max, plans.len(), &pool).ok_or(StartError::Pool)?;
         let options_rate = options.catch_up_bytes_per_second;
+        let requests_max = options.requests_max;
         let copysets = plans.iter().map(|plan| plan.replicas.len()).sum();
         let mut server = Chunkserver {
             peers: Peers::new(own, endpoints, copysets, options.peers),
-            next_tick_ns: now_ns + options.group.tick_ns,
+            ticker: Ticker::new(options.group.tick_ns, now_ns),
             options,
             pool,
             shards: Vec::new(),
@@ -119,13 +159,18 @@ impl Chunkserver {
             out_of_service: Vec::new(),
             held: Vec::new(),
             reads,
-            replies: Replies::default(),
+            replies: Replies::new(requests_max),
             sources: Sources::new(options_rate),
             dirty: VecDeque::new(),
+            feeding: Vec::with_capacity(copysets),
+            receiving: Vec::new(),
+            rounds: Vec::with_capacity(copysets),
             outbox: Outbox::default(),
             shard_events: Vec::new(),
             counters: Counters::default(),
+            stages: Stages::default(),
             now_ns,
+            taken_ns: now_ns,
             retained: 0,
             next_expiry_ns: now_ns,
             drivers: DriverCounters::default(),
@@ -142,7 +187,9 @@ impl Chunkserver {
     fn start_shard(&mut self, plan: ShardPlan) -> Result<(), StartError> {
         let position = self.shards.len();
         let Recovered { mut shard, mut groups, .. } = plan.recovered;
+        let room = room(position, &shard, &plan.replicas, &groups)?;
         let mut live = Vec::new();
+        let mut unserved = Vec::new();
         for replica in plan.replicas {
             let found = groups.iter().position(|group| group.copyset == replica.copyset);
             let found = found.map(|at| groups.swap_remove(at));
@@ -153,55 +200,49 @@ impl Chunkserver {
                 }
                 Err((unfit, found)) => {
                     self.leave_out(position, replica.copyset, &unfit);
-                    live.extend(
-                        found
-                            .map(|found| self.hold(position, &mut shard, &found))
-                            .into_iter()
-                            .flatten(),
-                    );
+                    unserved.extend(found.map(|found| *found));
                 }
             }
         }
         for group in groups {
             self.leave_out(position, group.copyset, &Unfit::Unlisted);
-            live.extend(self.hold(position, &mut shard, &group));
+            unserved.push(group);
+        }
+        let mut damaged = Vec::new();
+        for found in unserved {
+            let kept = self.hold(position, &mut shard, &found);
+            live.extend(kept.live);
+            if !kept.whole {
+                damaged.push(found.copyset);
+            }
         }
         let payloads = live.iter().map(|(key, index, extents)| LivePayload {
             key: *key,
             index: *index,
             extents,
         });
-        shard
-            .finish_recovery(payloads)
+        let lost = shard
+            .finish_recovery(payloads, &damaged)
             .map_err(|source| StartError::Space { shard: position, source })?;
-        self.shards.push(RunningShard::new(shard));
+        for (copyset, blocks) in lost {
+            tracing::warn!(%copyset, blocks, "blocks of a damaged replica belong to others by now");
+        }
+        self.shards.push(RunningShard::new(shard, plan.device, room));
         Ok(())
     }
 
-    /// Keeps what was found of a replica that does not serve, as far as it hangs together, and
-    /// returns the payload of its entries that are not applied.
-    fn hold(&mut self, position: usize, shard: &mut Shard, found: &RecoveredGroup) -> Vec<Live> {
+    /// Keeps what was found of a replica that does not serve, as far as it hangs together.
+    fn hold(&mut self, position: usize, shard: &mut Shard, found: &RecoveredGroup) -> Kept {
         let id = found.copyset;
-        for past in &found.past {
-            // What does not hang together ends here; the replica is out of service anyway.
-            let _broken = replaying::past(past, id, 0, shard.store_mut());
-        }
-        let stored = found.image.as_deref().and_then(|bytes| CopysetState::parse(bytes).ok());
-        let mut state = stored.unwrap_or_else(|| CopysetState::new(id, 0));
-        let members = found.conf_state.as_deref().and_then(|bytes| parse_conf_state(bytes).ok());
-        let base = found.log_start.unwrap_or(first_base());
-        let mut log = Log::new(HardState::default(), members.unwrap_or_default(), base);
-        // What lies behind a gap is of no use without what is missing.
-        let _gap = replaying::fill(&mut log, &found.entries);
+        let Salvaged { mut log, state, ahead, whole } =
+            replaying::salvage(shard.store_mut(), found);
         settle_hard_state(&mut log, found, &state);
-        let changed = replaying::changes(&found.changes, &log, &mut state, shard.store_mut());
-        let through = found.applied_note.min(log.last());
-        let _behind_the_log = replaying::apply(&log, &mut state, through, shard.store_mut());
-        let ahead = changed.unwrap_or_default().max(mark::parse(found.catch_up.as_deref()));
-        replaying::drop_covered(&mut log, &state, ahead, shard.store());
+        if !whole {
+            shard.damage_found(id, state.applied().next());
+        }
         let live = replaying::live_payload(&log, &state);
         self.held.push(Held { id, shard: position, log, state, ahead });
-        live
+        Kept { live, whole }
     }
 
     fn start_replica(
@@ -237,13 +278,13 @@ impl Chunkserver {
             waiting: VecDeque::new(),
             feeds,
             round_reads: VecDeque::new(),
-            ready_reads: VecDeque::new(),
             round: None,
             receiver: None,
             arrival: None,
             ahead,
             floor: None,
             dirty: false,
+            feeding: false,
         });
     }
 
@@ -251,6 +292,14 @@ impl Chunkserver {
         tracing::warn!(%copyset, reason = %unfit, "replica is out of service");
         self.out_of_service.push(OutOfService { copyset, shard, reason: unfit.to_string() });
     }
+}
+
+/// What is kept of a replica that does not serve.
+struct Kept {
+    /// Payload of its entries that are not applied.
+    live: Vec<Live>,
+    /// See [`Salvaged::whole`].
+    whole: bool,
 }
 
 /// Why a replica does not serve, and what was found of it.

@@ -1,12 +1,16 @@
 //! What `culvert status` shows of one reactor. Built on request, off the data path.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::{CatchUpStatus, Chunkserver, RunningShard};
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::CopysetId;
+use crate::journal::Space;
 use crate::raft_group::Role;
 use crate::shard::ShardCounters;
+use crate::stages::StageStatus;
 
 /// A replica that serves nothing, and why.
 #[derive(Clone, Debug)]
@@ -19,11 +23,28 @@ pub struct OutOfService {
     pub reason: String,
 }
 
+/// A device, as it was asked at the start.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DeviceStatus {
+    /// As configured.
+    pub uri: String,
+    /// Its name.
+    pub uuid: String,
+    /// What it is opened through.
+    pub backend: &'static str,
+    /// Bytes of a logical block.
+    pub block_size: u32,
+    /// Whether its writes may be lost until it is flushed: durable means more than complete then.
+    pub volatile_write_cache: bool,
+}
+
 /// A shard.
 #[derive(Clone, Debug, Serialize)]
 pub struct ShardStatus {
     /// Number of the shard on its device.
     pub shard: u32,
+    /// The device that it is on.
+    pub device: DeviceStatus,
     /// Times that it was opened.
     pub incarnation: u32,
     /// Why it is out of service; empty otherwise.
@@ -32,8 +53,13 @@ pub struct ShardStatus {
     pub ring_blocks_used: u64,
     /// Blocks of the ring.
     pub ring_blocks: u64,
+    /// Whether the ring is so full that proposals are refused.
+    pub ring_full: bool,
     /// Whether a checkpoint is being written.
     pub checkpointing: bool,
+    /// Whether the last checkpoint was given up because it did not fit its area: the ring cannot
+    /// be emptied.
+    pub checkpoint_too_large: bool,
     /// When the newest checkpoint was begun, in nanoseconds of the node's clock
     /// (`CLOCK_BOOTTIME`); 0 where none was since the start.
     pub checkpoint_began_ns: u64,
@@ -61,12 +87,15 @@ impl ShardStatus {
         let (ring_blocks_used, ring_blocks) = shard.ring_use();
         let store = shard.store().statistics();
         ShardStatus {
+            device: running.device.clone(),
             shard: shard.layout().shard,
             incarnation: shard.incarnation(),
             failure: shard.failure().map_or(String::new(), |failure| failure.to_string()),
             ring_blocks_used,
             ring_blocks,
+            ring_full: shard.space() != Space::Normal,
             checkpointing: shard.is_checkpointing(),
+            checkpoint_too_large: shard.is_checkpoint_too_large(),
             checkpoint_began_ns: running.checkpoint_times.began_ns,
             checkpoint_ended_ns: running.checkpoint_times.ended_ns,
             data_blocks: store.data_blocks,
@@ -116,6 +145,8 @@ pub struct CopysetStatus {
     pub lease: bool,
     /// Fencing epoch.
     pub epoch: u64,
+    /// Open sessions of clients.
+    pub sessions: usize,
     /// Blocks mapped.
     pub mapped_blocks: u64,
     /// Blocks it may map.
@@ -158,6 +189,8 @@ pub struct ChunkserverStatus {
     pub counters: Counters,
     /// What its drivers counted.
     pub drivers: DriverCounters,
+    /// Latencies by [`Stage`](crate::stages::Stage).
+    pub stages: BTreeMap<&'static str, StageStatus>,
 }
 
 impl Chunkserver {
@@ -188,6 +221,7 @@ impl Chunkserver {
             pool_pages: self.pool.total_pages(),
             counters: self.counters,
             drivers: self.drivers,
+            stages: self.stages.status(),
         }
     }
 
@@ -228,6 +262,7 @@ impl Chunkserver {
             last: group.log().last().0,
             lease: group.holds_lease(self.now_ns),
             epoch: copyset.state.epoch().0,
+            sessions: copyset.state.sessions(),
             mapped_blocks: store.mapped_blocks(copyset.id),
             quota_blocks: copyset.state.quota(),
             peers,
@@ -251,6 +286,7 @@ impl CopysetStatus {
             last: 0,
             lease: false,
             epoch: 0,
+            sessions: 0,
             mapped_blocks: 0,
             quota_blocks: 0,
             peers: Vec::new(),

@@ -10,7 +10,7 @@ use culvert::config::{ByteSize, read_key};
 
 use super::connect::show;
 use super::exit::{Outcome, Refuse, refuse};
-use super::terminal::Progress;
+use super::terminal::{Progress, print, say};
 use crate::bench::case::{Pattern, TransportKind, rows};
 use crate::bench::local_cluster::{LocalCluster, LocalOptions, VOLUME, emulated_bytes};
 use crate::bench::matrix::{self, MatrixOptions};
@@ -32,7 +32,8 @@ Examples:
   culvert bench --cluster cluster.toml --volume scratch --transport tcp    # overwrites the volume
 
 Without --cluster it starts servers of its own, three processes on this machine, and ends them. The
-CPU, the device bytes and the copies of each operation come from the servers' own counters.";
+CPU, the device bytes and the copies of each operation come from the servers' own counters; so do
+the latencies by stage, which --json shows.";
 
 /// Compares transports on the same engine in one command
 ///
@@ -122,7 +123,7 @@ pub fn run(arguments: &BenchArgs) -> Outcome {
         let written = std::fs::write(path, html::render(&results));
         written.with_context(|| format!("cannot write {}", show(path)))?;
     }
-    print(&results, arguments.json)
+    print_results(&results, arguments.json)
 }
 
 fn run_scenarios(arguments: &BenchArgs) -> Outcome {
@@ -141,18 +142,18 @@ fn run_scenarios(arguments: &BenchArgs) -> Outcome {
     bar.finish();
     let figures = figures?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&figures)?);
+        say!("{}", serde_json::to_string_pretty(&figures)?);
     } else {
-        print!("{}", scenario::render(&figures));
+        print(format_args!("{}", scenario::render(&figures)))?;
     }
     Ok(())
 }
 
-fn print(results: &[CaseResult], json: bool) -> Outcome {
+fn print_results(results: &[CaseResult], json: bool) -> Outcome {
     if json {
-        println!("{}", serde_json::to_string_pretty(results)?);
+        say!("{}", serde_json::to_string_pretty(results)?);
     } else {
-        println!("{}\n{}", table::render(results), table::render_costs(results));
+        say!("{}\n{}", table::render(results), table::render_costs(results));
     }
     match results.iter().map(|result| result.errors).sum::<u64>() {
         0 => Ok(()),

@@ -5,18 +5,19 @@ use culvert::chunkserver::rebuild;
 use culvert::config::ByteSize;
 use culvert::shard::ShardConfig;
 use culvert::shard::check::{CheckReport, Severity, ShardReport, Subject, check};
+use culvert_nvme::Access;
 use serde_json::json;
 
 use super::device::open_device;
 use super::exit::{Code, Failure, Outcome, refuse};
-use super::terminal::{Paint, Progress};
+use super::terminal::{Paint, Progress, say};
 
 const EXAMPLES: &str = "\
 Examples:
   culvert check --device uring:/dev/nvme0n1
   culvert check --device 'emulated:2GiB?file=/dev/shm/disk' --json
 
-The node must be stopped. Nothing is written. Exit code 4 says that something is damaged; what a
+The node must be stopped: a device that is in use is refused. Nothing is written. Exit code 4 says that something is damaged; what a
 crash leaves behind by design (a torn tail of the journal) is a note, not damage.";
 
 /// Memory for the reads of a check.
@@ -50,9 +51,9 @@ pub fn run(arguments: &CheckArgs) -> Outcome {
             ));
         }
         if arguments.json {
-            println!("{}", json!({ "uri": uri, "clean": report.is_clean(), "report": report }));
+            say!("{}", json!({ "uri": uri, "clean": report.is_clean(), "report": report }));
         } else {
-            print_report(uri, &report, paint);
+            print_report(uri, &report, paint)?;
         }
         damaged += usize::from(!report.is_clean());
     }
@@ -65,7 +66,7 @@ pub fn run(arguments: &CheckArgs) -> Outcome {
 
 /// Checks one device.
 pub fn check_device(uri: &str) -> Outcome<CheckReport> {
-    let mut device = open_device(uri, POOL_BYTES)?;
+    let mut device = open_device(uri, Access::Shared, POOL_BYTES)?;
     let mut bar: Option<(u32, Progress)> = None;
     let report = check(
         &mut device.queue,
@@ -88,21 +89,22 @@ pub fn check_device(uri: &str) -> Outcome<CheckReport> {
     Ok(report)
 }
 
-fn print_report(uri: &str, report: &CheckReport, paint: Paint) {
+fn print_report(uri: &str, report: &CheckReport, paint: Paint) -> Outcome {
     let name =
         report.uuid.map_or_else(|| "no device of Culvert".to_owned(), |uuid| uuid.to_string());
     let verdict = if report.is_clean() { paint.good("clean") } else { paint.bad("DAMAGED") };
-    println!("{} {uri}: {verdict}", paint.strong(&name));
+    say!("{} {uri}: {verdict}", paint.strong(&name));
     for shard in &report.shards {
-        println!("  {}", shard_line(shard));
+        say!("  {}", shard_line(shard));
     }
     for finding in &report.findings {
         let severity = match finding.severity {
             Severity::Note => "note".to_owned(),
             Severity::Damage => paint.bad("damage"),
         };
-        println!("  {severity}: {}: {}", subject(&finding.subject), finding.detail);
+        say!("  {severity}: {}: {}", subject(&finding.subject), finding.detail);
     }
+    Ok(())
 }
 
 fn shard_line(shard: &ShardReport) -> String {

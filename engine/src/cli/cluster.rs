@@ -8,11 +8,13 @@ use culvert::cluster::{Cluster, Device, Node, PlanOptions, Reactor};
 use culvert::config::{ByteSize, NodeConfig};
 use culvert::device::{DeviceHeader, read_header};
 use culvert::ids::BLOCK_SIZE;
+use culvert_nvme::Access;
 use culvert_transport::Address;
 
 use super::connect::show;
 use super::device::open_device;
 use super::exit::{Outcome, Refuse, refuse};
+use super::terminal::say;
 
 const PLAN_EXAMPLES: &str = "\
 Examples:
@@ -84,7 +86,7 @@ fn run_plan(arguments: &PlanArgs) -> Outcome {
     };
     let cluster = plan(&nodes, wishes)?;
     cluster.save(&arguments.out)?;
-    println!(
+    say!(
         "{}: {} nodes, {} devices, {} copysets of {} replicas, {} each",
         show(&arguments.out),
         cluster.nodes().len(),
@@ -98,7 +100,7 @@ fn run_plan(arguments: &PlanArgs) -> Outcome {
 
 /// The header of a formatted device.
 fn read_device(uri: &str) -> Outcome<DeviceHeader> {
-    let mut device = open_device(uri, ByteSize::mib(2))?;
+    let mut device = open_device(uri, Access::Shared, ByteSize::mib(2))?;
     let header = read_header(&mut device.queue, &device.pool);
     header.with_context(|| format!("device {uri}")).refuse()
 }

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use culvert::client::{BlockingClient, Client, ClientOptions, Transports};
 use culvert::cluster::Cluster;
 use culvert::config::{ByteSize, read_key};
+use culvert::ids::Epoch;
 use culvert_memory::{Pool, PoolOptions};
 use culvert_transport::{Identity, PeerKind, Transport, TransportOptions};
 use uuid::Uuid;
@@ -44,6 +45,9 @@ pub struct ConnectArgs {
     /// File with the key that the servers ask for
     #[arg(long, value_name = "FILE")]
     pub pre_shared_key_file: Option<PathBuf>,
+    /// Fencing epoch to hold [default: 0]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
+    pub epoch: u64,
     /// Give up an operation after so many seconds, retries included [default: 30; status: 3]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<f64>,
@@ -82,6 +86,7 @@ impl ConnectArgs {
             request_timeout: timeout,
             attempt_timeout: defaults.attempt_timeout.min(timeout),
             transports: self.transport.transports(),
+            epoch: Epoch(self.epoch),
             ..defaults
         };
         let client = connect(cluster, POOL_BYTES, key, options)?;

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use culvert::config::ByteSize;
 use culvert_memory::{Pool, PoolOptions};
-use culvert_nvme::{AnyQueuePair, DeviceUri, OpenOptions, QueuePair, open};
+use culvert_nvme::{Access, AnyQueuePair, DeviceClaim, DeviceUri, OpenOptions, QueuePair};
 
 use super::exit::{Outcome, Refuse};
 
@@ -15,10 +15,13 @@ pub struct OpenDevice {
     pub pool: Pool,
 }
 
-/// Opens the device that a URI names, with `pool_bytes` of memory.
-pub fn open_device(uri: &str, pool_bytes: ByteSize) -> Outcome<OpenDevice> {
+/// Opens the device that a URI names, with `pool_bytes` of memory. A device that a server or another
+/// command uses is refused; those that only read it share it.
+pub fn open_device(uri: &str, access: Access, pool_bytes: ByteSize) -> Outcome<OpenDevice> {
     let parsed: DeviceUri = uri.parse().with_context(|| format!("device {uri}")).refuse()?;
-    let queue = open(&parsed, &OpenOptions::default());
+    let claim = DeviceClaim::take(&parsed, access);
+    let claim = claim.with_context(|| format!("device {uri}")).refuse()?;
+    let queue = culvert_nvme::open_claimed(&claim, &OpenOptions::default());
     let mut queue = queue.with_context(|| format!("device {uri}")).refuse()?;
     let pool = Pool::new(&PoolOptions {
         name: "culvert-device".into(),

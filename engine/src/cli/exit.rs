@@ -1,5 +1,6 @@
 //! How a command ends: what scripts see.
 
+use std::io;
 use std::process::ExitCode;
 
 /// Exit codes, as `--help` lists them.
@@ -10,7 +11,8 @@ Exit codes:
   2    the command line is wrong
   3    refused: a file, device or volume is missing, in the way, or not what it should be
   4    damage found (check), or data differs (quickstart)
-  130  interrupted";
+  130  interrupted
+  141  whoever read the output went away, as in `culvert check ... | head -1`";
 
 /// How a command that did not do its work ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub enum Code {
     Damage = 4,
     /// Somebody pressed Ctrl-C.
     Interrupted = 130,
+    /// Nobody reads the output any more; the code of a program that SIGPIPE ends.
+    Unread = 141,
 }
 
 /// An error with its exit code.
@@ -40,6 +44,18 @@ pub type Outcome<T = ()> = Result<T, Failure>;
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Failure {
         Failure { code: Code::Failed, error: error.into() }
+    }
+}
+
+impl Failure {
+    /// A failure that may be a write to a pipe that nobody reads.
+    pub fn of_output(error: impl Into<anyhow::Error>) -> Failure {
+        let error = error.into();
+        let is_unread = error.chain().any(|cause| {
+            let cause = cause.downcast_ref::<io::Error>();
+            cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+        });
+        Failure { code: if is_unread { Code::Unread } else { Code::Failed }, error }
     }
 }
 

@@ -7,12 +7,13 @@ use clap::Args;
 use culvert::config::ByteSize;
 use culvert::device::{DeviceHeader, FormatError, FormatOptions, LayoutOptions, format};
 use culvert::ids::BLOCK_SIZE;
+use culvert_nvme::Access;
 use serde_json::{Value, json};
 
 use super::connect::mint_uuid;
 use super::device::open_device;
 use super::exit::{Outcome, Refuse, refuse};
-use super::terminal::Paint;
+use super::terminal::{Paint, say};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,7 +23,8 @@ Examples:
   culvert format uring:/dev/nvme0n1 uring:/dev/nvme1n1 --json
 
 A device that is Culvert's already, or whose first 128KiB are not all zeroes (a filesystem, a
-partition table), is refused (exit code 3) unless --force is given.";
+partition table), is refused (exit code 3) unless --force is given. A device that somebody uses is
+refused always.";
 
 /// Formats devices: mints their names and lays out journal, checkpoints and data
 ///
@@ -43,6 +45,10 @@ pub struct FormatArgs {
     /// Bytes of each shard's journal ring [default: 1/64 of the device, at most 1GiB a shard]
     #[arg(long, value_name = "SIZE")]
     ring_size: Option<ByteSize>,
+    /// Bytes of each of a shard's two checkpoint areas: more copysets need more [default: 1/100 of the
+    /// shard]
+    #[arg(long, value_name = "SIZE")]
+    checkpoint_size: Option<ByteSize>,
     /// Format devices that are Culvert's already, or not empty
     #[arg(long)]
     force: bool,
@@ -59,7 +65,7 @@ pub fn run(arguments: &FormatArgs) -> Outcome {
     let layout = LayoutOptions {
         shards: arguments.shards,
         ring_bytes: arguments.ring_size.map(ByteSize::bytes),
-        checkpoint_bytes: None,
+        checkpoint_bytes: arguments.checkpoint_size.map(ByteSize::bytes),
         chunk_blocks: chunk_blocks.ok_or_else(|| {
             refuse!("--chunk-size {} is not whole blocks of 4KiB", arguments.chunk_size)
         })?,
@@ -68,9 +74,9 @@ pub fn run(arguments: &FormatArgs) -> Outcome {
     for uri in &arguments.devices {
         let header = format_device(uri, layout, arguments.force)?;
         if arguments.json {
-            println!("{}", device_json(uri, &header));
+            say!("{}", device_json(uri, &header));
         } else {
-            println!("{}", device_line(uri, &header, paint));
+            say!("{}", device_line(uri, &header, paint));
         }
     }
     Ok(())
@@ -78,7 +84,7 @@ pub fn run(arguments: &FormatArgs) -> Outcome {
 
 /// Formats one device.
 pub fn format_device(uri: &str, layout: LayoutOptions, force: bool) -> Outcome<DeviceHeader> {
-    let mut device = open_device(uri, ByteSize::mib(2))?;
+    let mut device = open_device(uri, Access::Exclusive, ByteSize::mib(2))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let options =
         FormatOptions { uuid: mint_uuid()?, now_ns: now.as_nanos() as u64, layout, force };

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use exit::{EXIT_CODES, Outcome};
+use exit::{Code, EXIT_CODES, Outcome};
 
 const LONG_ABOUT: &str = "\
 A userspace storage engine: replicated, checksummed, one write per byte.
@@ -55,8 +55,9 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.code == Code::Unread => failure.code.into(),
         Err(failure) => {
-            eprintln!("culvert: {:#}", failure.error);
+            terminal::warn(format_args!("culvert: {:#}", failure.error));
             failure.code.into()
         }
     }

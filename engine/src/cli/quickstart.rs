@@ -16,7 +16,7 @@ use super::check::check_device;
 use super::connect::{CliClient, ConnectArgs, TransportChoice, show};
 use super::exit::{Code, Failure, Outcome, Refuse, refuse};
 use super::status::fetch;
-use super::terminal::{Paint, Progress};
+use super::terminal::{Paint, Progress, say};
 use super::transfer::hex;
 use crate::bench::case::{Pattern, TransportKind, rows};
 use crate::bench::local_cluster::{LocalCluster, LocalOptions, VOLUME};
@@ -77,7 +77,7 @@ pub fn run(arguments: &QuickstartArgs) -> Outcome {
     if !arguments.no_bench {
         measure(arguments, &mut show)?;
     }
-    show.step("done", &format!("everything held, in {:.1} s", started.elapsed().as_secs_f64()));
+    show.step("done", &format!("everything held, in {:.1} s", started.elapsed().as_secs_f64()))?;
     Ok(())
 }
 
@@ -91,8 +91,9 @@ impl Show {
         Show { paint: Paint::of_stdout() }
     }
 
-    fn step(&mut self, name: &str, what: &str) {
-        println!("{} {what}", self.paint.strong(&format!("{name:<10}")));
+    fn step(&mut self, name: &str, what: &str) -> Outcome {
+        say!("{} {what}", self.paint.strong(&format!("{name:<10}")));
+        Ok(())
     }
 }
 
@@ -111,7 +112,7 @@ fn survive(arguments: &QuickstartArgs, show: &mut Show) -> Outcome<LocalCluster>
     show.step(
         "devices",
         &format!("{NODES} emulated, {device} each, over files in memory, formatted"),
-    );
+    )?;
 
     let clock = Instant::now();
     local.start_all(true)?;
@@ -121,7 +122,7 @@ fn survive(arguments: &QuickstartArgs, show: &mut Show) -> Outcome<LocalCluster>
     show.step(
         "servers",
         &format!("{NODES} processes over shared memory, leaders elected in {took} ms"),
-    );
+    )?;
 
     let (imported, victim) = import_through_a_crash(&mut local, client, &source, bytes, show)?;
     let mut client = connect(&local)?;
@@ -135,7 +136,7 @@ fn survive(arguments: &QuickstartArgs, show: &mut Show) -> Outcome<LocalCluster>
         );
         return Err(Failure { code: Code::Damage, error });
     }
-    show.step("compare", &format!("{} SHA-256 {}", show.paint.good("equal"), hex(&exported)));
+    show.step("compare", &format!("{} SHA-256 {}", show.paint.good("equal"), hex(&exported)))?;
     local.stop_all()?;
     check(&local, show)?;
     Ok(local)
@@ -156,7 +157,7 @@ fn check(local: &LocalCluster, show: &mut Show) -> Outcome {
     show.step(
         "check",
         &format!("{clean}: {blocks} blocks on {NODES} devices match their checksums"),
-    );
+    )?;
     Ok(())
 }
 
@@ -211,7 +212,7 @@ fn make_file(path: &Path, bytes: u64) -> anyhow::Result<PathBuf> {
 
 fn connect(local: &LocalCluster) -> Outcome<CliClient> {
     let transport = TransportChoice::Any;
-    let arguments = ConnectArgs { transport, pre_shared_key_file: None, timeout: None };
+    let arguments = ConnectArgs { transport, pre_shared_key_file: None, epoch: 0, timeout: None };
     arguments.connect(local.cluster().clone(), RECOVERY_PATIENCE)
 }
 
@@ -257,7 +258,7 @@ fn import_through_a_crash(
             ByteSize(killed.unwrap_or(0)).approximate(),
             pause.as_millis()
         ),
-    );
+    )?;
     Ok((report, victim))
 }
 
@@ -279,7 +280,7 @@ fn restart(
     show.step(
         "restart",
         &format!("node {victim} recovered and caught up in {took} ms, up to entry {commit}"),
-    );
+    )?;
     Ok(())
 }
 
@@ -303,7 +304,7 @@ fn export_and_hash(
     show.step(
         "export",
         &format!("{} in {:.2} s", ByteSize(volume.bytes()).approximate(), took.as_secs_f64()),
-    );
+    )?;
     Ok(hash_file(&path, bytes)?)
 }
 
@@ -347,7 +348,7 @@ fn measure(arguments: &QuickstartArgs, show: &mut Show) -> Outcome {
     let mut servers = Servers::Processes(local);
     let results = matrix::run(&options, &cluster, &mut servers, &mut || bar.advance(1))?;
     bar.finish();
-    show.step("measure", "shared memory against TCP, three server processes and one client\n");
-    println!("{}\n{}", table::render(&results), table::render_costs(&results));
+    show.step("measure", "shared memory against TCP, three server processes and one client\n")?;
+    say!("{}\n{}", table::render(&results), table::render_costs(&results));
     Ok(())
 }

@@ -14,6 +14,7 @@ use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 
 use super::exit::{Outcome, Refuse};
+use super::terminal::print;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -52,8 +53,7 @@ pub struct ServeArgs {
 pub fn run(arguments: &ServeArgs) -> Outcome {
     let config = NodeConfig::load(&arguments.config).refuse()?;
     if arguments.print_config {
-        print!("{}", config.to_toml());
-        return Ok(());
+        return print(format_args!("{}", config.to_toml()));
     }
     if arguments.end_with_parent {
         set_parent_process_death_signal(Some(Signal::KILL))?;

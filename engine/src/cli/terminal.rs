@@ -1,12 +1,37 @@
-//! Colours and progress, for people only: neither ends up in a file or a pipe.
+//! What commands print, and colours and progress, which are for people only: neither ends up in a
+//! file or a pipe.
 
-use std::io::IsTerminal;
+use std::fmt;
+use std::io::{IsTerminal, Write, stderr, stdout};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::exit::{Failure, Outcome};
+
 /// What takes no longer needs no progress bar.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Prints on standard output. Where `println!` would panic, because whoever read it went away, the
+/// command ends as [`Code::Unread`](super::exit::Code::Unread), in order. Servers must not die of
+/// a closed connection, so the signal of a closed pipe stays ignored in this process.
+pub fn print(text: fmt::Arguments<'_>) -> Outcome {
+    let mut out = stdout().lock();
+    out.write_fmt(text).and_then(|()| out.flush()).map_err(Failure::of_output)
+}
+
+/// Prints a line on standard error, if anybody reads it.
+pub fn warn(text: fmt::Arguments<'_>) {
+    let _unread = writeln!(stderr(), "{text}");
+}
+
+/// Prints a line on standard output; ends the function where nobody reads it.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::cli::terminal::print(format_args!("{}\n", format_args!($($text)*)))?
+    };
+}
+pub(crate) use say;
 
 /// Text for the terminal that standard output is, or is not.
 #[derive(Clone, Copy, Debug)]

@@ -11,8 +11,8 @@ use culvert::client::{TransferOptions, TransferReport, VolumeHandle, export, imp
 use serde_json::json;
 
 use super::connect::{CliClient, ClusterArgs, ConnectArgs, show};
-use super::exit::{Outcome, Refuse, refuse};
-use super::terminal::Progress;
+use super::exit::{Failure, Outcome, Refuse, refuse};
+use super::terminal::{Progress, say, warn};
 
 const IMPORT_EXAMPLES: &str = "\
 Examples:
@@ -103,8 +103,9 @@ pub fn run_import(arguments: &ImportArgs) -> Outcome {
     let mut progress = |bytes| bar.reach(bytes);
     let report = import(&mut client, &clock, volume, &mut source, &options, &mut progress)?;
     let took = bar.finish();
+    client.close(&clock);
     let line = report_line(&report, took, arguments.transfer.json);
-    println!("{line}");
+    say!("{line}");
     Ok(())
 }
 
@@ -123,13 +124,14 @@ pub fn run_export(arguments: &ExportArgs) -> Outcome {
     let mut bar = Progress::bytes("export", volume.bytes());
     let options = arguments.transfer.options();
     let mut progress = |bytes| bar.reach(bytes);
-    let report = export(&mut client, &clock, volume, &mut target, &options, &mut progress)?;
+    let report = export(&mut client, &clock, volume, &mut target, &options, &mut progress);
+    let report = report.map_err(Failure::of_output)?;
     let took = bar.finish();
     let line = report_line(&report, took, arguments.transfer.json);
     if to_stdout {
-        eprintln!("{line}");
+        warn(format_args!("{line}"));
     } else {
-        println!("{line}");
+        say!("{line}");
     }
     Ok(())
 }

@@ -1,14 +1,16 @@
-//! `culvert volume`: create, list, import, export.
+//! `culvert volume`: create, list, import, export, discard, fence.
+
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use culvert::cluster::{Cluster, Volume, VolumeOptions};
 use culvert::config::ByteSize;
-use culvert::ids::{BLOCK_SIZE, CopysetId};
+use culvert::ids::{BLOCK_SIZE, CopysetId, Epoch};
 use serde_json::{Value, json};
 
-use super::connect::ClusterArgs;
+use super::connect::{ClusterArgs, ConnectArgs};
 use super::exit::{Outcome, Refuse, refuse};
-use super::terminal::Paint;
+use super::terminal::{Paint, say};
 use super::transfer::{ExportArgs, ImportArgs, run_export, run_import};
 
 const CREATE_EXAMPLES: &str = "\
@@ -21,7 +23,19 @@ Examples:
   culvert volume list --cluster cluster.toml
   culvert volume list --cluster cluster.toml --json";
 
-/// Creates, lists, fills and reads volumes
+const DISCARD_EXAMPLES: &str = "\
+Examples:
+  culvert volume discard disk --cluster cluster.toml
+  culvert volume discard disk --offset 1GiB --length 512MiB --cluster cluster.toml";
+
+const FENCE_EXAMPLES: &str = "\
+Examples:
+  culvert volume fence disk --epoch 7 --cluster cluster.toml";
+
+/// How long an operation of a command may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Creates, lists, fills, reads and empties volumes
 #[derive(Debug, Subcommand)]
 pub enum VolumeCommand {
     /// Adds a volume to the cluster file
@@ -36,6 +50,46 @@ pub enum VolumeCommand {
     List(ListArgs),
     Import(ImportArgs),
     Export(ExportArgs),
+    /// Gives the space of a volume, or of a part of it, back to its copysets
+    ///
+    /// What is discarded reads as zeroes. It is possible, and what helps, where a copyset is at
+    /// its quota.
+    #[command(after_help = DISCARD_EXAMPLES)]
+    Discard(DiscardArgs),
+    /// Refuses all clients that hold an older fencing epoch
+    ///
+    /// The epoch is the copysets': clients of other volumes that lie on the same copysets are
+    /// refused as well, unless they hold it. Commands take it as --epoch.
+    #[command(after_help = FENCE_EXAMPLES)]
+    Fence(FenceArgs),
+}
+
+/// Arguments of `volume discard`.
+#[derive(Debug, Args)]
+pub struct DiscardArgs {
+    /// The volume
+    name: String,
+    /// Where to begin, a multiple of 4KiB
+    #[arg(long, default_value = "0", value_name = "SIZE")]
+    offset: ByteSize,
+    /// How much, a multiple of 4KiB [default: up to the end]
+    #[arg(long, value_name = "SIZE")]
+    length: Option<ByteSize>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+/// Arguments of `volume fence`.
+#[derive(Debug, Args)]
+pub struct FenceArgs {
+    /// The volume
+    name: String,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    connect: ConnectArgs,
 }
 
 /// Arguments of `volume create`.
@@ -76,6 +130,8 @@ pub fn run(command: VolumeCommand) -> Outcome {
         VolumeCommand::List(arguments) => list(&arguments),
         VolumeCommand::Import(arguments) => run_import(&arguments),
         VolumeCommand::Export(arguments) => run_export(&arguments),
+        VolumeCommand::Discard(arguments) => discard(&arguments),
+        VolumeCommand::Fence(arguments) => fence(&arguments),
     }
 }
 
@@ -96,9 +152,9 @@ fn create(arguments: &CreateArgs) -> Outcome {
     let volume = cluster.create_volume(&arguments.name, size, &options).refuse()?.clone();
     cluster.save(&arguments.cluster.cluster)?;
     if arguments.json {
-        println!("{}", volume_json(&cluster, &volume));
+        say!("{}", volume_json(&cluster, &volume));
     } else {
-        println!(
+        say!(
             "{}: {} over {} copysets, number {}",
             volume.name,
             arguments.size,
@@ -109,22 +165,70 @@ fn create(arguments: &CreateArgs) -> Outcome {
     Ok(())
 }
 
+/// Whole chunk sets are deleted, so that servers forget them; what is left at the ends is unmapped.
+fn discard(arguments: &DiscardArgs) -> Outcome {
+    let cluster = arguments.cluster.load()?;
+    let mut client = arguments.connect.connect(cluster, PATIENCE)?;
+    let volume = client.client_mut().open_volume(&arguments.name).refuse()?;
+    let block = BLOCK_SIZE as u64;
+    let offset = arguments.offset.bytes();
+    let length = arguments.length.map_or(volume.bytes().saturating_sub(offset), ByteSize::bytes);
+    let end = offset.checked_add(length).filter(|end| *end <= volume.bytes());
+    let Some(end) = end.filter(|_| length > 0) else {
+        return Err(refuse!(
+            "there is nothing from {} on to {}: the volume has {} bytes",
+            arguments.offset,
+            ByteSize(length),
+            volume.bytes()
+        ));
+    };
+    if !offset.is_multiple_of(block) || !length.is_multiple_of(block) {
+        return Err(refuse!("--offset and --length are whole blocks of 4KiB"));
+    }
+    let (first, end, set) = (offset / block, end / block, volume.set_blocks());
+    let to_end = end == volume.blocks();
+    let sets_begin = first.next_multiple_of(set).min(end);
+    let sets_end = if to_end { end } else { end / set * set }.max(sets_begin);
+    client.discard(volume, first, sets_begin - first)?;
+    client.delete(volume, sets_begin, sets_end - sets_begin)?;
+    client.discard(volume, sets_end, end - sets_end)?;
+    client.close();
+    say!("{length} bytes discarded");
+    Ok(())
+}
+
+fn fence(arguments: &FenceArgs) -> Outcome {
+    let epoch = arguments.connect.epoch;
+    if epoch == 0 {
+        return Err(refuse!(
+            "--epoch says from which epoch on clients are let in; nobody is below 0"
+        ));
+    }
+    let cluster = arguments.cluster.load()?;
+    let mut client = arguments.connect.connect(cluster, PATIENCE)?;
+    let volume = client.client_mut().open_volume(&arguments.name).refuse()?;
+    client.fence(volume, Epoch(epoch))?;
+    client.close();
+    say!("{} copysets let in clients from epoch {epoch} on", volume.copysets());
+    Ok(())
+}
+
 fn list(arguments: &ListArgs) -> Outcome {
     let cluster = arguments.cluster.load()?;
     if arguments.json {
         let volumes = cluster.volumes().iter().map(|volume| volume_json(&cluster, volume));
-        println!("{}", Value::Array(volumes.collect()));
+        say!("{}", Value::Array(volumes.collect()));
         return Ok(());
     }
     let paint = Paint::of_stdout();
     let width = cluster.volumes().iter().map(|volume| volume.name.len()).max().unwrap_or(0).max(6);
     let heading =
         format!("{:width$} {:>6} {:>10} {:>8}  copysets", "volume", "number", "size", "stripe");
-    println!("{}", paint.strong(&heading));
+    say!("{}", paint.strong(&heading));
     for volume in cluster.volumes() {
         let stripe = ByteSize(u64::from(volume.stripe_blocks) * BLOCK_SIZE as u64);
         let copysets: Vec<String> = volume.copysets.iter().map(ToString::to_string).collect();
-        println!(
+        say!(
             "{:width$} {:>6} {:>10} {:>8}  {}",
             volume.name,
             volume.id,

@@ -8,7 +8,7 @@ use super::{
     StatusError, VolumeHandle,
 };
 use crate::cluster::EndpointIndex;
-use crate::ids::BLOCK_SIZE;
+use crate::ids::{BLOCK_SIZE, Epoch};
 use crate::network::Network;
 
 /// How a blocking call failed.
@@ -66,6 +66,11 @@ impl<N: Network> BlockingClient<N> {
     /// Ends blocking: the client and the clock by which it must go on.
     pub fn into_parts(self) -> (Client<N>, Clock) {
         (self.client, self.clock)
+    }
+
+    /// Closes the client and its sessions; see [`Client::close`].
+    pub fn close(self) {
+        self.client.close(&self.clock);
     }
 
     /// Writes pages, at most 1 MiB.
@@ -149,6 +154,39 @@ impl<N: Network> BlockingClient<N> {
             let blocks = (end - at).min(volume.discard_blocks_max());
             self.execute(Operation::Discard { volume, offset_blocks: at, blocks }, |_| ())?;
             at += blocks;
+        }
+        Ok(())
+    }
+
+    /// Deletes the chunks of whole chunk sets, of any number; see [`Operation::Delete`].
+    ///
+    /// # Errors
+    ///
+    /// As [`BlockingError`] says; some may be deleted then.
+    pub fn delete(
+        &mut self,
+        volume: VolumeHandle,
+        offset_blocks: u64,
+        blocks: u64,
+    ) -> Result<(), BlockingError> {
+        let end = offset_blocks.checked_add(blocks).ok_or(Refusal::OutOfRange)?;
+        let mut at = offset_blocks;
+        while at < end {
+            let blocks = (end - at).min(volume.discard_blocks_max());
+            self.execute(Operation::Delete { volume, offset_blocks: at, blocks }, |_| ())?;
+            at += blocks;
+        }
+        Ok(())
+    }
+
+    /// Raises the fencing epoch of all copysets of a volume; see [`Operation::Fence`].
+    ///
+    /// # Errors
+    ///
+    /// As [`BlockingError`] says; some may be fenced then. Fencing again mends that.
+    pub fn fence(&mut self, volume: VolumeHandle, epoch: Epoch) -> Result<(), BlockingError> {
+        for copyset in 0..volume.copysets() {
+            self.execute(Operation::Fence { volume, copyset, epoch }, |_| ())?;
         }
         Ok(())
     }

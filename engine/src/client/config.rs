@@ -1,5 +1,7 @@
 //! Every capacity of the client, and how they relate.
 
+use std::time::Duration;
+
 use crate::cluster::{STRIPE_BLOCKS_MIN, STRIPE_CHUNKS_MAX};
 use crate::ids::OPERATION_BLOCKS_MAX;
 
@@ -17,6 +19,26 @@ pub const IN_FLIGHT_LIMIT: u32 = 1 << 16;
 
 /// Pieces in flight for each operation in flight: what 1 MiB is usually split into.
 pub(super) const PIECES_PER_OPERATION: u32 = 9;
+
+/// How long a request waits for its answer before other replicas are asked who leads: the shortest
+/// election timeout of the servers' defaults.
+pub(super) const LEADER_PATIENCE_NS: u64 = 250_000_000;
+
+/// ... and after which time they are asked again, while it waits.
+pub(super) const LEADER_ASKED_AGAIN_NS: u64 = 100_000_000;
+
+/// How long a connection over a later address is used before the preferred one is tried again; each
+/// further pause is twice as long.
+pub(super) const RETURN_PAUSE_NS: u64 = 1_000_000_000;
+
+/// The longest of these pauses.
+pub(super) const RETURN_PAUSE_NS_MAX: u64 = 60_000_000_000;
+
+/// How long requests are held back until those on the old connection are answered.
+pub(super) const DRAIN_PATIENCE_NS: u64 = 100_000_000;
+
+/// How long closing a client may take.
+pub const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Request numbers of one session between the oldest without an outcome and the newest. The
 /// servers' window is twice as wide, so that none of them ever falls below it.

@@ -4,11 +4,13 @@
 //! each time. What waited for it goes to the next replica, which either leads by now or knows who
 //! does.
 
+use super::config::LEADER_PATIENCE_NS;
 use super::core::Core;
 use super::endpoint::{EndpointId, Link};
 use super::error::Obstacle;
 use super::outcome::Again;
 use super::piece::{PieceIndex, PieceKind, PieceState};
+use super::returning::Trial;
 use super::route::{LANES, RouteIndex};
 use crate::network::{CloseReason, ConnectionId, Identity, Network, WindowMode};
 
@@ -19,12 +21,15 @@ pub(super) mod violation {
     pub(in super::super) const FRAME_LIMIT: &str = "the peer takes too short frames";
     pub(in super::super) const SILENT: &str = "the peer has not answered for too long";
     pub(in super::super) const QUARANTINE: &str = "pages of reads that were given up are needed";
+    pub(in super::super) const RETURNED: &str = "the preferred address works again";
     pub(in super::super) const UNWANTED: &str = "the connection belongs to no endpoint";
 }
 
 impl Core {
     /// Tries the endpoint's addresses from the next one on.
     pub(super) fn connect<N: Network>(&mut self, network: &mut N, id: EndpointId) {
+        self.timer.note(self.now_ns + LEADER_PATIENCE_NS);
+        self.endpoint(id).connecting_ns = self.now_ns;
         loop {
             let endpoint = &mut self.endpoints[id.0 as usize];
             let Some(address) = endpoint.addresses.get(endpoint.next_address) else {
@@ -32,6 +37,7 @@ impl Core {
             };
             match network.connect(address, WindowMode::Named) {
                 Ok(connection) => {
+                    endpoint.address = endpoint.next_address;
                     endpoint.link = Link::Connecting { connection };
                     return self.note_connection(connection, id);
                 }
@@ -44,7 +50,7 @@ impl Core {
         }
     }
 
-    fn note_connection(&mut self, connection: ConnectionId, id: EndpointId) {
+    pub(super) fn note_connection(&mut self, connection: ConnectionId, id: EndpointId) {
         let slot = connection.slot() as usize;
         if self.connections.len() <= slot {
             self.connections.resize(slot + 1, None);
@@ -65,6 +71,7 @@ impl Core {
         let endpoint = self.endpoint(id);
         endpoint.failures = endpoint.failures.saturating_add(1);
         endpoint.next_address = 0;
+        endpoint.questions.clear();
         endpoint.link = Link::Down { until_ns };
         self.timer.note(until_ns);
         self.leave_endpoint(id);
@@ -91,7 +98,11 @@ impl Core {
             tracing::warn!(%peer, "a stranger at a node's address");
             return self.close(connection, violation::STRANGER);
         }
+        if self.endpoint(id).trial.is(connection) {
+            return self.trial_connected(id, connection);
+        }
         self.endpoint(id).establish(connection, now_ns);
+        self.endpoint(id).plan_return(now_ns);
         self.statistics.connects += 1;
     }
 
@@ -104,6 +115,11 @@ impl Core {
     /// Has the network close a connection; what it carried follows when it says that it did.
     pub(super) fn close(&mut self, connection: ConnectionId, reason: &'static str) {
         let Some(id) = self.endpoint_of(connection) else { return };
+        if self.endpoint(id).trial.is(connection) {
+            self.closing.push((connection, reason));
+            self.endpoint(id).trial = Trial::Closing { connection };
+            return;
+        }
         if self.endpoint(id).link != (Link::Closing { connection }) {
             self.endpoint(id).link = Link::Closing { connection };
             self.closing.push((connection, reason));
@@ -128,6 +144,9 @@ impl Core {
             if piece.state == PieceState::InFlight && piece.connection == connection {
                 self.interrupted(index);
             }
+        }
+        if self.trial_outlives(id, connection) {
+            return;
         }
         debug_assert_eq!(self.endpoint(id).reads_in_flight, 0);
         self.after_close(id);
@@ -163,7 +182,7 @@ impl Core {
         self.leave_flight(index);
         let piece = &mut self.pieces[index];
         piece.landing = None;
-        piece.maybe_executed |= piece.is_change();
+        piece.maybe_executed |= piece.has_effect();
         let again =
             if piece.kind == PieceKind::OpenSession { Again::AfterPause } else { Again::Now };
         self.retry(index, again, Obstacle::Connection);

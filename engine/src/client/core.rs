@@ -2,7 +2,8 @@
 //!
 //! The parts that act on it are in files of their own: `submission` splits operations, `dispatch`
 //! sends, `receipt` takes answers, `outcome` decides what follows from them, `expiry` runs the
-//! timers, `connection` makes and loses connections.
+//! timers, `connection` makes and loses connections, `returning`
+//! goes back to preferred ones, `scouting` and `leading` find leaders, `ending` closes the sessions.
 
 use culvert_memory::{Pool, SlotId, SlotTable};
 
@@ -77,6 +78,10 @@ pub(super) struct Core {
     pub(super) status: Option<StatusFetch>,
     pub(super) timer: Earliest,
     pub(super) pauses: Pauses,
+    /// Whether the client is being closed.
+    pub(super) ends: bool,
+    /// Until when to close the sessions, once nothing is in flight.
+    pub(super) end_by_ns: Option<u64>,
     pub(super) nonce: u32,
     pub(super) now_ns: u64,
     pub(super) statistics: Statistics,
@@ -113,6 +118,8 @@ impl Core {
             status: None,
             timer: Earliest(u64::MAX),
             pauses: Pauses::new(options),
+            ends: false,
+            end_by_ns: None,
             nonce: 0,
             now_ns: 0,
             statistics: Statistics::default(),

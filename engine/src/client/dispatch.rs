@@ -1,10 +1,12 @@
 //! Sending what waits: per endpoint and lane, route by route, until there is no more room.
 
+use super::config::LEADER_PATIENCE_NS;
 use super::connection::violation;
 use super::core::Core;
 use super::endpoint::{EndpointId, Link};
 use super::error::{ClientError, Obstacle};
 use super::piece::{PieceIndex, PieceKind, PieceState};
+use super::returning::Trial;
 use super::route::{LANES, Lane, RouteIndex, Session};
 use crate::ids::{BlockRange, ChunkId, RequestNumber, SessionId};
 use crate::network::{Class, ConnectionId, Network, SendError};
@@ -25,6 +27,7 @@ impl Core {
     /// Sends what can be sent; returns whether anything was.
     pub(super) fn dispatch<N: Network>(&mut self, network: &mut N) -> bool {
         let before = self.statistics.requests;
+        self.step_returns(network);
         for index in 0..self.endpoints.len() as u32 {
             let id = EndpointId(index);
             if !self.endpoint(id).has_work() {
@@ -32,6 +35,8 @@ impl Core {
             }
             let link = self.endpoint(id).link;
             match link {
+                // What is sent over the old connection would keep it from becoming quiet.
+                Link::Up { .. } if matches!(self.endpoint(id).trial, Trial::Ready { .. }) => {}
                 Link::Up { connection } => self.dispatch_endpoint(network, id, connection),
                 Link::Down { until_ns } if until_ns <= self.now_ns => self.connect(network, id),
                 Link::Down { until_ns } => self.timer.note(until_ns),
@@ -51,6 +56,7 @@ impl Core {
             self.endpoint(id).blocked[Lane::Reads as usize] = false;
         }
         self.dispatch_status(network, id, connection);
+        self.dispatch_questions(network, id, connection);
         for lane in LANES {
             while !self.endpoint(id).blocked[lane as usize] {
                 let Some(route) = self.endpoint(id).ready[lane as usize].pop_front() else { break };
@@ -88,6 +94,16 @@ impl Core {
         let Some(index) = self.route(route).queues[Lane::Reads as usize].first() else {
             return Step::Unlist;
         };
+        if self.is_held_back(index, route) {
+            return Step::Unlist;
+        }
+        if self.pieces[index].kind == PieceKind::Fence {
+            self.prepare(index, connection);
+            let request = self.request(index, RequestKind::Fence, 0);
+            let sent =
+                network.send(connection, Class::Data, request.emit(&mut self.frame[..]), &[]);
+            return self.departed(index, connection, sent);
+        }
         let endpoint = self.route(route).endpoint();
         let Some(landing) = self.landing_pages(network, endpoint, connection, index) else {
             self.endpoint(endpoint).landing_short = true;
@@ -120,6 +136,16 @@ impl Core {
         let Some(index) = self.route(route).queues[Lane::Changes as usize].first() else {
             return Step::Unlist;
         };
+        if self.is_held_back(index, route) {
+            return Step::Unlist;
+        }
+        if self.pieces[index].kind == PieceKind::CloseSession {
+            self.prepare(index, connection);
+            let request = self.request(index, RequestKind::CloseSession, 0);
+            let sent =
+                network.send(connection, Class::Data, request.emit(&mut self.frame[..]), &[]);
+            return self.departed(index, connection, sent);
+        }
         let session = match self.route(route).session {
             Session::Open(session) => session,
             Session::Opening => return Step::Unlist,
@@ -143,7 +169,11 @@ impl Core {
             self.pieces[index].sent = self.pieces[index].blocks_left();
             self.take_number(index, session);
             self.prepare(index, connection);
-            let request = self.request(index, RequestKind::Discard, 0);
+            let kind = match self.pieces[index].kind {
+                PieceKind::Delete => RequestKind::Delete,
+                _ => RequestKind::Discard,
+            };
+            let request = self.request(index, kind, 0);
             let sent =
                 network.send(connection, Class::Data, request.emit(&mut self.frame[..]), &[]);
             self.departed(index, connection, sent)
@@ -251,17 +281,19 @@ impl Core {
 
     fn request(&self, index: PieceIndex, kind: RequestKind, landing_page: u32) -> Request<'static> {
         let piece = &self.pieces[index];
-        let session_only = piece.kind == PieceKind::OpenSession;
+        let closes = piece.kind == PieceKind::CloseSession;
+        let no_chunk = closes || matches!(piece.kind, PieceKind::OpenSession | PieceKind::Fence);
+        let no_range = no_chunk || piece.kind == PieceKind::Delete;
         let range = BlockRange { first: piece.range.first + piece.done, blocks: piece.sent };
         Request {
             kind,
             token: u64::from(piece.nonce) << 32 | u64::from(index.0),
             copyset: self.routes[piece.route.0 as usize].copyset,
-            chunk: if session_only { ChunkId(0) } else { piece.chunk },
-            range: if session_only { BlockRange::default() } else { range },
+            chunk: if no_chunk { ChunkId(0) } else { piece.chunk },
+            range: if no_range { BlockRange::default() } else { range },
             landing_page,
-            epoch: self.settings.epoch,
-            session: if piece.is_change() { piece.session } else { SessionId(0) },
+            epoch: if kind == RequestKind::Fence { piece.epoch } else { self.settings.epoch },
+            session: if piece.is_change() || closes { piece.session } else { SessionId(0) },
             request: if piece.is_change() { piece.number } else { RequestNumber(0) },
             sequence: 0,
             crcs: &[],
@@ -296,9 +328,11 @@ impl Core {
         piece.attempts = piece.attempts.saturating_add(1);
         piece.obstacle = Obstacle::Answer;
         piece.timer_ns = timer_ns;
+        piece.sent_ns = self.now_ns;
         self.statistics.requests += 1;
         self.statistics.retries += u64::from(piece.attempts > 1);
-        self.timer.note(timer_ns);
+        self.go_ahead(index);
+        self.timer.note(timer_ns.min(self.now_ns + LEADER_PATIENCE_NS));
     }
 
     fn refused(&mut self, connection: ConnectionId, error: SendError) -> Step {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use uuid::Uuid;
 
 use super::options::Transports;
+use super::returning::{Trial, return_pause_ns};
 use super::route::RouteIndex;
 use crate::cluster::{Cluster, EndpointIndex};
 use crate::network::{Address, ConnectionId, Identity, PeerKind};
@@ -42,6 +43,14 @@ pub(super) struct Endpoint {
     /// Those that may be used, in order of preference.
     pub(super) addresses: Box<[Address]>,
     pub(super) link: Link,
+    /// The address of the connection, or of the last one.
+    pub(super) address: usize,
+    /// A second connection, over the preferred address.
+    pub(super) trial: Trial,
+    /// When to try that again, while another is used.
+    pub(super) return_at_ns: u64,
+    /// How often that was in vain, one after another.
+    pub(super) returns_failed: u32,
     /// The address to try next.
     pub(super) next_address: usize,
     /// Failures to connect, or to get any answer, one after another.
@@ -63,6 +72,10 @@ pub(super) struct Endpoint {
     pub(super) landing_short_ns: Option<u64>,
     /// Reads on their way over this connection.
     pub(super) reads_in_flight: u32,
+    /// Since when the connection is being made, if it is.
+    pub(super) connecting_ns: u64,
+    /// Routes of which to ask here who leads; each once.
+    pub(super) questions: Vec<RouteIndex>,
     /// Whether the connection is wanted although nothing is to be sent to a replica.
     pub(super) wanted: bool,
 }
@@ -85,6 +98,10 @@ impl Endpoint {
             reactor,
             addresses,
             link: Link::Down { until_ns: 0 },
+            address: 0,
+            trial: Trial::None,
+            return_at_ns: u64::MAX,
+            returns_failed: 0,
             next_address: 0,
             failures: 0,
             established: false,
@@ -95,6 +112,8 @@ impl Endpoint {
             landing_short: false,
             landing_short_ns: None,
             reads_in_flight: 0,
+            connecting_ns: 0,
+            questions: Vec::new(),
             wanted: false,
         }
     }
@@ -107,7 +126,9 @@ impl Endpoint {
 
     /// Whether something waits for the connection.
     pub(super) fn has_work(&self) -> bool {
-        self.wanted || self.ready.iter().any(|ready| !ready.is_empty())
+        self.wanted
+            || !self.questions.is_empty()
+            || self.ready.iter().any(|ready| !ready.is_empty())
     }
 
     /// Whether a request could go at once or as soon as a connection is made, without a pause.
@@ -127,6 +148,11 @@ impl Endpoint {
         self.heard = false;
         self.unblock();
         debug_assert_eq!(self.reads_in_flight, 0, "reads end with their connection");
+    }
+
+    /// Sets the time at which the preferred address is tried again.
+    pub(super) fn plan_return(&mut self, now_ns: u64) {
+        self.return_at_ns = now_ns.saturating_add(return_pause_ns(self.returns_failed));
     }
 
     /// Notes that there may be room, or a larger window.

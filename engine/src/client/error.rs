@@ -11,6 +11,9 @@ pub enum Obstacle {
     /// No session with the copyset.
     #[error("a session")]
     Session,
+    /// The copyset holds as many sessions as it may.
+    #[error("another client to end: the copyset holds as many sessions as it may")]
+    SessionsFull,
     /// The server granted no pages, or the connection's queue was full.
     #[error("room on the connection")]
     Room,
@@ -44,10 +47,10 @@ pub enum Obstacle {
 /// other pieces may have been executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ClientError {
-    /// Cluster: time or attempts were used up. A write or discard was *not* executed.
+    /// Cluster: time or attempts were used up. What changes something was *not* executed.
     #[error("gave up waiting for {0}")]
     TimedOut(Obstacle),
-    /// Cluster: a write or discard may have been executed or may still be. Reading tells.
+    /// Cluster: what changes something may have been executed or may still be. Reading tells.
     #[error("outcome unknown: the connection or the session was lost on the way")]
     OutcomeUnknown,
     /// Cluster: the copyset is at its quota.

@@ -1,7 +1,7 @@
 //! Timers: attempts that were not answered, pauses that are over, operations whose time is up.
 //!
 //! There is one time at which something may be due. Only then all pieces are looked at, which
-//! in steady state is about once per attempt timeout.
+//! in steady state is a few times a second.
 
 use super::connection::violation;
 use super::core::{Core, Earliest};
@@ -29,6 +29,7 @@ impl Core {
                 PieceState::Paused if due => self.resume(index),
                 _ => {}
             }
+            self.ask_if_late(index);
             self.note_timer(index);
         }
         self.expire_status();
@@ -90,7 +91,7 @@ impl Core {
 
     /// Stops waiting for an answer. `false`: the landing pages cannot be kept apart, so that the
     /// connection is closed and the piece ends with it.
-    fn withdraw(&mut self, index: PieceIndex) -> bool {
+    pub(super) fn withdraw(&mut self, index: PieceIndex) -> bool {
         let piece = &mut self.pieces[index];
         if piece.landing.is_some() && self.quarantine.is_full() {
             let connection = piece.connection;
@@ -102,7 +103,7 @@ impl Core {
             let token = u64::from(piece.nonce) << 32 | u64::from(index.0);
             self.quarantine.keep(piece.connection, token, landing);
         }
-        piece.maybe_executed |= piece.is_change();
+        piece.maybe_executed |= piece.has_effect();
         self.leave_flight(index);
         true
     }

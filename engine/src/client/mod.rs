@@ -36,10 +36,12 @@ mod config;
 mod connection;
 mod core;
 mod dispatch;
+mod ending;
 mod endpoint;
 mod error;
 mod expiry;
 mod landing;
+mod leading;
 mod numbers;
 mod operation;
 mod options;
@@ -48,7 +50,9 @@ mod pause;
 mod piece;
 mod quarantine;
 mod receipt;
+mod returning;
 mod route;
+mod scouting;
 mod statistics;
 mod status;
 mod submission;
@@ -58,7 +62,7 @@ mod waiting;
 
 pub use blocking::{BlockingClient, BlockingError};
 pub use clock::Clock;
-pub use config::{IN_FLIGHT_LIMIT, OPERATION_PIECES_MAX, SUBMISSION_BLOCKS_MAX};
+pub use config::{CLOSE_PATIENCE, IN_FLIGHT_LIMIT, OPERATION_PIECES_MAX, SUBMISSION_BLOCKS_MAX};
 pub use error::{ClientError, Obstacle, OpenError};
 pub use operation::{Completion, Operation, OperationKind, ReadData, ReadPart, Refusal, Refused};
 pub use options::{ClientOptions, OptionsError, Transports};
@@ -200,6 +204,7 @@ impl<N: Network> Client<N> {
         let core = &mut self.core;
         core.now_ns = now_ns.max(core.now_ns);
         core.start_status_timer();
+        core.end_when_idle();
         // What is new goes first: it need not wait for what has come in.
         let mut sent = core.start_fresh() && core.dispatch(&mut self.network);
         if sent {
@@ -215,6 +220,21 @@ impl<N: Network> Client<N> {
         self.network.post(core.now_ns);
         let completed = core.deliver(handler);
         Turn { completed, active: events > 0 || sent || completed > 0 }
+    }
+
+    /// Begins to close the client: no operation is taken any more, those in flight come to their
+    /// end, and the sessions are closed at the servers. Those that are not closed when `patience`
+    /// has passed expire.
+    pub fn begin_close(&mut self, now_ns: u64, patience: Duration) {
+        self.core.now_ns = now_ns.max(self.core.now_ns);
+        let patience_ns = patience.as_nanos() as u64;
+        self.core.end(self.core.now_ns.saturating_add(patience_ns));
+    }
+
+    /// Whether the client was closed, and nothing is left to be done for that.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.core.has_ended()
     }
 
     /// The time at which [`Client::poll`] must be called although nothing has come in.
@@ -240,6 +260,20 @@ impl<N: Network> Client<N> {
     /// The status asked for last, as JSON, once it is there.
     pub fn take_status(&mut self) -> Option<Result<String, StatusError>> {
         self.core.take_status()
+    }
+}
+
+/// The servers are told, without waiting for an answer, that the sessions are over.
+impl<N: Network> Drop for Client<N> {
+    fn drop(&mut self) {
+        let core = &mut self.core;
+        if core.ends || !core.operations.is_empty() || std::thread::panicking() {
+            return;
+        }
+        core.end(u64::MAX);
+        if core.dispatch(&mut self.network) {
+            self.network.post(core.now_ns);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use culvert_memory::{Buffer, Pages};
 use super::config::OPERATION_PIECES_MAX;
 use super::error::ClientError;
 use super::volume::VolumeHandle;
-use crate::ids::BLOCK_SIZE;
+use crate::ids::{BLOCK_SIZE, Epoch};
 
 /// An operation on a volume. Offsets and lengths are in blocks of 4 KiB.
 ///
@@ -44,6 +44,30 @@ pub enum Operation {
         /// Number of blocks.
         blocks: u64,
     },
+    /// Deletes chunks: their blocks read as zeroes from then on, and servers forget them
+    /// altogether. Like a discard, it is possible in a copyset that is at its quota. Whole chunk
+    /// sets ([`VolumeHandle::set_blocks`]), or from one up to the volume's end; as many blocks at
+    /// most as a discard may have.
+    Delete {
+        /// The volume.
+        volume: VolumeHandle,
+        /// First block.
+        offset_blocks: u64,
+        /// Number of blocks.
+        blocks: u64,
+    },
+    /// Raises the fencing epoch of one of the volume's copysets: whoever holds an older one is
+    /// refused there from then on ([`ClientError::Fenced`]), also with other volumes that lie on
+    /// the copyset. This client holds the new epoch afterwards, for all its copysets. Repeating
+    /// it changes nothing.
+    Fence {
+        /// The volume.
+        volume: VolumeHandle,
+        /// Index in the volume's list of copysets.
+        copyset: u32,
+        /// The epoch, not below the copyset's.
+        epoch: Epoch,
+    },
 }
 
 /// Which operation.
@@ -55,6 +79,10 @@ pub enum OperationKind {
     Read,
     /// [`Operation::Discard`].
     Discard,
+    /// [`Operation::Delete`].
+    Delete,
+    /// [`Operation::Fence`].
+    Fence,
 }
 
 impl Operation {
@@ -65,6 +93,8 @@ impl Operation {
             Operation::Write { .. } => OperationKind::Write,
             Operation::Read { .. } => OperationKind::Read,
             Operation::Discard { .. } => OperationKind::Discard,
+            Operation::Delete { .. } => OperationKind::Delete,
+            Operation::Fence { .. } => OperationKind::Fence,
         }
     }
 
@@ -74,11 +104,13 @@ impl Operation {
         match self {
             Operation::Write { volume, .. }
             | Operation::Read { volume, .. }
-            | Operation::Discard { volume, .. } => *volume,
+            | Operation::Discard { volume, .. }
+            | Operation::Delete { volume, .. }
+            | Operation::Fence { volume, .. } => *volume,
         }
     }
 
-    /// The first block and the number of blocks.
+    /// The first block and the number of blocks; a fence has none.
     #[must_use]
     pub fn range(&self) -> (u64, u64) {
         match self {
@@ -86,7 +118,9 @@ impl Operation {
                 (*offset_blocks, u64::from(pages.pages()))
             }
             Operation::Read { offset_blocks, blocks, .. } => (*offset_blocks, u64::from(*blocks)),
-            Operation::Discard { offset_blocks, blocks, .. } => (*offset_blocks, *blocks),
+            Operation::Discard { offset_blocks, blocks, .. }
+            | Operation::Delete { offset_blocks, blocks, .. } => (*offset_blocks, *blocks),
+            Operation::Fence { .. } => (0, 0),
         }
     }
 }
@@ -100,6 +134,12 @@ pub enum Refusal {
     /// Caller: the range is empty or ends past the volume.
     #[error("the range is empty or ends past the end of the volume")]
     OutOfRange,
+    /// Caller: the client is being closed.
+    #[error("the client is being closed")]
+    Closed,
+    /// Caller: chunks are deleted by whole sets.
+    #[error("chunks are deleted by whole chunk sets")]
+    NotWholeSets,
     /// Caller: more blocks than one operation may have.
     #[error("more blocks than one operation may have")]
     TooLarge,

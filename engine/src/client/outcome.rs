@@ -24,8 +24,11 @@ impl Core {
     /// Tries a piece again that is in no queue and not in flight.
     pub(super) fn retry(&mut self, index: PieceIndex, again: Again, obstacle: Obstacle) {
         self.pieces[index].obstacle = obstacle;
-        if self.pieces[index].kind == PieceKind::OpenSession {
-            return self.retry_session(index, again);
+        match (self.pieces[index].kind, again) {
+            (PieceKind::OpenSession, _) => return self.retry_session(index, again),
+            (PieceKind::CloseSession, Again::Now) => return self.requeue(index),
+            (PieceKind::CloseSession, Again::AfterPause) => return self.pause(index),
+            _ => {}
         }
         let id = self.pieces[index].operation.expect("a piece of an operation");
         if self.operations.get(id).expect("it is open").error.is_some() {
@@ -43,6 +46,7 @@ impl Core {
     /// Puts a piece at the head of its queue: one that has a number must not wait for those that
     /// wait for numbers.
     pub(super) fn requeue(&mut self, index: PieceIndex) {
+        self.stand_down(index);
         let piece = &mut self.pieces[index];
         piece.state = PieceState::Queued;
         let (route, lane) = (piece.route, lane_of(piece.kind));
@@ -57,6 +61,7 @@ impl Core {
         piece.timer_ns = self.now_ns + self.pauses.length_ns(piece.pauses);
         piece.pauses += 1;
         self.timer.note(piece.timer_ns);
+        self.go_ahead(index);
     }
 
     fn retry_session(&mut self, index: PieceIndex, again: Again) {
@@ -72,6 +77,7 @@ impl Core {
 
     /// Lets the session be opened again by whatever waits for it.
     pub(super) fn resume_session(&mut self, index: PieceIndex) {
+        self.stand_down(index);
         self.pieces[index].state = PieceState::Free;
         let route = self.pieces[index].route;
         self.route(route).session = Session::None;
@@ -79,6 +85,7 @@ impl Core {
     }
 
     fn close_session(&mut self, route: RouteIndex, index: PieceIndex) {
+        self.stand_down(index);
         self.pieces[index].reset(PieceKind::OpenSession, route);
         self.pieces[index].state = PieceState::Free;
         self.route(route).session = Session::None;
@@ -97,9 +104,9 @@ impl Core {
         piece.pauses = 0;
         piece.damaged = 0;
         let id = piece.operation.expect("a piece of an operation");
-        let (change, over) = (piece.is_change(), piece.blocks_left() == 0);
+        let (effect, over) = (piece.has_effect(), piece.blocks_left() == 0);
         let slot = self.operations.get_mut(id).expect("it is open");
-        slot.executed |= change;
+        slot.executed |= effect;
         if over || slot.error.is_some() {
             self.finish(index);
         } else {
@@ -111,6 +118,7 @@ impl Core {
     /// last.
     fn finish(&mut self, index: PieceIndex) {
         self.settle_number(index);
+        self.stand_down(index);
         let piece = &mut self.pieces[index];
         debug_assert!(!matches!(piece.state, PieceState::Free | PieceState::Done));
         piece.state = PieceState::Done;
@@ -142,6 +150,7 @@ impl Core {
                 self.finish(index);
                 self.fail_operation(id, error);
             }
+            None if self.pieces[index].kind == PieceKind::CloseSession => self.session_ended(index),
             None => self.fail_session(index, error),
         }
     }
@@ -188,7 +197,7 @@ impl Core {
     /// Time or attempts of a piece are used up; it is in no queue and not in flight.
     pub(super) fn give_up(&mut self, index: PieceIndex, obstacle: Obstacle) {
         let piece = &self.pieces[index];
-        let unknown = piece.is_change() && piece.maybe_executed;
+        let unknown = piece.has_effect() && piece.maybe_executed;
         let error = match (unknown, obstacle) {
             (true, _) => ClientError::OutcomeUnknown,
             (false, Obstacle::Media) => ClientError::Media,

@@ -11,7 +11,7 @@ use culvert_memory::{Buffer, Pages, SlotId};
 
 use super::error::Obstacle;
 use super::route::RouteIndex;
-use crate::ids::{BlockRange, ChunkId, OPERATION_BLOCKS_MAX, RequestNumber, SessionId};
+use crate::ids::{BlockRange, ChunkId, Epoch, OPERATION_BLOCKS_MAX, RequestNumber, SessionId};
 use crate::network::ConnectionId;
 
 /// A slot of the table.
@@ -24,8 +24,12 @@ pub(super) enum PieceKind {
     Write,
     Read,
     Discard,
+    Delete,
+    Fence,
     /// Belongs to its route and to no operation.
     OpenSession,
+    /// Likewise.
+    CloseSession,
 }
 
 /// Where a piece is on its way.
@@ -75,6 +79,9 @@ pub(super) struct Piece {
     /// Pages of the pool that hold all of a read which did not land in one piece.
     pub(super) gathered: Option<Buffer>,
 
+    /// What a fence raises the epoch to.
+    pub(super) epoch: Epoch,
+
     /// Session and number of a change; number zero: none yet.
     pub(super) session: SessionId,
     pub(super) number: RequestNumber,
@@ -96,6 +103,8 @@ pub(super) struct Piece {
     pub(super) connection: ConnectionId,
     /// The replica of the route it was sent to.
     pub(super) replica: u8,
+    /// When it was sent last.
+    pub(super) sent_ns: u64,
     /// End of the attempt or of the pause.
     pub(super) timer_ns: u64,
     /// End of the operation.
@@ -121,6 +130,7 @@ impl Piece {
             crcs: [[0; 4]; OPERATION_BLOCKS_MAX as usize],
             landing: None,
             gathered: None,
+            epoch: Epoch(0),
             session: SessionId(0),
             number: RequestNumber(0),
             maybe_executed: false,
@@ -132,6 +142,7 @@ impl Piece {
             nonce: 0,
             connection: ConnectionId::new(u32::MAX, 0),
             replica: 0,
+            sent_ns: 0,
             timer_ns: u64::MAX,
             deadline_ns: u64::MAX,
         }
@@ -161,7 +172,12 @@ impl Piece {
 
     /// Whether the piece changes something, and so has a number and goes behind a session.
     pub(super) fn is_change(&self) -> bool {
-        matches!(self.kind, PieceKind::Write | PieceKind::Discard)
+        matches!(self.kind, PieceKind::Write | PieceKind::Discard | PieceKind::Delete)
+    }
+
+    /// Whether it matters if an attempt was executed that was not answered.
+    pub(super) fn has_effect(&self) -> bool {
+        self.is_change() || self.kind == PieceKind::Fence
     }
 
     /// Blocks that are neither finished nor on their way.

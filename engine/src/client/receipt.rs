@@ -4,6 +4,7 @@ use super::config::{DAMAGED_MAX, HINTS_MAX};
 use super::connection::violation;
 use super::core::Core;
 use super::error::{ClientError, Obstacle};
+use super::leading::LEADER_INDEX;
 use super::outcome::Again;
 use super::piece::{PieceIndex, PieceKind, PieceState};
 use super::route::Session;
@@ -46,6 +47,9 @@ impl Core {
         if number == STATUS_INDEX {
             return self.on_status_reply(connection, nonce, reply);
         }
+        if number == LEADER_INDEX {
+            return self.on_leader_reply(nonce, reply);
+        }
         let Some(index) = self.pieces.index(number) else {
             return self.bad_frame(connection);
         };
@@ -58,6 +62,7 @@ impl Core {
             return self.quarantine.release(connection, reply.token);
         }
         self.leave_flight(index);
+        self.note_leader(index, reply.status);
         match reply.status {
             ReplyStatus::Ok => self.on_done(index, connection, reply),
             _ => self.on_refusal(index, reply),
@@ -66,12 +71,18 @@ impl Core {
 
     fn on_done(&mut self, index: PieceIndex, connection: ConnectionId, reply: &Reply<'_>) {
         match self.pieces[index].kind {
-            PieceKind::Write | PieceKind::Discard => self.advance(index),
+            PieceKind::Write | PieceKind::Discard | PieceKind::Delete => self.advance(index),
+            PieceKind::Fence => {
+                let raised = self.pieces[index].epoch;
+                self.settings.epoch = self.settings.epoch.max(raised);
+                self.advance(index);
+            }
             PieceKind::Read => self.on_read(index, reply),
             PieceKind::OpenSession if reply.value == 0 => {
                 self.retry(index, Again::AfterPause, Obstacle::Session);
                 self.bad_frame(connection);
             }
+            PieceKind::CloseSession => self.session_ended(index),
             PieceKind::OpenSession => self.on_session(index, SessionId(reply.value)),
         }
     }
@@ -102,7 +113,10 @@ impl Core {
         let route = self.pieces[index].route;
         self.pieces[index].reset(PieceKind::OpenSession, route);
         self.resume_session(index);
-        self.route(route).session = Session::Open(session);
+        // One that nobody waits for any more expires.
+        let ended = self.ends && self.end_by_ns.is_none();
+        let open = if ended { Session::None } else { Session::Open(session) };
+        self.route(route).session = open;
         self.route(route).numbers = super::numbers::Numbers::new();
         self.statistics.sessions += 1;
     }
@@ -121,6 +135,9 @@ impl Core {
             ReplyStatus::Busy => {
                 self.statistics.busy += 1;
                 self.retry(index, Again::AfterPause, Obstacle::Busy);
+            }
+            ReplyStatus::SessionsFull => {
+                self.retry(index, Again::AfterPause, Obstacle::SessionsFull);
             }
             ReplyStatus::NoSession => self.session_lost(index),
             ReplyStatus::NoCopyset => self.elsewhere(index),
@@ -143,7 +160,7 @@ impl Core {
 
     fn note_maybe_executed(&mut self, index: PieceIndex) {
         let piece = &mut self.pieces[index];
-        piece.maybe_executed |= piece.is_change();
+        piece.maybe_executed |= piece.has_effect();
     }
 
     /// Another replica leads, the one named if it is known.
@@ -182,6 +199,9 @@ impl Core {
 
     /// The session has expired. Without it nobody can say what became of earlier attempts.
     fn session_lost(&mut self, index: PieceIndex) {
+        if self.pieces[index].kind == PieceKind::CloseSession {
+            return self.session_ended(index);
+        }
         let (route, session) = (self.pieces[index].route, self.pieces[index].session);
         if self.route(route).session == Session::Open(session) {
             self.route(route).session = Session::None;

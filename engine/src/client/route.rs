@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 
 use super::endpoint::EndpointId;
 use super::numbers::Numbers;
-use super::piece::PieceList;
+use super::piece::{PieceIndex, PieceList};
 use crate::cluster::{Cluster, Copyset, REPLICAS_MAX};
 use crate::ids::{CopysetId, ReplicaId, SessionId};
 
@@ -47,6 +47,15 @@ pub(super) struct Route {
     replicas: ArrayVec<RouteReplica, REPLICAS_MAX>,
     /// The replica that is asked: the leader, as far as known.
     current: u8,
+    /// Whether that replica has answered as the leader does.
+    pub(super) known: bool,
+    /// Of a leader that is not known: the request that finds out, on its way or pausing. All others
+    /// wait for it.
+    pub(super) scout: Option<PieceIndex>,
+    /// The newest term heard of.
+    pub(super) term: u64,
+    /// When to ask again who leads.
+    pub(super) ask_at_ns: u64,
     pub(super) session: Session,
     pub(super) numbers: Numbers,
     /// What waits to be sent, per lane.
@@ -66,6 +75,10 @@ impl Route {
             copyset: copyset.id,
             replicas: replicas.collect(),
             current: 0,
+            known: false,
+            scout: None,
+            term: 0,
+            ask_at_ns: 0,
             session: Session::None,
             numbers: Numbers::new(),
             queues: [PieceList::default(); 2],
@@ -108,5 +121,7 @@ impl Route {
     pub(super) fn turn_to(&mut self, replica: u8) {
         debug_assert!(usize::from(replica) < self.replicas.len());
         self.current = replica;
+        self.known = false;
+        self.scout = None;
     }
 }

@@ -19,6 +19,10 @@ pub struct Statistics {
     pub busy: u64,
     /// Answers "not the leader".
     pub redirects: u64,
+    /// Questions who leads, asked for requests that waited long.
+    pub leaders_asked: u64,
+    /// Attempts given up because another replica leads by now.
+    pub deserted: u64,
     /// Answers to attempts that were given up before.
     pub late_replies: u64,
     /// Sessions opened.
@@ -27,6 +31,8 @@ pub struct Statistics {
     pub connects: u64,
     /// Established connections that closed.
     pub disconnects: u64,
+    /// Connections that gave way to one over the preferred address.
+    pub returns: u64,
     /// Attempts to connect that failed.
     pub connects_failed: u64,
     /// Reads whose bytes did not match their checksums.

@@ -6,9 +6,9 @@ use super::config::SUBMISSION_BLOCKS_MAX;
 use super::core::{Core, OperationSlot};
 use super::operation::{Operation, OperationKind, Refusal, Refused};
 use super::piece::{PieceIndex, PieceKind, PieceState};
-use super::route::Lane;
+use super::route::{Lane, RouteIndex};
 use crate::cluster::Part;
-use crate::ids::{BLOCK_SIZE, OPERATION_BLOCKS_MAX};
+use crate::ids::{BLOCK_SIZE, BlockRange, Epoch, OPERATION_BLOCKS_MAX};
 
 impl Core {
     /// Takes an operation; it starts with the next turn.
@@ -23,23 +23,33 @@ impl Core {
     }
 
     fn admit(&mut self, operation: &Operation, token: u64) -> Result<(), Refusal> {
+        if self.ends {
+            return Err(Refusal::Closed);
+        }
         let handle = operation.volume();
         let volume = self.volumes.get(handle.index as usize).ok_or(Refusal::OutOfRange)?;
         let layout = volume.layout;
+        if let Operation::Fence { copyset, epoch, .. } = operation {
+            let route = volume.routes.get(*copyset as usize).ok_or(Refusal::OutOfRange)?;
+            return self.admit_fence(*route, *epoch, token);
+        }
         let (offset, blocks) = operation.range();
         let kind = operation.kind();
         let end = offset.checked_add(blocks).filter(|end| *end <= layout.blocks());
-        if blocks == 0 || end.is_none() {
-            return Err(Refusal::OutOfRange);
-        }
-        let blocks_max = match kind {
-            OperationKind::Discard => handle.discard_blocks_max(),
-            _ => u64::from(SUBMISSION_BLOCKS_MAX),
+        let Some(end) = end.filter(|_| blocks > 0) else { return Err(Refusal::OutOfRange) };
+        let whole_chunks = matches!(kind, OperationKind::Discard | OperationKind::Delete);
+        let blocks_max = match whole_chunks {
+            true => handle.discard_blocks_max(),
+            false => u64::from(SUBMISSION_BLOCKS_MAX),
         };
         if blocks > blocks_max {
             return Err(Refusal::TooLarge);
         }
-        let whole_chunks = kind == OperationKind::Discard;
+        let set_begins = |at: u64| at.is_multiple_of(handle.set_blocks());
+        let whole_sets = set_begins(offset) && (set_begins(end) || end == layout.blocks());
+        if kind == OperationKind::Delete && !whole_sets {
+            return Err(Refusal::NotWholeSets);
+        }
         let parts = || Parts::new(whole_chunks, layout, offset, blocks);
         // Splitting is arithmetic only, so it is done once to count and once to do.
         let wanted = parts().count() as u32;
@@ -62,6 +72,31 @@ impl Core {
         Ok(())
     }
 
+    /// One piece without blocks.
+    fn admit_fence(&mut self, route: RouteIndex, epoch: Epoch, token: u64) -> Result<(), Refusal> {
+        if self.operations.is_full() || self.pieces.vacant_count() == 0 {
+            return Err(Refusal::Full);
+        }
+        let index = self.pieces.acquire().expect("looked at before");
+        let kind = OperationKind::Fence;
+        let slot = OperationSlot {
+            token,
+            kind,
+            first: Some(index),
+            open: 1,
+            executed: false,
+            error: None,
+        };
+        let id = self.operations.insert(slot).expect("looked at before");
+        let piece = &mut self.pieces[index];
+        piece.reset(PieceKind::Fence, route);
+        piece.operation = Some(id);
+        piece.range = BlockRange::default();
+        piece.epoch = epoch;
+        self.fresh.push(id);
+        Ok(())
+    }
+
     fn add_piece(
         &mut self,
         id: SlotId,
@@ -77,6 +112,8 @@ impl Core {
             Operation::Write { .. } => PieceKind::Write,
             Operation::Read { .. } => PieceKind::Read,
             Operation::Discard { .. } => PieceKind::Discard,
+            Operation::Delete { .. } => PieceKind::Delete,
+            Operation::Fence { .. } => unreachable!("has no parts"),
         };
         piece.reset(kind, route);
         piece.operation = Some(id);
@@ -119,7 +156,15 @@ impl Core {
 
 /// The lane in which a piece waits.
 pub(super) fn lane_of(kind: PieceKind) -> Lane {
-    if kind == PieceKind::Read { Lane::Reads } else { Lane::Changes }
+    match kind {
+        // A fence goes without a session: who raises the epoch may hold one too old to open any.
+        PieceKind::Read | PieceKind::Fence => Lane::Reads,
+        PieceKind::Write
+        | PieceKind::Discard
+        | PieceKind::Delete
+        | PieceKind::OpenSession
+        | PieceKind::CloseSession => Lane::Changes,
+    }
 }
 
 /// The parts of an operation: by stripes and 32 blocks, or by chunks.

@@ -324,7 +324,10 @@ impl<'c, N: Network> Transfer<'c, N> {
                 Ok(()) => return Ok(()),
                 Err(refused) => match refused.reason {
                     Refusal::Full => self.wait(),
-                    Refusal::OutOfRange | Refusal::TooLarge => {
+                    Refusal::OutOfRange
+                    | Refusal::TooLarge
+                    | Refusal::NotWholeSets
+                    | Refusal::Closed => {
                         let volume_bytes = self.volume.bytes();
                         return Err(TransferError::TooLong { volume_bytes });
                     }

@@ -10,7 +10,8 @@ use crate::ids::BLOCK_SIZE;
 pub struct VolumeHandle {
     pub(super) index: u32,
     blocks: u64,
-    discard_blocks_max: u64,
+    set_blocks: u64,
+    copysets: u32,
 }
 
 impl VolumeHandle {
@@ -26,10 +27,22 @@ impl VolumeHandle {
         self.blocks * BLOCK_SIZE as u64
     }
 
-    /// Blocks that one discard may have.
+    /// Blocks of a chunk set: the row of chunks over which stripes go round.
+    #[must_use]
+    pub fn set_blocks(&self) -> u64 {
+        self.set_blocks
+    }
+
+    /// Copysets that it lies on.
+    #[must_use]
+    pub fn copysets(&self) -> u32 {
+        self.copysets
+    }
+
+    /// Blocks that one discard or delete may have.
     #[must_use]
     pub fn discard_blocks_max(&self) -> u64 {
-        self.discard_blocks_max
+        self.set_blocks * DISCARD_SETS_MAX
     }
 }
 
@@ -47,7 +60,8 @@ impl OpenVolume {
         VolumeHandle {
             index: index as u32,
             blocks: self.layout.blocks(),
-            discard_blocks_max: self.layout.set_blocks() * DISCARD_SETS_MAX,
+            set_blocks: self.layout.set_blocks(),
+            copysets: self.routes.len() as u32,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Waiting for completions: polling at first, asleep after a while.
 
+use std::time::Duration;
+
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::clock::Clock;
-use super::{Client, Completion, StatusError};
+use super::{CLOSE_PATIENCE, Client, Completion, StatusError};
 use crate::cluster::EndpointIndex;
 use crate::network::Network;
 
@@ -27,6 +29,25 @@ impl<N: Network> Client<N> {
             self.rest(clock, turn.active, &mut active_ns);
         }
         0
+    }
+
+    /// Closes the client: waits for what is in flight, and then until the sessions are closed at the
+    /// servers, both together no longer than [`CLOSE_PATIENCE`]. Sessions that cannot be closed in
+    /// that time expire. Dropping a client tells the servers too, but does not look whether
+    /// they have heard it.
+    pub fn close(mut self, clock: &Clock) {
+        let begun_ns = clock.now_ns();
+        let mut active_ns = begun_ns;
+        loop {
+            let now_ns = clock.now_ns();
+            let left = CLOSE_PATIENCE.saturating_sub(Duration::from_nanos(now_ns - begun_ns));
+            self.begin_close(now_ns, left);
+            if left.is_zero() || self.is_closed() {
+                return;
+            }
+            let turn = self.poll(now_ns, &mut |_| {});
+            self.rest(clock, turn.active, &mut active_ns);
+        }
     }
 
     /// Fetches a node's status from one of its reactors, as JSON. Operations in flight go on and

@@ -7,11 +7,15 @@ use super::{
     StoreConfig, TransportConfig, TurnConfig,
 };
 use crate::ids::OPERATION_BLOCKS_MAX;
-use crate::wire::FRAME_BYTES_MAX;
+use crate::raft_group::TICKS_CAUGHT_UP_MAX;
+use crate::wire::{APPEND_FRAMES_IN_FLIGHT_MAX, FRAME_BYTES_MAX};
 use culvert_transport::{Address, AddressError};
 
 const PAGE_BYTES: u64 = 4096;
 const HUGEPAGE_BYTES: u64 = 2 << 20;
+
+// The rule about it names the number.
+const _: () = assert!(OPERATION_BLOCKS_MAX == 32);
 
 /// What is wrong with a configuration that could be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -130,7 +134,19 @@ impl NodeConfig {
     /// Windows of TCP connections are carved from the pool: half of it is left for everything else.
     fn check_pools(&self) -> Result<(), ConfigFault> {
         let pages = self.transport.window_budget_pages;
+        let regions = self.transport.regions_max();
         for reactor in &self.reactors {
+            let places = u64::from(culvert_nvme::REGIONS_MAX) - reactor.pool_regions_max();
+            if regions > places {
+                return Err(ConfigFault::Relation {
+                    key: "transport.connections_max",
+                    value: self.transport.connections_max.into(),
+                    other: "regions of memory that a device takes beside the pool",
+                    other_value: places,
+                    rule: "all segments of the windows of so many connections are more than that: \
+                           lower it, window_max_pages or window_budget_pages",
+                });
+            }
             let pool_pages = reactor.pool_bytes.0 / PAGE_BYTES;
             if u64::from(pages) > pool_pages / 2 {
                 return Err(ConfigFault::Relation {
@@ -185,12 +201,31 @@ impl TransportConfig {
             OPERATION_BLOCKS_MAX.into(),
             1 << 20,
         )?;
+        self.check_unsent()?;
+        range("transport.requests_max", self.requests_max, 1, 1 << 20)?;
         range("transport.handshake_timeout_ms", self.handshake_timeout_ms, 10, 600_000)?;
         range("transport.reconnect_ms", self.reconnect_ms, 1, 600_000)?;
         // Half of a queue holds the longest frame and what the transport puts around it.
         queue("transport.data_queue_bytes", self.data_queue_bytes, 4 * FRAME_BYTES_MAX as u64)?;
         queue("transport.control_queue_bytes", self.control_queue_bytes, 4096)?;
         self.check_windows()
+    }
+
+    /// A feed ends with the operation that goes past its bound.
+    fn check_unsent(&self) -> Result<(), ConfigFault> {
+        let (feed, all) = (self.feed_unsent_max_pages, self.unsent_max_pages);
+        range("transport.feed_unsent_max_pages", feed, 1, 1 << 20)?;
+        if feed + OPERATION_BLOCKS_MAX > all {
+            return Err(ConfigFault::Relation {
+                key: "transport.feed_unsent_max_pages",
+                value: feed.into(),
+                other: "transport.unsent_max_pages",
+                other_value: all.into(),
+                rule: "with the longest operation, 32 pages, on top of it entries alone would \
+                       cost a follower its connection",
+            });
+        }
+        Ok(())
     }
 
     fn check_windows(&self) -> Result<(), ConfigFault> {
@@ -214,6 +249,11 @@ impl TransportConfig {
             let rule = "one window must fit the budget of all";
             return Err(relation(key, self.window_budget_pages, rule));
         }
+        if self.window_max_pages > self.requests_max / 2 {
+            let rule = "a client may write each page of one window and read into each of another, \
+                        so that requests must be twice as many";
+            return Err(relation("transport.requests_max", self.requests_max, rule));
+        }
         Ok(())
     }
 }
@@ -226,7 +266,7 @@ impl RaftConfig {
         range("raft.append_entries_max", self.append_entries_max, 1, 1024)?;
         range("raft.session_idle_s", self.session_idle_s, 10, 7 * 24 * 3600)?;
         let frames = self.append_frames_in_flight_max;
-        range("raft.append_frames_in_flight_max", frames, 1, 65_536)?;
+        range("raft.append_frames_in_flight_max", frames, 1, APPEND_FRAMES_IN_FLIGHT_MAX.into())?;
         if self.election_ticks < 3 * self.heartbeat_ticks {
             return Err(ConfigFault::Relation {
                 key: "raft.election_ticks",
@@ -236,8 +276,20 @@ impl RaftConfig {
                 rule: "a follower must miss three heartbeats before it asks for votes",
             });
         }
-        // A lease lasts for the shortest election timeout, less one tick, less the margin.
-        let longest = (self.election_ticks - 1) * self.tick_ms;
+        // Clocks may differ by 1% while a lease lasts.
+        let drift = self.election_ms().div_ceil(100);
+        if u64::from(self.lease_drift_margin_ms) < drift {
+            return Err(ConfigFault::Relation {
+                key: "raft.lease_drift_margin_ms",
+                value: self.lease_drift_margin_ms.into(),
+                other: "1% of the election timeout in ms",
+                other_value: drift,
+                rule: "clocks that drift need a margin, or two leaders serve reads",
+            });
+        }
+        // A lease lasts for the shortest election timeout, less what may be ticked at once, less
+        // the margin.
+        let longest = (self.election_ticks - TICKS_CAUGHT_UP_MAX as u32) * self.tick_ms;
         if u64::from(self.lease_drift_margin_ms) * 2 > u64::from(longest) {
             return Err(ConfigFault::Relation {
                 key: "raft.lease_drift_margin_ms",

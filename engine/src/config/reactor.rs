@@ -27,6 +27,12 @@ impl ReactorConfig {
         ReactorConfig { core, pool_bytes: Self::pool_bytes_default(), listen: Vec::new() }
     }
 
+    /// Places that its pool takes in a device's table of regions: one for each GiB.
+    #[must_use]
+    pub fn pool_regions_max(&self) -> u64 {
+        self.pool_bytes.0.div_ceil(1 << 30)
+    }
+
     fn pool_bytes_default() -> ByteSize {
         ByteSize::mib(256)
     }

@@ -48,7 +48,7 @@ pub struct StoreConfig {
     pub checkpoint_factor: u64,
     /// ... but not before this many bytes.
     pub checkpoint_min_bytes: ByteSize,
-    /// Pages of a checkpoint written in one turn, so that it does not get in the way.
+    /// Pages of a checkpoint made in one turn: operations of the same turn wait for it.
     pub checkpoint_pages_per_turn: u32,
     /// Pages of one checkpoint command.
     pub checkpoint_command_pages: u32,
@@ -75,7 +75,7 @@ impl Default for StoreConfig {
             reserve_blocks: 4096,
             checkpoint_factor: 64,
             checkpoint_min_bytes: ByteSize::mib(16),
-            checkpoint_pages_per_turn: 16,
+            checkpoint_pages_per_turn: 4,
             checkpoint_command_pages: 16,
             recovery_depth: 8,
             recovery_read_bytes: ByteSize::kib(256),

@@ -69,7 +69,12 @@ fn values_out_of_range_are_named() {
         (
             "[raft]\nlease_drift_margin_ms = 200",
             "raft.lease_drift_margin_ms is 200, but at most half of the lease may be margin \
-             (the longest lease in ms is 225)",
+             (the longest lease in ms is 200)",
+        ),
+        (
+            "[raft]\nlease_drift_margin_ms = 2",
+            "raft.lease_drift_margin_ms is 2, but clocks that drift need a margin, or two leaders \
+             serve reads (1% of the election timeout in ms is 3)",
         ),
         (
             "[transport]\nwindow_max_pages = 63",
@@ -80,6 +85,28 @@ fn values_out_of_range_are_named() {
             "[transport]\nwindow_budget_pages = 40000",
             "transport.window_budget_pages is 40000, but half of the pool is the most that windows \
              may take (reactors.pool_bytes in pages of 4 KiB is 65536)",
+        ),
+        (
+            "[transport]\nconnections_max = 65536\nwindow_budget_pages = 32768\nwindow_initial_pages = 1",
+            "transport.connections_max is 65536, but all segments of the windows of so many \
+             connections are more than that: lower it, window_max_pages or window_budget_pages \
+             (regions of memory that a device takes beside the pool is 16383)",
+        ),
+        (
+            "[transport]\nunsent_max_pages = 287",
+            "transport.feed_unsent_max_pages is 256, but with the longest operation, 32 pages, on \
+             top of it entries alone would cost a follower its connection \
+             (transport.unsent_max_pages is 287)",
+        ),
+        (
+            "[raft]\nappend_frames_in_flight_max = 513",
+            "raft.append_frames_in_flight_max is 513; it must be from 1 to 512",
+        ),
+        (
+            "[transport]\nrequests_max = 1000",
+            "transport.window_max_pages is 1024, but a client may write each page of one window \
+             and read into each of another, so that requests must be twice as many \
+             (transport.requests_max is 1000)",
         ),
         (
             "[transport]\ndata_queue_bytes = 100000",

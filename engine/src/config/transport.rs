@@ -1,5 +1,6 @@
 //! Connections: how many, how wide, how patient.
 
+use culvert_transport::{SEGMENT_PAGES_MIN, window_segments_max};
 use serde::{Deserialize, Serialize};
 
 /// Capacities of each reactor's transport. A page has 4096 bytes.
@@ -15,8 +16,15 @@ pub struct TransportConfig {
     /// Pages of the windows of all connections together.
     pub window_budget_pages: u32,
     /// Pages accepted for sending to one peer and not yet sent. A peer that lets them pile up
-    /// further, because it is stopped or slow, loses its connection and catches up afterwards.
+    /// further, because it is stopped or slow, loses its connection and catches up afterwards. New
+    /// entries alone never get so far; answers to reads and catch-up may.
     pub unsent_max_pages: u32,
+    /// As `unsent_max_pages`, but what new entries for one follower may hold: they wait for what
+    /// was sent before, and later come from the leader's device.
+    pub feed_unsent_max_pages: u32,
+    /// Requests of one client's connection that may be without an answer. A client that sends
+    /// more, because it does not read what it is answered, loses its connection.
+    pub requests_max: u32,
     /// Queue of data frames for each connection; a power of two.
     pub data_queue_bytes: usize,
     /// Queue of control frames (heartbeats, votes) for each connection; a power of two.
@@ -27,6 +35,19 @@ pub struct TransportConfig {
     pub reconnect_ms: u32,
 }
 
+impl TransportConfig {
+    /// Regions of memory that the windows of all connections may consist of. Windows over shared
+    /// memory have a region for each of their segments; the budget bounds them as well, and with
+    /// them those of closed connections whose pages are still in use.
+    #[must_use]
+    pub fn regions_max(&self) -> u64 {
+        let segments = window_segments_max(self.window_initial_pages, self.window_max_pages);
+        let all = u64::from(self.connections_max) * segments as u64;
+        let least = self.window_initial_pages.min(SEGMENT_PAGES_MIN);
+        all.min(u64::from(self.window_budget_pages / least.max(1)) + 1)
+    }
+}
+
 impl Default for TransportConfig {
     fn default() -> TransportConfig {
         TransportConfig {
@@ -35,6 +56,8 @@ impl Default for TransportConfig {
             window_max_pages: 1024,
             window_budget_pages: 16 * 1024,
             unsent_max_pages: 2048,
+            feed_unsent_max_pages: 256,
+            requests_max: 4096,
             data_queue_bytes: 64 << 10,
             control_queue_bytes: 8 << 10,
             handshake_timeout_ms: 5000,

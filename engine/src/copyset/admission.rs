@@ -84,8 +84,8 @@ pub enum Admission {
         /// Blocks that it may newly map.
         charge: u32,
     },
-    /// It took effect before: answer this.
-    Repeated(ResultCode),
+    /// It took effect before: answer so.
+    Repeated,
     /// Answer with the reason.
     Refused(Refusal),
 }
@@ -94,7 +94,7 @@ pub enum Admission {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Effective,
-    Repeated(ResultCode),
+    Repeated,
     Refused(Refusal),
 }
 
@@ -104,7 +104,7 @@ impl CopysetState {
     #[must_use]
     pub fn admit(&self, request: &Request, store: &Store) -> Admission {
         match self.judge(request, store.geometry().chunk_blocks) {
-            Verdict::Repeated(result) => return Admission::Repeated(result),
+            Verdict::Repeated => return Admission::Repeated,
             Verdict::Refused(refusal) => return Admission::Refused(refusal),
             Verdict::Effective => {}
         }
@@ -136,7 +136,7 @@ impl CopysetState {
             }
             match session.look(request.request) {
                 Seen::No => {}
-                Seen::Yes(result) => return Verdict::Repeated(result),
+                Seen::Yes => return Verdict::Repeated,
                 Seen::Unknown => return Verdict::Refused(Refusal::BelowWindow),
             }
         }

@@ -8,8 +8,8 @@
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::copyset::session::{SESSIONS_MAX, Seen, Session, WINDOW};
-use crate::copyset::{CopysetState, ResultCode};
+use crate::copyset::CopysetState;
+use crate::copyset::session::{SESSIONS_MAX, SESSIONS_OF_CLIENT_MAX, Seen, Session, WINDOW, WORDS};
 use crate::ids::{CopysetId, Epoch, LogIndex, RequestNumber, SessionId, Term};
 use crate::store::LOG_INDEX_MAX;
 
@@ -18,7 +18,7 @@ const MAGIC: u32 = u32::from_le_bytes(*b"CSIM");
 const VERSION: u16 = 1;
 
 const _: () = assert!(size_of::<Header>() == 64);
-const _: () = assert!(size_of::<SessionImage>() == 32 + WINDOW);
+const _: () = assert!(size_of::<SessionImage>() == SESSION_IMAGE_BYTES);
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -44,9 +44,12 @@ struct SessionImage {
     client: [u8; 16],
     /// The highest number that took effect; zero: none.
     highest: U64,
-    /// The result of number `n` at `n % 1024`; zero: it took no effect.
-    results: [u8; WINDOW],
+    /// Whether number `n` took effect: bit `n % 1024`, counted from the lowest of the first word.
+    effects: [U64; WORDS],
 }
+
+/// Bytes of one session in an image.
+pub const SESSION_IMAGE_BYTES: usize = 32 + WINDOW / 8;
 
 /// Bytes of the longest image.
 pub const IMAGE_BYTES_MAX: u32 =
@@ -90,7 +93,7 @@ impl CopysetState {
             out.extend_from_slice(&session.id.0.to_le_bytes());
             out.extend_from_slice(&session.client);
             out.extend_from_slice(&session.highest.to_le_bytes());
-            out.extend_from_slice(&*session.results);
+            session.effects.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
         }
     }
 
@@ -129,7 +132,12 @@ impl CopysetState {
             return Err(Field("session"));
         }
         for image in sessions {
-            state.sessions.open(image.parse(state.applied)?);
+            let session = image.parse(state.applied)?;
+            let same = |other: &&Session| other.client == session.client;
+            if state.sessions.iter().filter(same).count() >= SESSIONS_OF_CLIENT_MAX {
+                return Err(Field("client"));
+            }
+            state.sessions.open(session);
         }
         Ok(state)
     }
@@ -143,28 +151,22 @@ impl SessionImage {
         }
         let mut session = Session::new(SessionId(self.id.get()), self.client);
         session.highest = self.highest.get();
-        for (result, &byte) in session.results.iter_mut().zip(&self.results) {
-            if byte != 0 && ResultCode::from_byte(byte).is_none() {
-                return Err(Field("result"));
-            }
-            *result = byte;
-        }
-        session.check().ok_or(Field("result"))?;
+        session.effects = self.effects.map(U64::get);
+        session.check().ok_or(Field("effects"))?;
         Ok(session)
     }
 }
 
 impl Session {
-    /// Whether results are there for the highest number and for no impossible one.
+    /// Whether the highest number took effect and no impossible one did.
     fn check(&self) -> Option<()> {
         if self.highest > 0 && self.look(RequestNumber(self.highest)) == Seen::No {
             return None;
         }
-        let (slots, window) = (&*self.results, WINDOW as u64);
-        // While fewer numbers exist than slots, number zero and those above have none.
-        let unused = self.highest.saturating_add(1).min(window)..window;
-        let above = unused.into_iter().any(|slot| slots[slot as usize] != 0);
-        let zero = self.highest < window && slots[0] != 0;
+        // While fewer numbers exist than bits, number zero and those above have none.
+        let window = WINDOW as u64;
+        let above = (self.highest.saturating_add(1).min(window)..window).any(|n| self.bit(n));
+        let zero = self.highest < window && self.bit(0);
         (!above && !zero).then_some(())
     }
 }

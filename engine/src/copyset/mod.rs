@@ -18,9 +18,9 @@ mod session;
 mod tests;
 
 pub use admission::{Admission, Refusal, Request};
-pub use image::{IMAGE_BYTES_MAX, ImageError};
+pub use image::{IMAGE_BYTES_MAX, ImageError, SESSION_IMAGE_BYTES};
 pub use result::ResultCode;
-pub use session::{SESSIONS_MAX, WINDOW};
+pub use session::{SESSIONS_MAX, SESSIONS_OF_CLIENT_MAX, WINDOW};
 
 use crate::copyset::admission::Verdict;
 use crate::copyset::quota::Proposals;
@@ -134,7 +134,7 @@ impl CopysetState {
                 unmapped = before.saturating_sub(store.mapped_blocks(self.id));
                 self.change_state(&record)
             }
-            Verdict::Repeated(result) => self.no_effect(result, extents, store),
+            Verdict::Repeated => self.no_effect(ResultCode::Ok, extents, store),
             Verdict::Refused(refusal) => self.no_effect(refusal.result(), extents, store),
         };
         self.applied = record.index();
@@ -193,7 +193,7 @@ impl CopysetState {
             Operation::Write | Operation::Discard | Operation::Delete => {}
         }
         if let Some(session) = self.sessions.get_mut(record.session()) {
-            session.note(record.request(), ResultCode::Ok);
+            session.note(record.request());
         }
         Applied { result: ResultCode::Ok, opened }
     }
@@ -208,6 +208,17 @@ impl CopysetState {
     /// If indexes do not ascend.
     pub fn proposed(&mut self, index: LogIndex, charge: u32) {
         self.proposals.proposed(index, charge);
+    }
+
+    /// The proposal just accounted for opens a session.
+    pub fn opening(&mut self, index: LogIndex) {
+        self.proposals.opening(index);
+    }
+
+    /// Sessions that are open or being opened.
+    #[must_use]
+    pub fn sessions_promised(&self) -> usize {
+        self.sessions() + self.proposals.openings()
     }
 
     /// Forgets proposals and times: leadership was won or lost.

@@ -27,6 +27,8 @@ pub(super) struct Proposals {
     /// What was unmapped, and the index whose application gives it back, in order of index.
     held: VecDeque<(LogIndex, u64)>,
     held_blocks: u64,
+    /// Sessions that are being opened, in order of index.
+    openings: VecDeque<LogIndex>,
     /// The highest index proposed.
     last: LogIndex,
 }
@@ -38,6 +40,7 @@ impl Proposals {
             charged: 0,
             held: VecDeque::with_capacity(CHARGES),
             held_blocks: 0,
+            openings: VecDeque::new(),
             last: LogIndex(0),
         }
     }
@@ -45,6 +48,7 @@ impl Proposals {
     pub(super) fn reset(&mut self) {
         self.charges.clear();
         self.held.clear();
+        self.openings.clear();
         (self.charged, self.held_blocks, self.last) = (0, 0, LogIndex(0));
     }
 
@@ -55,6 +59,17 @@ impl Proposals {
             self.charges.push_back((index, charge));
             self.charged += u64::from(charge);
         }
+    }
+
+    /// The proposal at `index`, the last one, opens a session.
+    pub(super) fn opening(&mut self, index: LogIndex) {
+        assert_eq!(index, self.last, "it was proposed");
+        self.openings.push_back(index);
+    }
+
+    /// Sessions that are being opened.
+    pub(super) fn openings(&self) -> usize {
+        self.openings.len()
     }
 
     /// The entry at `index` was applied and unmapped `unmapped` blocks.
@@ -70,6 +85,9 @@ impl Proposals {
         {
             self.held.pop_front();
             self.held_blocks -= blocks;
+        }
+        while self.openings.front().is_some_and(|of| *of <= index) {
+            self.openings.pop_front();
         }
         if unmapped > 0 && self.last > index {
             self.hold(unmapped);

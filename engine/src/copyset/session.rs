@@ -1,6 +1,7 @@
 //! Sessions: which requests of a client have taken effect, so that a repeated one takes none.
 //!
-//! A session remembers the results of a window of the last [`WINDOW`] request numbers. A number
+//! A session remembers which of the last [`WINDOW`] request numbers took effect: one bit each, since
+//! what was refused took no effect and may come again. A number
 //! above the window moves it up. A number below it is refused: nobody knows any more whether it
 //! took effect. Worked example: the highest number seen is 5,000; 3,977 to 5,000 are in the window,
 //! of which those that never came are still fresh; 3,976 is refused; 5,001 is fresh.
@@ -8,7 +9,6 @@
 //! Replicated state, except for the time at which a session was last heard from: that is the
 //! leader's own, no part of images, and only decides when the leader proposes an expiry.
 
-use crate::copyset::ResultCode;
 use crate::ids::{RequestNumber, SessionId};
 
 /// Request numbers that a session remembers.
@@ -17,13 +17,20 @@ pub const WINDOW: usize = 1024;
 /// Sessions of one copyset.
 pub const SESSIONS_MAX: usize = 1024;
 
+/// Sessions of one client in a copyset. It uses one; it may not know of another whose answer was
+/// lost, or that still stands after it began anew. One more ends its oldest.
+pub const SESSIONS_OF_CLIENT_MAX: usize = 4;
+
+/// Words of a window.
+pub(super) const WORDS: usize = WINDOW / u64::BITS as usize;
+
 /// What a window says of a request number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     /// It has not taken effect.
     No,
-    /// It has, with this result.
-    Yes(ResultCode),
+    /// It has.
+    Yes,
     /// It lies below the window.
     Unknown,
 }
@@ -36,15 +43,15 @@ pub(super) struct Session {
     pub(super) client: [u8; 16],
     /// The highest number that took effect; zero: none did.
     pub(super) highest: u64,
-    /// The result of number `n` at `n % WINDOW`, as a byte; zero: not seen.
-    pub(super) results: Box<[u8; WINDOW]>,
+    /// Whether number `n` took effect: bit `n % WINDOW`.
+    pub(super) effects: [u64; WORDS],
     /// When the leader last heard of it, in nanoseconds; `None`: not since it is the leader.
     heard: Option<u64>,
 }
 
 impl Session {
     pub(super) fn new(id: SessionId, client: [u8; 16]) -> Session {
-        Session { id, client, highest: 0, results: Box::new([0; WINDOW]), heard: None }
+        Session { id, client, highest: 0, effects: [0; WORDS], heard: None }
     }
 
     pub(super) fn look(&self, number: RequestNumber) -> Seen {
@@ -55,30 +62,39 @@ impl Session {
         if self.highest - number >= WINDOW as u64 {
             return Seen::Unknown;
         }
-        ResultCode::from_byte(self.results[slot(number)]).map_or(Seen::No, Seen::Yes)
+        if self.bit(number) { Seen::Yes } else { Seen::No }
     }
 
-    /// Notes the result of a number that [`Session::look`] said had not taken effect.
-    pub(super) fn note(&mut self, number: RequestNumber, result: ResultCode) {
+    pub(super) fn bit(&self, number: u64) -> bool {
+        let (word, bit) = slot(number);
+        self.effects[word] & bit != 0
+    }
+
+    /// Notes the effect of a number that [`Session::look`] said had none.
+    pub(super) fn note(&mut self, number: RequestNumber) {
         let number = number.0;
         debug_assert_eq!(self.look(RequestNumber(number)), Seen::No);
         if number > self.highest {
             let skipped = number - self.highest - 1;
             if skipped >= WINDOW as u64 {
-                self.results.fill(0);
+                self.effects = [0; WORDS];
             } else {
                 for unseen in self.highest + 1..number {
-                    self.results[slot(unseen)] = 0;
+                    let (word, bit) = slot(unseen);
+                    self.effects[word] &= !bit;
                 }
             }
             self.highest = number;
         }
-        self.results[slot(number)] = result as u8;
+        let (word, bit) = slot(number);
+        self.effects[word] |= bit;
     }
 }
 
-fn slot(number: u64) -> usize {
-    (number % WINDOW as u64) as usize
+/// The word of a number, and its bit there.
+fn slot(number: u64) -> (usize, u64) {
+    let at = number % WINDOW as u64;
+    ((at / u64::from(u64::BITS)) as usize, 1 << (at % u64::from(u64::BITS)))
 }
 
 /// The sessions of a copyset, in order of id.
@@ -108,10 +124,17 @@ impl Sessions {
         self.position(id).map(|at| &mut self.list[at])
     }
 
-    /// Adds a session; its id is above all others, being the index of its entry.
+    /// Adds a session; its id is above all others, being the index of its entry. The oldest of the
+    /// same client ends if there are too many.
     pub(super) fn open(&mut self, session: Session) {
         assert!(!self.is_full());
         assert!(self.list.last().is_none_or(|last| last.id < session.id));
+        let mut same = self.list.iter().filter(|other| other.client == session.client);
+        if let Some(oldest) = same.next().map(|oldest| oldest.id)
+            && same.count() + 1 >= SESSIONS_OF_CLIENT_MAX
+        {
+            self.expire(oldest);
+        }
         self.list.push(session);
     }
 
@@ -144,7 +167,7 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::BTreeSet;
 
     use proptest::prelude::*;
 
@@ -159,24 +182,24 @@ mod tests {
         let mut session = session();
         for number in 1..=5000 {
             if number != 4000 {
-                session.note(RequestNumber(number), ResultCode::Ok);
+                session.note(RequestNumber(number));
             }
         }
         assert_eq!(session.look(RequestNumber(3976)), Seen::Unknown);
-        assert_eq!(session.look(RequestNumber(3977)), Seen::Yes(ResultCode::Ok));
+        assert_eq!(session.look(RequestNumber(3977)), Seen::Yes);
         assert_eq!(session.look(RequestNumber(4000)), Seen::No);
-        assert_eq!(session.look(RequestNumber(5000)), Seen::Yes(ResultCode::Ok));
+        assert_eq!(session.look(RequestNumber(5000)), Seen::Yes);
         assert_eq!(session.look(RequestNumber(5001)), Seen::No);
     }
 
     #[test]
     fn the_highest_number_ends_the_session_and_nothing_else() {
         let mut session = session();
-        session.note(RequestNumber(7), ResultCode::Ok);
-        session.note(RequestNumber(u64::MAX), ResultCode::Ok);
+        session.note(RequestNumber(7));
+        session.note(RequestNumber(u64::MAX));
         assert_eq!(session.look(RequestNumber(7)), Seen::Unknown);
         assert_eq!(session.look(RequestNumber(u64::MAX - 1)), Seen::No);
-        assert_eq!(session.look(RequestNumber(u64::MAX)), Seen::Yes(ResultCode::Ok));
+        assert_eq!(session.look(RequestNumber(u64::MAX)), Seen::Yes);
     }
 
     #[test]
@@ -195,28 +218,43 @@ mod tests {
         assert_eq!(sessions.idle(1150, 100), None);
     }
 
+    #[test]
+    fn one_session_too_many_ends_the_oldest_of_its_client() {
+        let mut sessions = Sessions::default();
+        sessions.open(Session::new(SessionId(1), [7; 16]));
+        for id in 2..=SESSIONS_OF_CLIENT_MAX as u64 + 1 {
+            sessions.open(Session::new(SessionId(id), [9; 16]));
+        }
+        assert!(sessions.get(SessionId(2)).is_some(), "so many it may have");
+        sessions.open(Session::new(SessionId(100), [9; 16]));
+        assert!(sessions.get(SessionId(2)).is_none());
+        let ids: Vec<u64> = sessions.iter().map(|session| session.id.0).collect();
+        assert_eq!(ids, [1, 3, 4, 5, 100], "those of others stand");
+    }
+
     proptest! {
         #[test]
-        fn agrees_with_a_map(
-            steps in prop::collection::vec((-1100_i64..1100, any::<bool>()), 1..400)
+        fn agrees_with_a_set(
+            steps in prop::collection::vec(-1100_i64..1100, 1..400)
         ) {
             let mut session = session();
-            let mut seen = BTreeMap::new();
+            let mut seen = BTreeSet::new();
             let mut highest = 0_u64;
-            for (distance, fenced) in steps {
+            for distance in steps {
                 let Some(number) = highest.checked_add_signed(distance).filter(|n| *n > 0) else {
                     continue;
                 };
                 let expected = if number + WINDOW as u64 <= highest {
                     Seen::Unknown
+                } else if seen.contains(&number) {
+                    Seen::Yes
                 } else {
-                    seen.get(&number).map_or(Seen::No, |&result| Seen::Yes(result))
+                    Seen::No
                 };
                 prop_assert_eq!(session.look(RequestNumber(number)), expected);
                 if expected == Seen::No {
-                    let result = if fenced { ResultCode::Fenced } else { ResultCode::Ok };
-                    session.note(RequestNumber(number), result);
-                    seen.insert(number, result);
+                    session.note(RequestNumber(number));
+                    seen.insert(number);
                     highest = highest.max(number);
                 }
             }

@@ -52,6 +52,12 @@ impl InstalledBlock {
 pub struct ChunkInstalled<'a>(&'a [u8]);
 
 impl<'a> ChunkInstalled<'a> {
+    /// Bytes of the encoding of an installation of so many blocks.
+    #[must_use]
+    pub fn length(blocks: u32) -> u64 {
+        FIXED_BYTES as u64 + u64::from(blocks) * BLOCK_BYTES as u64
+    }
+
     /// Encodes an installation.
     pub fn encode(
         head: &InstalledHead,

@@ -1,7 +1,9 @@
 //! Entries: a record, which all replicas have in common, and the local part beside it.
 
+use std::borrow::Cow;
+
 use super::item::{ITEM_HEADER_BYTES, ItemError, Sink, item_header, kind, u32_at, u64_at};
-use crate::ids::{Extent, Extents, LogIndex, OPERATION_EXTENTS_MAX};
+use crate::ids::{Extent, LogIndex, OPERATION_EXTENTS_MAX};
 use crate::record::{RECORD_BYTES_MAX, RecordView};
 
 /// Start of an extent that stands for payload this replica does not hold.
@@ -20,7 +22,7 @@ pub struct Entry<'a> {
     pub record: RecordView<'a>,
     /// Where the payload lies, in the order of its blocks. An extent that starts at
     /// [`NOWHERE`] stands for blocks whose payload is not stored. Empty without payload.
-    pub extents: Extents,
+    pub extents: Cow<'a, [Extent]>,
     /// A committed later entry that overwrote what is not stored.
     pub superseded_by: Option<LogIndex>,
 }
@@ -69,17 +71,15 @@ pub(super) fn parse_entry<'a>(
     let (index, list) =
         local.split_at_checked(if superseded { 8 } else { 0 }).ok_or(ItemError::Body)?;
     let superseded_by = superseded.then(|| LogIndex(u64_at(index, 0)));
-    if !list.len().is_multiple_of(EXTENT_BYTES) {
+    let count = list.len() / EXTENT_BYTES;
+    if !list.len().is_multiple_of(EXTENT_BYTES) || count > OPERATION_EXTENTS_MAX {
         return Err(ItemError::Body);
     }
-    let mut extents = Extents::new();
+    let mut extents = Vec::with_capacity(count);
     for bytes in list.chunks_exact(EXTENT_BYTES) {
         let extent = Extent { start: u32_at(bytes, 0), blocks: u32_at(bytes, 4) };
         let ends = extent.start == NOWHERE || extent.start.checked_add(extent.blocks).is_some();
         if extent.blocks == 0 || !ends {
-            return Err(ItemError::Body);
-        }
-        if extents.len() == OPERATION_EXTENTS_MAX {
             return Err(ItemError::Body);
         }
         extents.push(extent);
@@ -89,5 +89,5 @@ pub(super) fn parse_entry<'a>(
     if blocks != u64::from(record.payload_blocks()) && !nothing {
         return Err(ItemError::Body);
     }
-    Ok(Entry { record, extents, superseded_by })
+    Ok(Entry { record, extents: Cow::Owned(extents), superseded_by })
 }

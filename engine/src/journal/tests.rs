@@ -4,8 +4,8 @@ use uuid::Uuid;
 use super::*;
 use crate::device::Salt;
 use crate::ids::{
-    BlockRange, ChunkId, CopysetId, Epoch, Extent, Extents, LogIndex, ReplicaId, RequestNumber,
-    SessionId, Term,
+    BlockRange, ChunkId, CopysetId, Epoch, Extent, LogIndex, ReplicaId, RequestNumber, SessionId,
+    Term,
 };
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 
@@ -32,9 +32,8 @@ fn record(copyset: u32, index: u64, blocks: u32) -> Vec<u8> {
 
 fn entry(record: &[u8], start: u32) -> Item<'_> {
     let record = RecordView::trusted(record);
-    let mut extents = Extents::new();
-    extents.push(Extent { start, blocks: record.payload_blocks() });
-    Item::Entry(Entry { record, extents, superseded_by: None })
+    let extents = vec![Extent { start, blocks: record.payload_blocks() }];
+    Item::Entry(Entry { record, extents: extents.into(), superseded_by: None })
 }
 
 fn bytes_of(item: &Item<'_>) -> Vec<u8> {
@@ -48,10 +47,9 @@ fn bytes_of(item: &Item<'_>) -> Vec<u8> {
 fn samples() -> Vec<Vec<u8>> {
     let copyset = CopysetId(9);
     let plain = record(9, 5, 2);
-    let mut partly = Extents::new();
-    partly.push(Extent { start: 4, blocks: 1 });
-    partly.push(Extent { start: NOWHERE, blocks: 1 });
-    let superseded = |extents| {
+    let partly = vec![Extent { start: 4, blocks: 1 }, Extent { start: NOWHERE, blocks: 1 }];
+    let superseded = |extents: Vec<Extent>| {
+        let extents = extents.into();
         let record = RecordView::trusted(&plain);
         bytes_of(&Item::Entry(Entry { record, extents, superseded_by: Some(LogIndex(8)) }))
     };
@@ -77,7 +75,7 @@ fn samples() -> Vec<Vec<u8>> {
     vec![
         bytes_of(&entry(&plain, 5)),
         superseded(partly),
-        superseded(Extents::new()),
+        superseded(Vec::new()),
         bytes_of(&Item::HardState(copyset, hard)),
         bytes_of(&Item::AppliedNote(copyset, LogIndex(5))),
         bytes_of(&Item::Truncate(copyset, LogIndex(6))),

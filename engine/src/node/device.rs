@@ -1,15 +1,17 @@
-//! Devices at start: open, identify, recover the shards that this reactor runs.
+//! Devices at start: claim, open, identify, recover the shards that a reactor runs.
 
 use culvert_memory::Pool;
-use culvert_nvme::{AnyQueuePair, DeviceUri, OpenOptions, QueuePair, open};
+use culvert_nvme::{
+    Access, AnyQueuePair, DeviceClaim, Namespace, OpenOptions, QueuePair, open_claimed,
+};
 
 use super::NodeError;
-use crate::chunkserver::{ReplicaPlan, ShardPlan};
+use crate::chunkserver::{DeviceStatus, ReplicaPlan, ShardPlan, journal_write_bytes_min};
 use crate::cluster::Cluster;
-use crate::config::{DeviceConfig, NodeConfig};
+use crate::config::{ByteSize, DeviceConfig, NodeConfig};
 use crate::device::{self, DeviceHeader, RING_BYTES_MIN, ShardLayout};
 use crate::ids::BLOCK_SIZE;
-use crate::journal::ReplicaIdentity;
+use crate::journal::{BLOCK_HEADER_BYTES, ReplicaIdentity};
 use crate::reactor::Device;
 use crate::shard::{OpenError, Opened, Opening, OpeningMode, Recovered, ShardConfig};
 
@@ -22,8 +24,34 @@ const RING_BATCHES_MIN: u64 = 16;
 // The smallest ring still has batches that hold the longest item.
 const _: () = assert!(RING_BYTES_MIN / RING_BATCHES_MIN >= 16 * BLOCK_SIZE as u64);
 
+/// The devices of a node, claimed for it: nobody else opens them while this or a reactor that was
+/// opened with it lives. Clones share the claim, and may go to other threads.
+#[derive(Clone, Debug)]
+pub struct ClaimedDevices(Vec<DeviceClaim>);
+
+impl ClaimedDevices {
+    /// Claims all devices of a configuration, before anything is read or written.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Open`] names the device that is in use, by whom if that is known, or is not
+    /// there.
+    pub fn take(config: &NodeConfig) -> Result<ClaimedDevices, NodeError> {
+        let claims = config.devices.iter().map(|device| {
+            let uri = device.uri.parse();
+            let uri = uri.map_err(|source| NodeError::Uri { uri: device.uri.clone(), source })?;
+            DeviceClaim::take(&uri, Access::Exclusive).map_err(|source| NodeError::Open {
+                uri: device.uri.clone(),
+                source: source.into(),
+            })
+        });
+        Ok(ClaimedDevices(claims.collect::<Result<_, _>>()?))
+    }
+}
+
 /// Opens all devices, and of each the shards that reactor `number` runs.
 pub(super) fn open_all<D: QueuePair>(
+    claims: &ClaimedDevices,
     config: &NodeConfig,
     cluster: &Cluster,
     number: usize,
@@ -33,8 +61,9 @@ pub(super) fn open_all<D: QueuePair>(
 ) -> Result<(Vec<Device<D>>, Vec<ShardPlan>), NodeError> {
     let mut devices = Vec::new();
     let mut plans = Vec::new();
-    for device in &config.devices {
-        let mut queue_pair = wrap(device, open_queue_pair(device, config, pool)?);
+    assert_eq!(claims.0.len(), config.devices.len(), "the claims are of this configuration");
+    for (claim, device) in claims.0.iter().zip(&config.devices) {
+        let mut queue_pair = wrap(device, open_queue_pair(claim, device, config, number, pool)?);
         let header = device::read_header(&mut queue_pair, pool)
             .map_err(|source| NodeError::Header { uri: device.uri.clone(), source })?;
         check_listed(device, config, cluster, &header)?;
@@ -45,6 +74,8 @@ pub(super) fn open_all<D: QueuePair>(
             }
             let position = plans.len();
             let shard_config = shard_config(config, device, shard, position);
+            check_quota(config, device, cluster, &header, shard)?;
+            check_journal_writes(device, &shard_config, &queue_pair, &header, shard)?;
             let recovered = open_shard(&mut queue_pair, &header, shard.shard, shard_config, pool)
                 .map_err(|source| NodeError::Shard {
                 uri: device.uri.clone(),
@@ -52,8 +83,8 @@ pub(super) fn open_all<D: QueuePair>(
                 source,
             })?;
             let replicas = replicas_on(cluster, &header, shard.shard);
-            check_quota(config, device, cluster, &header, &recovered, shard.shard)?;
-            plans.push(ShardPlan { recovered, replicas, create });
+            let device = status_of(device, queue_pair.namespace(), &header);
+            plans.push(ShardPlan { device, recovered, replicas, create });
         }
         devices.push(Device { queue_pair, shards: first..plans.len() });
     }
@@ -61,15 +92,17 @@ pub(super) fn open_all<D: QueuePair>(
 }
 
 fn open_queue_pair(
+    claim: &DeviceClaim,
     device: &DeviceConfig,
     config: &NodeConfig,
+    number: usize,
     pool: &Pool,
 ) -> Result<AnyQueuePair, NodeError> {
-    let uri: DeviceUri =
-        device.uri.parse().map_err(|source| NodeError::Uri { uri: device.uri.clone(), source })?;
-    let regions_max = config.transport.connections_max.saturating_mul(4).clamp(64, 4096);
+    // The check of the configuration has seen that a device takes so many.
+    let pool_regions = config.reactors[number].pool_regions_max().max(pool.regions().len() as u64);
+    let regions_max = (config.transport.regions_max() + pool_regions) as u32;
     let options = OpenOptions { depth: device.depth_max, regions_max };
-    let mut queue_pair = open(&uri, &options)
+    let mut queue_pair = open_claimed(claim, &options)
         .map_err(|source| NodeError::Open { uri: device.uri.clone(), source: source.into() })?;
     for region in pool.regions() {
         queue_pair
@@ -107,12 +140,12 @@ fn check_quota(
     device: &DeviceConfig,
     cluster: &Cluster,
     header: &DeviceHeader,
-    recovered: &Recovered,
-    shard: u32,
+    layout: &ShardLayout,
 ) -> Result<(), NodeError> {
+    let shard = layout.shard;
     let quota_blocks = cluster.shard_quota_blocks(header.uuid, shard);
     let reserve_blocks = u64::from(config.store.reserve_blocks);
-    let data_blocks = u64::from(recovered.shard.layout().data_blocks());
+    let data_blocks = u64::from(layout.data_blocks());
     if quota_blocks + reserve_blocks > data_blocks {
         return Err(NodeError::Quota {
             uri: device.uri.clone(),
@@ -120,6 +153,46 @@ fn check_quota(
             quota_blocks,
             reserve_blocks,
             data_blocks,
+        });
+    }
+    Ok(())
+}
+
+/// What the configuration alone can say of [`check_journal_writes`], for any device.
+pub(super) fn check_batch_bytes(config: &NodeConfig, cluster: &Cluster) -> Result<(), NodeError> {
+    let chunk_blocks = cluster.chunk_blocks();
+    let batch_bytes = config.store.batch_bytes;
+    // With blocks of 512 bytes their headers take most.
+    let block = 512 - BLOCK_HEADER_BYTES as u64;
+    let least = journal_write_bytes_min(chunk_blocks).div_ceil(block) * 512;
+    let least = ByteSize(least.next_multiple_of(BLOCK_SIZE as u64));
+    if batch_bytes < least {
+        let chunk_bytes = ByteSize(u64::from(chunk_blocks) * BLOCK_SIZE as u64);
+        return Err(NodeError::BatchBytes { batch_bytes, least, chunk_bytes });
+    }
+    Ok(())
+}
+
+/// A catch-up must be able to install every chunk that can be, in one journal write.
+fn check_journal_writes(
+    device: &DeviceConfig,
+    config: &ShardConfig,
+    queue_pair: &impl QueuePair,
+    header: &DeviceHeader,
+    layout: &ShardLayout,
+) -> Result<(), NodeError> {
+    let namespace = queue_pair.namespace();
+    let room = config.journal_write_room(namespace, layout);
+    let needed = journal_write_bytes_min(header.layout.chunk_blocks);
+    if room < needed {
+        return Err(NodeError::JournalWrites {
+            uri: device.uri.clone(),
+            shard: layout.shard,
+            room,
+            needed,
+            ring: ByteSize(layout.ring_bytes),
+            transfer: ByteSize(namespace.transfer_bytes_max.into()),
+            chunk: ByteSize(u64::from(header.layout.chunk_blocks) * BLOCK_SIZE as u64),
         });
     }
     Ok(())
@@ -147,6 +220,17 @@ fn shard_config(
         checkpoint_bytes_min: store.checkpoint_min_bytes.bytes(),
         open_depth: store.recovery_depth,
         open_read_bytes: store.recovery_read_bytes.bytes() as usize,
+    }
+}
+
+/// What `status` says of a device.
+fn status_of(device: &DeviceConfig, namespace: &Namespace, header: &DeviceHeader) -> DeviceStatus {
+    DeviceStatus {
+        uri: device.uri.clone(),
+        uuid: header.uuid.to_string(),
+        backend: namespace.backend,
+        block_size: namespace.block_size,
+        volatile_write_cache: namespace.volatile_write_cache,
     }
 }
 

@@ -1,4 +1,7 @@
 //! Why a node does not start.
+//!
+//! A message does not repeat its cause, which is its `source`: whoever shows an error shows the
+//! chain, as `anyhow` does with `{:#}`.
 
 use culvert_memory::MappingError;
 use culvert_nvme::{OpenError, RegisterError, UriError};
@@ -6,7 +9,7 @@ use culvert_transport::{Address, AddressError, ListenError, OptionsError};
 use uuid::Uuid;
 
 use crate::chunkserver::StartError;
-use crate::config::ConfigError;
+use crate::config::{ByteSize, ConfigError};
 use crate::device::OpenDeviceError;
 use crate::shard::OpenError as OpenShardError;
 
@@ -24,7 +27,7 @@ pub enum NodeError {
         node: Uuid,
     },
     /// No memory for a reactor's pool.
-    #[error("reactor {reactor}: no memory for its pool: {source}")]
+    #[error("reactor {reactor}: no memory for its pool")]
     Pool {
         /// Which reactor.
         reactor: usize,
@@ -32,7 +35,7 @@ pub enum NodeError {
         source: MappingError,
     },
     /// A device URI is none.
-    #[error("device {uri}: {source}")]
+    #[error("device {uri}")]
     Uri {
         /// As configured.
         uri: String,
@@ -40,7 +43,7 @@ pub enum NodeError {
         source: UriError,
     },
     /// A device cannot be opened.
-    #[error("device {uri}: {source}")]
+    #[error("device {uri}")]
     Open {
         /// Which.
         uri: String,
@@ -48,7 +51,7 @@ pub enum NodeError {
         source: Box<OpenError>,
     },
     /// A device cannot use the pool's memory.
-    #[error("device {uri}: pool not registered: {source}")]
+    #[error("device {uri}: pool not registered")]
     Register {
         /// Which.
         uri: String,
@@ -56,7 +59,7 @@ pub enum NodeError {
         source: RegisterError,
     },
     /// A device carries no valid header.
-    #[error("device {uri}: {source}")]
+    #[error("device {uri}")]
     Header {
         /// Which.
         uri: String,
@@ -88,7 +91,7 @@ pub enum NodeError {
         cluster_blocks: u32,
     },
     /// A shard cannot be opened.
-    #[error("device {uri} shard {shard}: {source}")]
+    #[error("device {uri} shard {shard}")]
     Shard {
         /// Which device.
         uri: String,
@@ -114,14 +117,50 @@ pub enum NodeError {
         /// Blocks there are.
         data_blocks: u64,
     },
+    /// Journal writes are too short for the cluster's chunks.
+    #[error(
+        "store.batch_bytes is {batch_bytes}, but a catch-up of the cluster's chunks of \
+         {chunk_bytes} takes journal writes of {least}; raise store.batch_bytes to at least that, \
+         or where it cannot be so large use smaller chunks (chunk_size in the cluster file)"
+    )]
+    BatchBytes {
+        /// What the configuration says.
+        batch_bytes: ByteSize,
+        /// What it has to say.
+        least: ByteSize,
+        /// Bytes of a chunk.
+        chunk_bytes: ByteSize,
+    },
+    /// A device allows only journal writes that are too short for the cluster's chunks.
+    #[error(
+        "device {uri} shard {shard}: with a journal of {ring} and transfers of {transfer} a journal \
+         write holds {room} bytes there, but a catch-up of chunks of {chunk} needs {needed}; format \
+         the device with a larger journal (culvert format --ring-size), or use smaller chunks"
+    )]
+    JournalWrites {
+        /// Which device.
+        uri: String,
+        /// Which shard of it.
+        shard: u32,
+        /// Bytes of items that a write holds.
+        room: u64,
+        /// Bytes of items that it must hold.
+        needed: u64,
+        /// Bytes of the shard's ring.
+        ring: ByteSize,
+        /// Bytes of one transfer at most.
+        transfer: ByteSize,
+        /// Bytes of a chunk.
+        chunk: ByteSize,
+    },
     /// The replicas contradict the devices.
     #[error(transparent)]
     Start(#[from] StartError),
     /// Transport options.
-    #[error("transport: {0}")]
+    #[error("transport")]
     Transport(#[from] OptionsError),
     /// An address is none.
-    #[error("listen address {text}: {source}")]
+    #[error("listen address {text}")]
     Address {
         /// As configured.
         text: String,
@@ -129,7 +168,7 @@ pub enum NodeError {
         source: AddressError,
     },
     /// An address is taken.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Listen {
         /// Which.
         address: Address,
@@ -137,7 +176,7 @@ pub enum NodeError {
         source: ListenError,
     },
     /// A reactor's thread could not be made or pinned.
-    #[error("reactor {reactor}: its thread could not be started: {source}")]
+    #[error("reactor {reactor}: its thread could not be started")]
     Thread {
         /// Which reactor.
         reactor: usize,

@@ -8,6 +8,7 @@ mod clock;
 mod device;
 mod error;
 mod local;
+mod port;
 mod serve;
 
 use culvert_memory::{Backing, Pool, PoolOptions};
@@ -15,8 +16,10 @@ use culvert_nvme::{AnyQueuePair, QueuePair};
 use culvert_transport::{Identity, PeerKind, Transport, TransportOptions};
 
 pub use clock::SystemClock;
+pub use device::ClaimedDevices;
 pub use error::NodeError;
 pub use local::{LocalCluster, LocalError, LocalOptions};
+pub use port::LoopbackPort;
 pub use serve::{Stop, serve};
 
 use crate::chunkserver::{
@@ -27,6 +30,9 @@ use crate::config::{DeviceConfig, NodeConfig};
 use crate::network::Address;
 use crate::raft_group::GroupOptions;
 use crate::reactor::{Clock, Idle, IdleOptions, Reactor, TurnBudget};
+
+// A sleep waits for the network and for each device.
+const _: () = assert!(crate::config::DEVICES_MAX < crate::reactor::DESCRIPTORS_MAX);
 
 const NS_PER_MS: u64 = 1_000_000;
 const NS_PER_US: u64 = 1_000;
@@ -43,6 +49,9 @@ impl NodeReactor {
     /// Opens the devices' shards that this reactor runs, starts their replicas and listens.
     /// `create_replicas`: whether listed replicas that a device does not hold are to be created.
     ///
+    /// The devices are claimed for this reactor alone, so this is for nodes of one reactor; where
+    /// there are more, claim once and use [`NodeReactor::open_claimed`].
+    ///
     /// # Errors
     ///
     /// [`NodeError`] says which device, address or capacity is at fault and how to mend it.
@@ -52,7 +61,28 @@ impl NodeReactor {
         number: usize,
         create_replicas: bool,
     ) -> Result<NodeReactor, NodeError> {
-        Self::open_with(config, cluster, number, create_replicas, |_, queue_pair| queue_pair)
+        let claims = ClaimedDevices::take(config)?;
+        Self::open_claimed(&claims, config, cluster, number, create_replicas)
+    }
+
+    /// As [`NodeReactor::open`], on devices that were claimed for all reactors of the node.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError`], likewise.
+    ///
+    /// # Panics
+    ///
+    /// When the claims are those of another configuration.
+    pub fn open_claimed(
+        claims: &ClaimedDevices,
+        config: &NodeConfig,
+        cluster: &Cluster,
+        number: usize,
+        create_replicas: bool,
+    ) -> Result<NodeReactor, NodeError> {
+        let place = (config, cluster, number);
+        Self::open_wrapped(claims, place, create_replicas, |_, queue_pair| queue_pair)
     }
 }
 
@@ -70,6 +100,16 @@ impl<D: QueuePair> NodeReactor<D> {
         create_replicas: bool,
         wrap: impl FnMut(&DeviceConfig, AnyQueuePair) -> D,
     ) -> Result<NodeReactor<D>, NodeError> {
+        let claims = ClaimedDevices::take(config)?;
+        Self::open_wrapped(&claims, (config, cluster, number), create_replicas, wrap)
+    }
+
+    fn open_wrapped(
+        claims: &ClaimedDevices,
+        (config, cluster, number): (&NodeConfig, &Cluster, usize),
+        create_replicas: bool,
+        wrap: impl FnMut(&DeviceConfig, AnyQueuePair) -> D,
+    ) -> Result<NodeReactor<D>, NodeError> {
         let mut clock = SystemClock;
         let now_ns = clock.now_ns();
         let node = cluster
@@ -77,23 +117,31 @@ impl<D: QueuePair> NodeReactor<D> {
             .iter()
             .position(|node| node.uuid == config.node)
             .ok_or(NodeError::NotInCluster { node: config.node })?;
+        device::check_batch_bytes(config, cluster)?;
         let own = EndpointIndex { node, reactor: number };
         let pool = open_pool(config, number)?;
+        // An address that is taken is found before recovery writes; connections are refused until
+        // there is somebody to serve them.
+        let (mut transport, listening) = open_transport(config, cluster, own, pool.clone())?;
         let endpoints = peers_of(cluster, own);
         let (devices, mut plans) =
-            device::open_all(config, cluster, number, &pool, create_replicas, wrap)?;
+            device::open_all(claims, config, cluster, number, &pool, create_replicas, wrap)?;
         for plan in &mut plans {
             place_replicas(&mut plan.replicas, cluster, own, &endpoints);
         }
         let chunkserver = Chunkserver::start(
             chunkserver_options(config, cluster),
-            pool.clone(),
+            pool,
             (config.node, number as u32),
             endpoints,
             plans,
             now_ns,
         )?;
-        let (transport, listening) = open_transport(config, cluster, own, pool)?;
+        for address in &listening {
+            transport
+                .listen(address)
+                .map_err(|source| NodeError::Listen { address: address.clone(), source })?;
+        }
         let budget =
             TurnBudget { events: config.turn.events_max, completions: config.turn.completions_max };
         let idle = IdleOptions {
@@ -200,6 +248,8 @@ fn chunkserver_options(config: &NodeConfig, cluster: &Cluster) -> ChunkserverOpt
             message_entries_max: raft.append_entries_max,
         },
         reads_max: config.turn.operations_max,
+        feed_unsent_pages_max: config.transport.feed_unsent_max_pages,
+        requests_max: config.transport.requests_max,
         log_entries_retained: u64::from(config.store.retained_entries),
         session_idle_ns: u64::from(config.raft.session_idle_s) * 1000 * NS_PER_MS,
         reserve_blocks: config.store.reserve_blocks,
@@ -209,6 +259,7 @@ fn chunkserver_options(config: &NodeConfig, cluster: &Cluster) -> ChunkserverOpt
     }
 }
 
+/// A transport bound to its addresses, where it does not listen yet.
 fn open_transport(
     config: &NodeConfig,
     cluster: &Cluster,
@@ -247,7 +298,7 @@ fn open_transport(
     };
     for address in addresses {
         let bound = transport
-            .listen(&address)
+            .bind(&address)
             .map_err(|source| NodeError::Listen { address: address.clone(), source })?;
         listening.push(bound);
     }

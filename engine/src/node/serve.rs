@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-use super::{NodeError, NodeReactor};
+use super::{ClaimedDevices, NodeError, NodeReactor};
 use crate::cluster::Cluster;
 use crate::config::NodeConfig;
 use crate::network::Address;
@@ -41,12 +41,18 @@ pub fn serve(
     stop: &Stop,
     ready: impl FnOnce(&[Address]),
 ) -> Result<(), NodeError> {
+    let claims = ClaimedDevices::take(config)?;
     thread::scope(|scope| {
         let (sender, opened) = mpsc::channel();
         let mut threads = Vec::new();
         for number in 0..config.reactors.len() {
             let sender = sender.clone();
-            let run = move || run_reactor(config, cluster, number, create_replicas, stop, &sender);
+            let claims = claims.clone();
+            let open = move || {
+                NodeReactor::open_claimed(&claims, config, cluster, number, create_replicas)
+            };
+            let core = config.reactors[number].core;
+            let run = move || run_reactor((number, core), open, stop, &sender);
             let thread = thread::Builder::new().name(format!("reactor-{number}"));
             match thread.spawn_scoped(scope, run) {
                 Ok(thread) => threads.push(thread),
@@ -82,18 +88,15 @@ pub fn serve(
 }
 
 fn run_reactor(
-    config: &NodeConfig,
-    cluster: &Cluster,
-    number: usize,
-    create_replicas: bool,
+    (number, core): (usize, usize),
+    open: impl FnOnce() -> Result<NodeReactor, NodeError>,
     stop: &Stop,
     opened: &mpsc::Sender<Result<Vec<Address>, NodeError>>,
 ) {
-    let core = config.reactors[number].core;
     if let Err(error) = culvert_memory::pin_current_thread(core) {
         tracing::warn!(number, core, %error, "reactor is not pinned to its core");
     }
-    let mut reactor = match NodeReactor::open(config, cluster, number, create_replicas) {
+    let mut reactor = match open() {
         Ok(reactor) => reactor,
         Err(error) => {
             // The receiver is gone only where another reactor failed before.

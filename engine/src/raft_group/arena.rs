@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 /// Bytes of a segment; no piece may be longer.
 pub const SEGMENT_BYTES: usize = 16 << 10;
 
-/// Spare segments that are kept for reuse.
-const SPARE_MAX: usize = 2;
+/// Spare segments that are kept for reuse, however few are in use.
+const SPARE_MIN: usize = 2;
 
 /// See the module's documentation.
 #[derive(Default)]
@@ -94,7 +94,8 @@ impl Arena {
     }
 
     fn recycle(&mut self, segment: Box<[u8]>) {
-        if self.spare.len() < SPARE_MAX {
+        // A log lets go of its oldest quarter at once and fills it up again.
+        if self.spare.len() < SPARE_MIN + self.segments.len() / 2 {
             self.spare.push(segment);
         }
     }

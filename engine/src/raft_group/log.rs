@@ -31,12 +31,27 @@ struct Slot {
 pub struct LogEntry<'a> {
     /// The record.
     pub record: RecordView<'a>,
-    /// Where its payload lies on this replica; empty where it has none.
-    pub extents: Extents,
+    extents: &'a [u8],
     /// A committed later entry that overwrote the payload before this replica got it.
     pub superseded_by: Option<LogIndex>,
     /// The payload in memory, while the operation is in flight.
     pub payload: Option<&'a Pages>,
+}
+
+impl LogEntry<'_> {
+    /// Where its payload lies on this replica; empty where it has none.
+    #[must_use]
+    pub fn extents(&self) -> Extents {
+        let number = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let extents = self.extents.chunks_exact(8);
+        extents.map(|b| Extent { start: number(b), blocks: number(&b[4..]) }).collect()
+    }
+
+    /// Whether it has payload on this replica.
+    #[must_use]
+    pub fn has_extents(&self) -> bool {
+        !self.extents.is_empty()
+    }
 }
 
 /// See the module's documentation.
@@ -114,7 +129,7 @@ impl Log {
     pub fn append(
         &mut self,
         record: &RecordView<'_>,
-        extents: &Extents,
+        extents: &[Extent],
         superseded_by: Option<LogIndex>,
         payload: Option<Pages>,
     ) {
@@ -143,13 +158,6 @@ impl Log {
         let record_bytes = usize::from(slot.record_bytes);
         let bytes = self.arena.get(slot.position, record_bytes + usize::from(slot.extents) * 8);
         let (record, extents) = bytes.split_at(record_bytes);
-        let extents = extents
-            .chunks_exact(8)
-            .map(|b| Extent {
-                start: u32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-                blocks: u32::from_le_bytes([b[4], b[5], b[6], b[7]]),
-            })
-            .collect();
         Some(LogEntry {
             record: RecordView::trusted(record),
             extents,
@@ -180,7 +188,7 @@ impl Log {
     pub fn truncate(&mut self, index: LogIndex, mut dropped: impl FnMut(Extents)) {
         while self.last() >= index && !self.slots.is_empty() {
             let last = self.last();
-            let extents = self.get(last).expect("an entry that is kept").extents;
+            let extents = self.get(last).expect("an entry that is kept").extents();
             dropped(extents);
             let slot = self.slots.pop_back().expect("an entry that is kept");
             self.arena.drop_back(slot.position);

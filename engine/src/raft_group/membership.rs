@@ -6,6 +6,7 @@
 use raft::eraftpb::{
     ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState,
 };
+use smallvec::SmallVec;
 
 use crate::ids::ReplicaId;
 use crate::record::RECORD_BODY_BYTES_MAX;
@@ -82,14 +83,15 @@ pub struct MembershipError;
 /// The membership of a group: whether a joint configuration is left by itself, then four lists of
 /// ids, each behind its length.
 #[must_use]
-pub fn encode_conf_state(conf_state: &ConfState) -> Vec<u8> {
+pub fn encode_conf_state(conf_state: &ConfState) -> SmallVec<[u8; 128]> {
     let lists = [
         conf_state.get_voters(),
         conf_state.get_learners(),
         conf_state.get_voters_outgoing(),
         conf_state.get_learners_next(),
     ];
-    let mut out = vec![u8::from(conf_state.auto_leave)];
+    let mut out = SmallVec::new();
+    out.push(u8::from(conf_state.auto_leave));
     for list in lists {
         out.push(u8::try_from(list.len()).expect("a group has few replicas"));
         list.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));

@@ -19,6 +19,7 @@
 
 mod arena;
 mod guard;
+mod handover;
 mod lease;
 mod log;
 mod membership;
@@ -33,7 +34,6 @@ use std::collections::VecDeque;
 use culvert_memory::Pages;
 use raft::eraftpb::{ConfChangeV2, ConfState, Entry, Message, MessageType};
 use raft::{Config, RawNode, StateRole};
-use smallvec::SmallVec;
 
 pub use guard::Refusal;
 pub use lease::Lease;
@@ -41,13 +41,14 @@ pub use log::{Log, LogEntry};
 pub use membership::{Change, MembershipError, can_restore, encode_conf_state, parse_conf_state};
 pub use proposals::NotLeader;
 
-use crate::ids::{BatchNumber, CopysetId, Extents, LogIndex, ReplicaId, Term};
+use crate::ids::{BatchNumber, CopysetId, Extent, Extents, LogIndex, ReplicaId, Term};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 use crate::wire::{AppendHeader, PeerMessage, PeerMessageKind};
 use proposals::Stash;
 
-/// Ticks that a reactor which slept or was stopped catches up with at most. More would only say
-/// again that the leader was not heard of for a long time.
+/// Ticks that a reactor which slept or was stopped catches up with at most, and by how many the
+/// ticks of any stretch of time exceed the whole tick lengths in it. More would only say again that
+/// the leader was not heard of for a long time.
 pub const TICKS_CAUGHT_UP_MAX: u64 = 2;
 
 /// Timings and limits of a group. Ticks are the unit of elections, as in the library.
@@ -91,7 +92,7 @@ pub trait Host {
     fn store_entry(&mut self, entry: &StoredEntry<'_>, payload: &[Pages]) -> Extents;
     /// Entries that never committed gave way to others: their extents are released by the open
     /// batch, which holds what replaced them.
-    fn release(&mut self, extents: &Extents);
+    fn release(&mut self, extents: &[Extent]);
     /// The membership changed; stores it in the open batch.
     fn store_conf_state(&mut self, copyset: CopysetId, conf_state: &ConfState);
     /// Applies a committed entry. Called once per index, in order.
@@ -101,11 +102,6 @@ pub trait Host {
     /// The group's role or leader changed.
     fn role_changed(&mut self, role: Role, leader: Option<ReplicaId>);
 }
-
-/// Payload of one entry: runs of pages that hold its live blocks, in order. A client's payload is
-/// one run and needs no allocation; what a leader sends from its device comes in as many as it had
-/// extents.
-pub type Payload = SmallVec<[Pages; 1]>;
 
 /// An entry on its way to the journal.
 pub struct StoredEntry<'a> {
@@ -426,7 +422,8 @@ impl Group {
         }
     }
 
-    /// Takes a leader's append message. Pages of entries that the library does not want go back.
+    /// Takes a leader's append message: entries with the runs of pages that hold their live blocks,
+    /// in order. Pages of entries that the library does not want go back.
     ///
     /// # Errors
     ///
@@ -434,7 +431,7 @@ impl Group {
     pub fn step_append<'a>(
         &mut self,
         header: &AppendHeader,
-        entries: impl Iterator<Item = (StoredEntry<'a>, Payload)>,
+        entries: impl Iterator<Item = (StoredEntry<'a>, &'a [Pages])>,
     ) -> Result<(), Refusal> {
         self.flush_proposals();
         guard::append(self, header)?;
@@ -448,7 +445,7 @@ impl Group {
             ..Message::default()
         };
         message.set_msg_type(MessageType::MsgAppend);
-        let mut list = Vec::with_capacity(entries.size_hint().0);
+        let mut list = handover::entries(entries.size_hint().0);
         let mut term_before = header.previous_term;
         for (entry, payload) in entries {
             if entry.record.term() < term_before {
@@ -633,9 +630,9 @@ impl Group {
         let mut replaced = Vec::new();
         log.truncate(index, |extents| replaced.push(extents));
         if let Some((stored, payload)) = self.stash.claim(index, term) {
-            let extents = host.store_entry(&stored, &payload);
+            let extents = host.store_entry(&stored, payload);
             // Only a leader sends from these pages again; a follower's are free once durable.
-            let payload = payload.into_iter().next().filter(|_| leads);
+            let payload = payload.first().filter(|_| leads).cloned();
             log.append(&stored.record, &extents, stored.superseded_by, payload);
             replaced.iter().for_each(|extents| host.release(extents));
             return;

@@ -6,12 +6,13 @@
 //! its [flush](super::Group::flush_proposals), so that a record is encoded once.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use culvert_memory::Pages;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 use super::membership::{self, Change};
-use super::{Group, Payload, StoredEntry};
+use super::{Group, StoredEntry, handover};
 use crate::ids::{LogIndex, ReplicaId, Term};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 use crate::wire::live_mask_of;
@@ -30,30 +31,37 @@ struct Waiting {
     length: usize,
     live_mask: u32,
     superseded_by: Option<LogIndex>,
-    payload: Payload,
+    /// Its runs in [`Stash::pages`].
+    runs: Range<usize>,
 }
 
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Stash {
     bytes: Vec<u8>,
+    /// Payload of all records, claimed or not: it goes back when all of them are cleared.
+    pages: Vec<Pages>,
     waiting: VecDeque<Waiting>,
-    proposals: Vec<Entry>,
+    /// Records at the end of `waiting` that the library was not asked to append yet.
+    proposals: usize,
 }
 
 impl Stash {
     pub(super) fn has_proposals(&self) -> bool {
-        !self.proposals.is_empty()
+        self.proposals > 0
     }
 
     /// Drops what nobody claimed; payload pages go back to where they came from.
     pub(super) fn clear(&mut self) {
-        assert!(self.proposals.is_empty());
+        assert_eq!(self.proposals, 0);
         self.waiting.clear();
         self.bytes.clear();
+        self.pages.clear();
     }
 
-    pub(super) fn push(&mut self, entry: &StoredEntry<'_>, payload: Payload) {
+    pub(super) fn push(&mut self, entry: &StoredEntry<'_>, payload: &[Pages]) {
+        let first_run = self.pages.len();
+        self.pages.extend_from_slice(payload);
         let start = self.bytes.len();
         self.bytes.extend_from_slice(entry.record.bytes());
         self.waiting.push_back(Waiting {
@@ -63,7 +71,7 @@ impl Stash {
             length: entry.record.bytes().len(),
             live_mask: entry.live_mask,
             superseded_by: entry.superseded_by,
-            payload,
+            runs: first_run..self.pages.len(),
         });
     }
 
@@ -73,7 +81,7 @@ impl Stash {
         &mut self,
         index: LogIndex,
         term: Term,
-    ) -> Option<(StoredEntry<'_>, Payload)> {
+    ) -> Option<(StoredEntry<'_>, &[Pages])> {
         let at = self.waiting.iter().position(|w| w.index == index && w.term == term)?;
         self.waiting.drain(..at);
         let waiting = self.waiting.pop_front()?;
@@ -83,7 +91,7 @@ impl Stash {
             live_mask: waiting.live_mask,
             superseded_by: waiting.superseded_by,
         };
-        Some((entry, waiting.payload))
+        Some((entry, &self.pages[waiting.runs]))
     }
 }
 
@@ -119,16 +127,14 @@ impl Group {
         if !self.is_leader() || self.raw.raft.lead_transferee.is_some() {
             return Err(NotLeader { hint: self.leader() });
         }
-        let last = self.raw.raft.raft_log.last_index() + self.stash.proposals.len() as u64;
+        let last = self.raw.raft.raft_log.last_index() + self.stash.proposals as u64;
         let (index, term) = (LogIndex(last + 1), self.term());
         let mut bytes = [0; RECORD_BYTES_MAX];
         let record = RecordView::trusted(proposal.emit(self.copyset, term, index, &mut bytes));
         let live_mask = live_mask_of(record.payload_blocks());
-        self.stash.push(
-            &StoredEntry { record, live_mask, superseded_by: None },
-            payload.into_iter().collect(),
-        );
-        self.stash.proposals.push(Entry::default());
+        self.stash
+            .push(&StoredEntry { record, live_mask, superseded_by: None }, payload.as_slice());
+        self.stash.proposals += 1;
         Ok((index, term))
     }
 
@@ -153,8 +159,7 @@ impl Group {
                 Proposal { operation: Operation::ConfChange, body: &body, ..Proposal::noop() };
             let mut bytes = [0; RECORD_BYTES_MAX];
             let record = RecordView::trusted(proposal.emit(self.copyset, term, index, &mut bytes));
-            self.stash
-                .push(&StoredEntry { record, live_mask: 0, superseded_by: None }, Payload::new());
+            self.stash.push(&StoredEntry { record, live_mask: 0, superseded_by: None }, &[]);
         }
         Ok(index)
     }
@@ -162,26 +167,26 @@ impl Group {
     /// Hands the turn's proposals to the library. Called before anything that could change the
     /// term or append an entry, so that each proposal takes the place it was promised.
     pub fn flush_proposals(&mut self) {
-        if self.stash.proposals.is_empty() {
+        let count = std::mem::take(&mut self.stash.proposals);
+        if count == 0 {
             return;
         }
-        let count = self.stash.proposals.len() as u64;
         let last = self.raw.raft.raft_log.last_index();
         let mut message = Message { from: self.replica.0, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        let next = Vec::with_capacity(self.stash.proposals.len());
-        let proposals = std::mem::replace(&mut self.stash.proposals, next);
+        let mut proposals = handover::entries(count);
+        proposals.resize_with(count, Entry::default);
         message.set_entries(proposals.into());
         if self.raw.raft.step(message).is_ok() {
             assert_eq!(
                 self.raw.raft.raft_log.last_index(),
-                last + count,
+                last + count as u64,
                 "proposals take the places they were promised"
             );
         } else {
             // Their records must not be claimed by what takes those places instead. Whoever waits
             // for the places learns of the failure when it sees another entry or term there.
-            let keep = self.stash.waiting.len() - count as usize;
+            let keep = self.stash.waiting.len() - count;
             self.stash.waiting.truncate(keep);
         }
     }

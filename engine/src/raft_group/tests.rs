@@ -45,7 +45,7 @@ impl Host for Journal {
         self.next_extent += blocks;
         if blocks == 0 { Extents::new() } else { std::iter::once(extent).collect() }
     }
-    fn release(&mut self, extents: &Extents) {
+    fn release(&mut self, extents: &[Extent]) {
         self.released.extend(extents);
     }
     fn store_conf_state(&mut self, _: CopysetId, _: &ConfState) {}
@@ -171,7 +171,7 @@ impl World {
         }
         let entries = records.iter().map(|bytes| {
             let record = RecordView::parse(bytes).expect("a record of the log");
-            (StoredEntry { record, live_mask: 0, superseded_by: None }, Payload::new())
+            (StoredEntry { record, live_mask: 0, superseded_by: None }, &[][..])
         });
         to.group.step_append(&header, entries).expect("a correct leader's append");
     }
@@ -494,7 +494,7 @@ proptest! {
                 }
                 let entries = bytes.iter().map(|bytes| {
                     let record = RecordView::parse(bytes).expect("own record");
-                    (StoredEntry { record, live_mask: 0, superseded_by: None }, Payload::new())
+                    (StoredEntry { record, live_mask: 0, superseded_by: None }, &[][..])
                 });
                 let _refused = node.group.step_append(&header, entries);
             }
@@ -536,8 +536,7 @@ fn a_raft_snapshot_restarts_the_log() {
         let mut bytes = [0; RECORD_BYTES_MAX];
         let record = write(index).emit(COPYSET, Term(1), LogIndex(index), &mut bytes);
         let extent = Extent { start: 100 + index as u32, blocks: 1 };
-        let extents = std::iter::once(extent).collect();
-        log.append(&RecordView::trusted(record), &extents, None, None);
+        log.append(&RecordView::trusted(record), &[extent], None, None);
     }
     log.set_hard_state(raft::eraftpb::HardState {
         term: 1,

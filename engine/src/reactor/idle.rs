@@ -63,7 +63,7 @@ impl Idle {
 }
 
 /// Descriptors that one sleep waits on at most: the network's and one per device.
-const DESCRIPTORS_MAX: usize = 17;
+pub const DESCRIPTORS_MAX: usize = 65;
 
 impl<D: QueuePair, N: Network> Reactor<D, N> {
     /// When the next turn must run at the latest.

@@ -12,11 +12,11 @@ use std::ops::Range;
 use culvert_memory::Region;
 use culvert_nvme::QueuePair;
 
-pub use idle::{Idle, IdleOptions};
+pub use idle::{DESCRIPTORS_MAX, Idle, IdleOptions};
 
 use crate::chunkserver::Chunkserver;
 use crate::counters::DriverCounters;
-use crate::network::{ConnectionId, Network, RegionEvent};
+use crate::network::{ConnectionId, Event, Network, RegionEvent, RegionRefused};
 
 /// A monotonic clock that counts suspend, in nanoseconds.
 pub trait Clock {
@@ -133,24 +133,25 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
         counters
     }
 
-    /// Devices must know a landing window before a command points into it.
+    /// Devices must know a landing window before a command points into it: no peer is told of one
+    /// that a device refuses, and its connection ends.
     fn register_windows(&mut self) {
         let (devices, windows) = (&mut self.devices, &mut self.windows);
         self.network.regions(&mut |event| match event {
             RegionEvent::Added(region) => {
-                for device in devices.iter_mut() {
-                    if let Err(error) = device.queue_pair.register(&region) {
-                        tracing::error!(%error, "landing window not registered with device");
-                    }
-                }
+                register(devices, &region)?;
                 windows.push(region);
+                Ok(())
             }
             RegionEvent::Retired(id) => {
-                let Some(at) = windows.iter().position(|region| region.id() == id) else { return };
+                let Some(at) = windows.iter().position(|region| region.id() == id) else {
+                    return Ok(());
+                };
                 let region = windows.swap_remove(at);
                 for device in devices.iter_mut() {
                     device.queue_pair.unregister(&region);
                 }
+                Ok(())
             }
         });
     }
@@ -158,9 +159,15 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
     fn poll_network(&mut self, now_ns: u64) -> usize {
         let (chunkserver, offenders) = (&mut self.chunkserver, &mut self.offenders);
         let events = self.network.poll(now_ns, self.budget.events, &mut |event| {
+            if let Event::Frame { connection, .. } = event
+                && offenders.iter().any(|(offender, _)| *offender == connection)
+            {
+                return;
+            }
             if let Err((connection, offence)) = chunkserver.event(event) {
-                tracing::warn!(%connection, %offence, "connection closed: peer broke the protocol");
-                offenders.push((connection, "peer broke the protocol"));
+                let reason = offence.reason();
+                tracing::warn!(%connection, %offence, "connection closed: {reason}");
+                offenders.push((connection, reason));
             }
         });
         for (connection, reason) in self.offenders.drain(..) {
@@ -202,4 +209,24 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
         }
         count
     }
+}
+
+/// Makes a landing window known to all devices, or to none.
+fn register<D: QueuePair>(devices: &mut [Device<D>], region: &Region) -> Result<(), RegionRefused> {
+    for at in 0..devices.len() {
+        if let Err(error) = devices[at].queue_pair.register(region) {
+            tracing::error!(
+                device = at,
+                %error,
+                "a landing window cannot be registered: its connection is closed; or lower \
+                 transport.window_max_pages, transport.window_budget_pages or \
+                 transport.connections_max"
+            );
+            for device in &mut devices[..at] {
+                device.queue_pair.unregister(region);
+            }
+            return Err(RegionRefused);
+        }
+    }
+    Ok(())
 }

@@ -51,6 +51,12 @@ impl Shard {
         self.checkpointing.phase != Phase::Idle
     }
 
+    /// Whether the last checkpoint was given up because it did not fit its area.
+    #[must_use]
+    pub fn is_checkpoint_too_large(&self) -> bool {
+        self.checkpoint_not_before > 0
+    }
+
     /// The copyset whose image the checkpoint needs next, if it can take one now.
     #[must_use]
     pub fn checkpoint_wants(&self) -> Option<CopysetId> {
@@ -110,22 +116,26 @@ impl Shard {
             }
             self.start_checkpoint();
         }
-        let mut budget = self.config.checkpoint_pages_per_turn;
+        // What is captured costs the turn, and with it every operation of the turn, more than
+        // handing it to the device.
+        let budget = self.config.checkpoint_pages_per_turn as usize * BLOCK_SIZE;
+        let mut captured = 0;
         for _ in 0..CAPTURES_PER_TURN {
-            if self.checkpointing.is_drained() && !self.capture() {
-                break;
+            if self.checkpointing.is_drained() {
+                if captured >= budget || !self.capture() {
+                    break;
+                }
+                captured += self.checkpointing.stream.len();
             }
             let ending = self.checkpointing.phase == Phase::Ending;
-            while budget > 0
-                && let Some(pages) = self.checkpointing.fill_run(ending)
-            {
-                if !self.write_run(pages) {
-                    return;
+            let Some(pages) = self.checkpointing.fill_run(ending) else {
+                if ending || !self.checkpointing.is_drained() {
+                    break;
                 }
-                budget = budget.saturating_sub(pages);
-            }
-            if budget == 0 || ending {
-                break;
+                continue;
+            };
+            if !self.write_run(pages) {
+                return;
             }
         }
         self.step_end();
@@ -315,6 +325,7 @@ impl Shard {
         }
         self.groups.keep_none();
         self.counters.checkpoints += 1;
+        self.checkpoint_not_before = 0;
         self.plan_checkpoint();
         let pages = self.superblock.checkpoint.map_or(0, |place| place.pages);
         events.push(Event::CheckpointDone { pages });

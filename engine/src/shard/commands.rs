@@ -9,17 +9,27 @@ use std::collections::VecDeque;
 use culvert_memory::{SlotId, SlotTable};
 use culvert_nvme::{Operation, Submission, Tag};
 
+/// A command in its slot.
+struct InFlight<P> {
+    purpose: P,
+    /// When the device last got it.
+    submitted_ns: u64,
+}
+
 /// See the module's documentation. `P`: what a command is for.
 pub(super) struct Commands<P> {
-    slots: SlotTable<P>,
+    slots: SlotTable<InFlight<P>>,
     queue: VecDeque<Submission>,
     prefix: u16,
+    /// Commands that the device has and nobody said since when.
+    fresh: Vec<SlotId>,
 }
 
 impl<P> Commands<P> {
     pub(super) fn new(prefix: u16, capacity: u32) -> Commands<P> {
         let queue = VecDeque::with_capacity(capacity as usize);
-        Commands { slots: SlotTable::new(capacity), queue, prefix }
+        let fresh = Vec::with_capacity(capacity as usize);
+        Commands { slots: SlotTable::new(capacity), queue, prefix, fresh }
     }
 
     /// Slots that are free.
@@ -38,13 +48,28 @@ impl<P> Commands<P> {
     ///
     /// If all slots are taken; callers look at [`Commands::free`] first.
     pub(super) fn push(&mut self, purpose: P, operation: Operation) {
-        let Ok(slot) = self.slots.insert(purpose) else { panic!("a command slot is free") };
+        let command = InFlight { purpose, submitted_ns: 0 };
+        let Ok(slot) = self.slots.insert(command) else { panic!("a command slot is free") };
         self.queue.push_back(Submission { tag: self.tag(slot), operation });
     }
 
     /// The next command for the device.
     pub(super) fn pop(&mut self) -> Option<Submission> {
-        self.queue.pop_front()
+        let submission = self.queue.pop_front()?;
+        if self.fresh.len() < self.fresh.capacity() {
+            self.fresh.push(slot_of(submission.tag));
+        }
+        Some(submission)
+    }
+
+    /// The device got all commands taken so far at `now_ns`, if it was not said before.
+    #[inline]
+    pub(super) fn submitted(&mut self, now_ns: u64) {
+        for slot in self.fresh.drain(..) {
+            if let Some(command) = self.slots.get_mut(slot) {
+                command.submitted_ns = now_ns;
+            }
+        }
     }
 
     /// Takes back a command that the device had no room for.
@@ -55,7 +80,7 @@ impl<P> Commands<P> {
     /// Drops all commands that the device has not seen, and says what each was for.
     pub(super) fn drop_queued(&mut self, mut dropped: impl FnMut(P, Operation)) {
         while let Some(submission) = self.queue.pop_front() {
-            if let Some(purpose) = self.finish(submission.tag) {
+            if let Some((purpose, _)) = self.finish(submission.tag) {
                 dropped(purpose, submission.operation);
             }
         }
@@ -66,17 +91,23 @@ impl<P> Commands<P> {
         tag.0 >> 48 == u64::from(self.prefix)
     }
 
-    /// Frees the slot of a completed command and says what it was for.
-    pub(super) fn finish(&mut self, tag: Tag) -> Option<P> {
+    /// Frees the slot of a completed command and says what it was for, and when the device got it.
+    pub(super) fn finish(&mut self, tag: Tag) -> Option<(P, u64)> {
         if !self.owns(tag) {
             return None;
         }
-        let index = (tag.0 >> 32) as u16;
-        self.slots.remove(SlotId { index: u32::from(index), generation: tag.0 as u32 })
+        let command = self.slots.remove(slot_of(tag))?;
+        Some((command.purpose, command.submitted_ns))
     }
 
     fn tag(&self, slot: SlotId) -> Tag {
         let upper = u64::from(self.prefix) << 48 | u64::from(slot.index) << 32;
         Tag(upper | u64::from(slot.generation))
     }
+}
+
+/// The slot that a tag of ours names.
+fn slot_of(tag: Tag) -> SlotId {
+    let index = (tag.0 >> 32) as u16;
+    SlotId { index: u32::from(index), generation: tag.0 as u32 }
 }

@@ -3,13 +3,21 @@
 use culvert_nvme::{Completion, Status};
 
 use super::{Event, FailedCommand, Failure, Purpose, Shard};
+use crate::stages::Stage;
 
 impl Shard {
     /// Takes a completion of one of this shard's commands; what it brought about goes to `events`.
-    pub fn complete(&mut self, _now: u64, completion: Completion, events: &mut Vec<Event>) {
+    /// Returns the stage that ended with it, if one did, and when its command was submitted.
+    pub fn complete(
+        &mut self,
+        _now: u64,
+        completion: Completion,
+        events: &mut Vec<Event>,
+    ) -> Option<(Stage, u64)> {
         let Completion { tag, status, buffer, pages } = completion;
         drop(pages);
-        let Some(purpose) = self.commands.finish(tag) else { return };
+        let (purpose, submitted_ns) = self.commands.finish(tag)?;
+        let mut stage = status.is_success().then(|| stage_of(purpose)).flatten();
         match purpose {
             Purpose::Read { token } => {
                 let buffer = buffer.expect("a read hands its buffer back");
@@ -18,13 +26,13 @@ impl Shard {
                     self.fail(FailedCommand::Read, status);
                     self.tell_failure(events);
                 }
-                return;
+                return stage.map(|stage| (stage, submitted_ns));
             }
             Purpose::Deallocate => {
                 for extent in self.deallocating.drain(..) {
                     self.store.deallocated(extent);
                 }
-                return;
+                return None;
             }
             _ => {}
         }
@@ -34,10 +42,17 @@ impl Shard {
         if self.failure.is_none() {
             self.advance(purpose, events);
         }
+        if let Purpose::Journal(_) = purpose
+            && self.appender.is_writing()
+        {
+            // The batch takes more than one command, and others of them are still out.
+            stage = None;
+        }
         if std::mem::take(&mut self.checkpoint_too_large) {
             events.push(Event::CheckpointTooLarge);
         }
         self.tell_failure(events);
+        stage.map(|stage| (stage, submitted_ns))
     }
 
     /// Says once that the shard is poisoned.
@@ -78,6 +93,20 @@ impl Shard {
     /// Poisons the shard.
     fn fail(&mut self, what: FailedCommand, status: Status) {
         self.failure.get_or_insert(Failure { what, status });
+    }
+}
+
+/// The stage that ends with a command.
+fn stage_of(purpose: Purpose) -> Option<Stage> {
+    match purpose {
+        Purpose::Payload(_) => Some(Stage::DeviceWrite),
+        Purpose::Journal(_) => Some(Stage::JournalWrite),
+        Purpose::Flush => Some(Stage::DeviceFlush),
+        Purpose::Read { .. } => Some(Stage::DeviceRead),
+        Purpose::CheckpointRun(_)
+        | Purpose::CheckpointFlush
+        | Purpose::Superblock
+        | Purpose::Deallocate => None,
     }
 }
 

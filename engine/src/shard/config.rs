@@ -1,6 +1,11 @@
 //! Capacities of a shard, and the relations between them.
 
+use culvert_nvme::Namespace;
+
+use super::DeviceMeasures;
+use crate::device::ShardLayout;
 use crate::ids::BLOCK_SIZE;
+use crate::journal::{BLOCK_HEADER_BYTES, Ring};
 
 /// Batches between the oldest one that is not durable and the open one, at most.
 pub const BATCHES_MAX: usize = 64;
@@ -37,7 +42,7 @@ pub struct ShardConfig {
     pub idle_ns: u64,
     /// Whether the device is told of extents freed by discards and deletes.
     pub deallocate: bool,
-    /// Checkpoint pages written per turn, at most.
+    /// Pages of a checkpoint made per turn, to a piece.
     pub checkpoint_pages_per_turn: u32,
     /// Pages of one checkpoint command.
     pub checkpoint_buffer_pages: u32,
@@ -61,7 +66,7 @@ impl Default for ShardConfig {
             batch_buffers: 3,
             idle_ns: 10_000_000,
             deallocate: true,
-            checkpoint_pages_per_turn: 16,
+            checkpoint_pages_per_turn: 4,
             checkpoint_buffer_pages: 16,
             checkpoint_bytes_factor: 16,
             checkpoint_bytes_min: 16 << 20,
@@ -72,6 +77,27 @@ impl Default for ShardConfig {
 }
 
 impl ShardConfig {
+    /// Bytes of items that one journal write of a shard on this device holds.
+    #[must_use]
+    pub fn journal_write_room(&self, namespace: &Namespace, layout: &ShardLayout) -> u64 {
+        let device = DeviceMeasures::new(namespace);
+        let ring = Ring::new(layout.ring_bytes / device.block_size, 0, 0);
+        let blocks = self.batch_bytes_on(&device, &ring) as u64 / device.block_size;
+        blocks * (device.block_size - BLOCK_HEADER_BYTES as u64)
+    }
+
+    /// Bytes of one journal write at most, as the device's transfers allow.
+    pub(super) fn batch_bytes_of_transfers(&self, device: &DeviceMeasures) -> usize {
+        let transfer_bytes_max = device.transfer_pages_max as usize * BLOCK_SIZE;
+        self.batch_bytes.min(JOURNAL_COMMANDS_MAX / 2 * transfer_bytes_max)
+    }
+
+    /// Bytes of one journal write at most, as transfers and ring allow.
+    pub(super) fn batch_bytes_on(&self, device: &DeviceMeasures, ring: &Ring) -> usize {
+        let of_ring = ring.batch_blocks_max() as usize * device.block_size as usize;
+        self.batch_bytes_of_transfers(device).min(of_ring - of_ring % BLOCK_SIZE)
+    }
+
     /// Checks what the capacities have to do with each other.
     ///
     /// # Panics

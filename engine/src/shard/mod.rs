@@ -171,10 +171,8 @@ impl Shard {
     fn new(parts: Parts, pool: &Pool) -> Option<Shard> {
         let Parts { mut config, device, layout, salt, superblock, ring, .. } = parts;
         let transfer_bytes_max = device.transfer_pages_max as usize * BLOCK_SIZE;
-        config.batch_bytes = config.batch_bytes.min(JOURNAL_COMMANDS_MAX / 2 * transfer_bytes_max);
+        config.batch_bytes = config.batch_bytes_of_transfers(&device);
         let end = ring.head();
-        let batch_bytes_max = ring.batch_blocks_max() as usize * device.block_size as usize;
-        let batch_bytes_max = batch_bytes_max - batch_bytes_max % BLOCK_SIZE;
         let options = AppenderOptions {
             salt,
             block_size: device.block_size as usize,
@@ -182,7 +180,7 @@ impl Shard {
             ring_lba: device.lba(layout.ring()).0,
             incarnation: parts.incarnation,
             start: parts.start,
-            batch_bytes: config.batch_bytes.min(batch_bytes_max),
+            batch_bytes: config.batch_bytes_on(&device, &ring),
         };
         let run_pages = config.checkpoint_buffer_pages.min(device.transfer_pages_max);
         let mut shard = Shard {
@@ -227,19 +225,22 @@ impl Shard {
     }
 
     /// Ends recovery: free is what neither a map nor `live` names. `live`: the payload of all
-    /// entries that are kept and not applied.
+    /// entries that are kept and not applied. `damaged`: groups that lost records; they are out of
+    /// service, and give way to the others. Returned is how many blocks each has lost to them.
     ///
     /// # Errors
     ///
-    /// [`SpaceError`] if maps and records contradict each other: the shard is not to be used.
+    /// [`SpaceError`] if maps and records of the other groups contradict each other: the shard is
+    /// not to be used.
     pub fn finish_recovery<'a>(
         &mut self,
         live: impl IntoIterator<Item = LivePayload<'a>>,
-    ) -> Result<(), SpaceError> {
-        self.store.finish_recovery(live)?;
+        damaged: &[CopysetId],
+    ) -> Result<Vec<(CopysetId, u64)>, SpaceError> {
+        let lost = self.store.finish_recovery(live, damaged)?;
         self.recovering = false;
         self.plan_checkpoint();
-        Ok(())
+        Ok(lost)
     }
 
     /// The maps and the space.
@@ -314,6 +315,15 @@ impl Shard {
         self.groups.get(copyset)?.damaged
     }
 
+    /// What recovery found of a group does not hang together: it is damaged from `first_bad` on, or
+    /// from where it was already known to be, and the next checkpoint says so.
+    pub fn damage_found(&mut self, copyset: CopysetId, first_bad: LogIndex) {
+        if let Some(group) = self.groups.get_mut(copyset) {
+            let known = group.damaged.unwrap_or(first_bad);
+            group.damaged = Some(known.min(first_bad));
+        }
+    }
+
     /// A damaged group is whole again. It counts as damaged at the next opening unless a
     /// checkpoint was written since.
     pub fn repaired(&mut self, copyset: CopysetId) {
@@ -344,6 +354,12 @@ impl Shard {
     /// The next command for the device.
     pub fn poll_submission(&mut self) -> Option<Submission> {
         self.commands.pop()
+    }
+
+    /// The device has got the commands taken so far, at `now_ns`: for their latencies.
+    #[inline]
+    pub fn submitted(&mut self, now_ns: u64) {
+        self.commands.submitted(now_ns);
     }
 
     /// Takes back a command that the device had no room for; it is the next again.

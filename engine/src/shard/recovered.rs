@@ -1,6 +1,6 @@
 //! What an opening found.
 
-use crate::ids::{CopysetId, Extents, LogIndex, Term};
+use crate::ids::{CopysetId, Extent, LogIndex, Term};
 use crate::journal::{ChunkInstalled, ChunkList, Entry, HardState, Item, ReplicaIdentity};
 use crate::record::RecordView;
 use crate::store::Store;
@@ -123,7 +123,7 @@ pub struct RecoveredEntry<'a> {
     /// The record.
     pub record: RecordView<'a>,
     /// Where its payload lies.
-    pub extents: Extents,
+    pub extents: Vec<Extent>,
     /// The entry that superseded what is not stored.
     pub superseded_by: Option<LogIndex>,
 }
@@ -178,7 +178,7 @@ impl EntryList {
         self.places.iter().map(|&(_, at)| match Item::parse(&self.bytes[at..]) {
             Ok((Item::Entry(entry), _)) => RecoveredEntry {
                 record: entry.record,
-                extents: entry.extents,
+                extents: entry.extents.into_owned(),
                 superseded_by: entry.superseded_by,
             },
             _ => unreachable!("an entry was put there"),

@@ -53,7 +53,7 @@ impl Verify {
                 Item::Entry(entry) => {
                     let copyset = entry.record.copyset();
                     let mut crcs = entry.record.crcs();
-                    for extent in &entry.extents {
+                    for extent in &*entry.extents {
                         let crcs = crcs.by_ref().take(extent.blocks as usize);
                         verify.add(copyset, batch, extent.start, crcs, layout, blocks_max);
                     }

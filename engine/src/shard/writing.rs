@@ -5,7 +5,7 @@ use culvert_nvme::{LbaRange, Operation};
 
 use super::groups::Group;
 use super::{DEALLOCATE_EXTENTS_MAX, Purpose, Shard};
-use crate::ids::{BLOCK_SIZE, BatchNumber, CopysetId, Extent, Extents, LogIndex, Term};
+use crate::ids::{BLOCK_SIZE, BatchNumber, CopysetId, Extent, LogIndex, Term};
 use crate::journal::{Entry, HardState, Item, NOWHERE, Space};
 use crate::record::RecordView;
 
@@ -22,12 +22,12 @@ impl Shard {
     pub fn append(
         &mut self,
         record: &[u8],
-        extents: &Extents,
+        extents: &[Extent],
         superseded_by: Option<LogIndex>,
     ) -> BatchNumber {
         let record = RecordView::trusted(record);
         self.counters.entries += 1;
-        self.append_item(&Item::Entry(Entry { record, extents: extents.clone(), superseded_by }))
+        self.append_item(&Item::Entry(Entry { record, extents: extents.into(), superseded_by }))
     }
 
     /// Adds a group's hard state to the open batch and returns the batch.
@@ -123,7 +123,7 @@ impl Shard {
     /// # Panics
     ///
     /// If `pages` has another length, or there are not enough [`Shard::commands_free`].
-    pub fn write_payload(&mut self, extents: &Extents, pages: &Pages) {
+    pub fn write_payload(&mut self, extents: &[Extent], pages: &Pages) {
         if self.failure.is_some() {
             return;
         }
@@ -232,10 +232,7 @@ impl Shard {
 
     /// Whether something was released since the last seal of the store.
     fn has_releases(&self) -> bool {
-        self.touched && {
-            let statistics = self.store.statistics();
-            statistics.waiting_blocks > statistics.deallocating_blocks
-        }
+        self.touched && self.store.has_waiting()
     }
 
     /// Closes the open batch: with all notes that are due, and with them what was released.

@@ -155,7 +155,7 @@ impl Allocator {
     }
 }
 
-fn total(extents: &Extents) -> u32 {
+fn total(extents: &[Extent]) -> u32 {
     extents.iter().map(|extent| extent.blocks).sum()
 }
 

@@ -231,6 +231,14 @@ impl ChunkMap {
         true
     }
 
+    /// Notes that a mapped block is not stored here any more; what was there is not released.
+    pub(super) fn lose(&mut self, key: ChunkKey, block: u32) {
+        let state = self.state(&self.chunks[&key], block);
+        let mut swing = self.reopen(key);
+        let _not_ours = swing.set(block, BlockState { place: Place::Missing, ..state });
+        swing.finish();
+    }
+
     /// Takes a chunk in hand without moving its applied index.
     pub(super) fn reopen(&mut self, key: ChunkKey) -> Swing<'_> {
         Swing {

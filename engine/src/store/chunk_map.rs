@@ -145,7 +145,7 @@ impl ChunkMap {
 
     pub(super) fn freeze(&mut self, key: ChunkKey) -> Result<FrozenId, FreezeError> {
         let chunk = self.chunks.get(&key).ok_or(FreezeError::NoChunk)?;
-        let (summary, leaves) = (chunk.summary(key), chunk.leaves.clone());
+        let (summary, leaves) = (chunk.summary(key), self.frozen.copy(&chunk.leaves));
         let id = self.frozen.insert(Frozen { summary, leaves })?;
         for &leaf in chunk.leaves.iter().filter(|&&leaf| leaf != LeafId::NONE) {
             self.leaves.share(leaf);
@@ -156,6 +156,7 @@ impl ChunkMap {
     pub(super) fn thaw(&mut self, id: FrozenId, releases: &mut Releases) {
         let frozen = self.frozen.remove(id);
         self.drop_leaves(frozen.summary.key, &frozen.leaves, releases);
+        self.frozen.recycle(frozen.leaves);
     }
 
     /// Blocks of an image from `from` on whose index is above `above`.

@@ -17,6 +17,9 @@ pub struct FrozenId {
     generation: u32,
 }
 
+/// Lists of leaves that are kept for the next images: a checkpoint freezes one chunk at a time.
+const SPARE_MAX: usize = 2;
+
 /// Why a chunk was not frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FreezeError {
@@ -32,7 +35,7 @@ pub enum FreezeError {
 #[derive(Debug)]
 pub(super) struct Frozen {
     pub(super) summary: ChunkSummary,
-    pub(super) leaves: Box<[LeafId]>,
+    pub(super) leaves: Vec<LeafId>,
 }
 
 /// The images of a shard.
@@ -41,9 +44,26 @@ pub(super) struct FrozenTable {
     slots: Vec<Option<Frozen>>,
     generations: Vec<u32>,
     count: usize,
+    /// Lists of images that were thawed.
+    spare: Vec<Vec<LeafId>>,
 }
 
 impl FrozenTable {
+    /// A copy of `leaves` for an image.
+    pub(super) fn copy(&mut self, leaves: &[LeafId]) -> Vec<LeafId> {
+        let mut copy = self.spare.pop().unwrap_or_default();
+        copy.extend_from_slice(leaves);
+        copy
+    }
+
+    /// Takes back the list of an image that was thawed.
+    pub(super) fn recycle(&mut self, mut leaves: Vec<LeafId>) {
+        if self.spare.len() < SPARE_MAX {
+            leaves.clear();
+            self.spare.push(leaves);
+        }
+    }
+
     pub(super) fn insert(&mut self, frozen: Frozen) -> Result<FrozenId, FreezeError> {
         if self.count == FROZEN_MAX {
             return Err(FreezeError::Full);

@@ -95,7 +95,7 @@ impl Store {
     #[must_use]
     pub fn new(geometry: Geometry) -> Store {
         let mut store = Store::recovering(geometry);
-        store.finish_recovery([]).expect("nothing is used");
+        store.finish_recovery([], &[]).expect("nothing is used");
         store
     }
 
@@ -147,12 +147,14 @@ impl Store {
         self.map.covers(key, index)
     }
 
-    /// Ends recovery: free is what neither a map nor an unapplied record names.
+    /// Ends recovery: free is what neither a map nor an unapplied record names. `damaged`: groups
+    /// that lost records. They give way to all others (see [`recovery`]); returned is how many
+    /// blocks each of them has lost in this way. Their chunks must not change while the shard runs.
     ///
     /// # Errors
     ///
-    /// If a block is named twice or lies outside, or an image was cut short. Then the device lies,
-    /// or recovery did not keep to the rules above; the store is of no use.
+    /// If groups that are not damaged name a block twice or one outside, or an image was cut short.
+    /// Then the device lies, or recovery did not keep to the rules above; the store is of no use.
     ///
     /// # Panics
     ///
@@ -160,17 +162,25 @@ impl Store {
     pub fn finish_recovery<'a>(
         &mut self,
         live: impl IntoIterator<Item = LivePayload<'a>>,
-    ) -> Result<(), SpaceError> {
+        damaged: &[CopysetId],
+    ) -> Result<Vec<(CopysetId, u64)>, SpaceError> {
         assert!(self.space.is_none(), "recovery is over");
         if let Some(loading) = self.loading {
             return Err(SpaceError::Unfinished(loading.key));
         }
-        self.space = Some(recovery::derive(&self.map, self.geometry.data_blocks, live)?);
+        let (space, lost) = recovery::derive(&self.map, self.geometry.data_blocks, live, damaged)?;
+        for &(key, block) in &lost {
+            self.map.lose(key, block);
+        }
+        self.space = Some(space);
         self.releases.start();
-        Ok(())
+        let count = |copyset| lost.iter().filter(|(key, _)| key.copyset == copyset).count() as u64;
+        let counts = damaged.iter().map(|&copyset| (copyset, count(copyset)));
+        Ok(counts.filter(|&(_, blocks)| blocks > 0).collect())
     }
 
     /// The offline check; returns how many blocks are neither free nor named by anybody (a leak).
+    /// `damaged` as at the end of recovery.
     ///
     /// # Errors
     ///
@@ -182,9 +192,10 @@ impl Store {
     pub fn verify<'a>(
         &self,
         live: impl IntoIterator<Item = LivePayload<'a>>,
+        damaged: &[CopysetId],
     ) -> Result<u64, SpaceError> {
         let space = self.space.as_ref().expect("recovery is over");
-        recovery::verify(&self.map, &self.releases, space, live)
+        recovery::verify(&self.map, &self.releases, space, live, damaged)
     }
 }
 

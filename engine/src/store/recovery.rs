@@ -1,8 +1,14 @@
 //! Recovery and check: free space is what nobody names, and nobody names a block twice.
+//!
+//! A group that lost records to damage is an exception. What it still names may have been released
+//! by a record that is lost, and given to another group since. So the whole groups are counted
+//! first, and they must not contradict each other; a damaged group keeps what it names beside them,
+//! and what a whole group names is *missing* in its maps from then on. Two damaged groups may name
+//! the same block: only its checksum can tell whose it is, so it is used, and both go on naming it.
 
 use std::collections::BTreeSet;
 
-use crate::ids::{BlockRange, Extent, LogIndex};
+use crate::ids::{BlockRange, CopysetId, Extent, LogIndex};
 use crate::store::allocator::Allocator;
 use crate::store::chunk_map::ChunkMap;
 use crate::store::leaf::LEAF_BLOCKS;
@@ -82,20 +88,26 @@ pub enum SpaceError {
 /// Users and what they name, collected into an allocator.
 struct Census<'a> {
     map: &'a ChunkMap,
+    /// Groups whose claims count behind those of all others.
+    damaged: &'a [CopysetId],
     space: Allocator,
     /// What was named by others than the maps, to tell who it was.
     others: Vec<(Extent, User)>,
 }
 
-/// The free space that maps and live records leave.
+/// The free space that maps and live records leave, and the blocks of damaged groups that whole
+/// ones name, or that lie outside.
 pub(super) fn derive<'a>(
     map: &ChunkMap,
     data_blocks: u32,
     live: impl IntoIterator<Item = LivePayload<'a>>,
-) -> Result<Allocator, SpaceError> {
-    let mut census = Census::of_maps(map, data_blocks)?;
-    census.add_live(live)?;
-    Ok(census.space)
+    damaged: &[CopysetId],
+) -> Result<(Allocator, Vec<(ChunkKey, u32)>), SpaceError> {
+    let mut census = Census::of_maps(map, data_blocks, damaged)?;
+    let live_damaged = census.add_live(live)?;
+    let lost = census.lost_to_others();
+    census.add_damaged(&live_damaged);
+    Ok((census.space, lost))
 }
 
 /// Compares what everybody names with the free space; returns the blocks that are neither free nor
@@ -105,15 +117,17 @@ pub(super) fn verify<'a>(
     releases: &Releases,
     space: &Allocator,
     live: impl IntoIterator<Item = LivePayload<'a>>,
+    damaged: &[CopysetId],
 ) -> Result<u64, SpaceError> {
-    let mut census = Census::of_maps(map, space.blocks())?;
-    census.add_live(live)?;
+    let mut census = Census::of_maps(map, space.blocks(), damaged)?;
+    let live_damaged = census.add_live(live)?;
     census.add_frozen()?;
     let mut waiting = Vec::new();
     releases.extents(&map.leaves, |extent| waiting.push(extent));
     for extent in waiting {
         census.add(extent, User::Release)?;
     }
+    census.add_damaged(&live_damaged);
     let mut leaked = 0_u64;
     for block in 0..space.blocks() {
         match (space.is_free(block), census.space.is_free(block)) {
@@ -126,12 +140,21 @@ pub(super) fn verify<'a>(
 }
 
 impl<'a> Census<'a> {
-    fn of_maps(map: &'a ChunkMap, data_blocks: u32) -> Result<Census<'a>, SpaceError> {
-        let mut census = Census { map, space: Allocator::new(data_blocks), others: Vec::new() };
+    /// Counts the maps of the whole groups.
+    fn of_maps(
+        map: &'a ChunkMap,
+        data_blocks: u32,
+        damaged: &'a [CopysetId],
+    ) -> Result<Census<'a>, SpaceError> {
+        let space = Allocator::new(data_blocks);
+        let mut census = Census { map, damaged, space, others: Vec::new() };
         for (&key, chunk) in &map.chunks {
             let mut mapped = 0;
             for (number, &leaf) in (0..).zip(&*chunk.leaves) {
                 mapped += map.leaves.mapped(leaf);
+                if damaged.contains(&key.copyset) {
+                    continue;
+                }
                 let mut result = Ok(());
                 map.leaves.each_run(leaf, |run| {
                     if result.is_ok() {
@@ -147,20 +170,66 @@ impl<'a> Census<'a> {
         Ok(census)
     }
 
+    /// Counts the records of the whole groups; returns those of the others.
     fn add_live<'l>(
         &mut self,
         live: impl IntoIterator<Item = LivePayload<'l>>,
-    ) -> Result<(), SpaceError> {
-        for LivePayload { key, index, extents } in live {
+    ) -> Result<Vec<LivePayload<'l>>, SpaceError> {
+        let mut left = Vec::new();
+        for payload in live {
+            let LivePayload { key, index, extents } = payload;
             assert!(
                 !self.map.covers(key, index),
                 "{key:?} has seen entry {index}: its record holds nothing"
             );
+            if self.damaged.contains(&key.copyset) {
+                left.push(payload);
+                continue;
+            }
             for &extent in extents.iter().filter(|extent| extent.start != MISSING) {
                 self.add(extent, User::Record { key, index })?;
             }
         }
-        Ok(())
+        Ok(left)
+    }
+
+    /// Blocks of damaged groups that cannot be where their maps say, because a whole group is
+    /// there or nothing can be.
+    fn lost_to_others(&self) -> Vec<(ChunkKey, u32)> {
+        let mut lost = Vec::new();
+        self.each_damaged_block(|key, block, start| {
+            if start >= self.space.blocks() || !self.space.is_free(start) {
+                lost.push((key, block));
+            }
+        });
+        lost
+    }
+
+    /// Counts what damaged groups name and no whole group does.
+    fn add_damaged(&mut self, live: &[LivePayload<'_>]) {
+        let mut named = Vec::new();
+        self.each_damaged_block(|_, _, start| named.push(start));
+        for extent in live.iter().flat_map(|payload| payload.extents) {
+            named.extend(extent.start..extent.start.saturating_add(extent.blocks));
+        }
+        for start in named {
+            // Taken by a whole group, or named by another damaged one: see above. One that stands
+            // for missing payload lies behind the end.
+            let _taken = self.space.mark_used(Extent { start, blocks: 1 });
+        }
+    }
+
+    fn each_damaged_block(&self, mut each: impl FnMut(ChunkKey, u32, u32)) {
+        let damaged = |key: &ChunkKey| self.damaged.contains(&key.copyset);
+        for (&key, chunk) in self.map.chunks.iter().filter(|(key, _)| damaged(key)) {
+            for (number, &leaf) in (0..).zip(&*chunk.leaves) {
+                for (at, entry) in (0..).zip(self.map.leaves.entries(leaf)) {
+                    if let Place::At(start) = entry.place() {
+                        each(key, number * LEAF_BLOCKS + at, start);
+                    }
+                }
+            }
+        }
     }
 
     /// What images name that neither the map nor an earlier image of the chunk does.

@@ -31,7 +31,7 @@ impl Store {
     pub fn statistics(&self) -> StoreStatistics {
         StoreStatistics {
             data_blocks: self.geometry.data_blocks.into(),
-            free_blocks: self.space.as_ref().map_or(0, |space| space.free_blocks().into()),
+            free_blocks: self.free_blocks(),
             mapped_blocks: self.map.mapped.values().sum(),
             waiting_blocks: self.releases.waiting_blocks(),
             deallocating_blocks: self.releases.deallocating_blocks(),
@@ -40,6 +40,18 @@ impl Store {
             reads: self.releases.reads(),
             memory_bytes: self.memory_bytes() as u64,
         }
+    }
+
+    /// Data blocks that are free; what admission asks for every write.
+    #[must_use]
+    pub fn free_blocks(&self) -> u64 {
+        self.space.as_ref().map_or(0, |space| space.free_blocks().into())
+    }
+
+    /// Whether blocks were released that no device was told of yet.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        self.releases.waiting_blocks() > self.releases.deallocating_blocks()
     }
 
     /// Bytes of memory held by maps, allocator and queues.

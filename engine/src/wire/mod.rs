@@ -18,8 +18,8 @@ pub use catch_up::{
     MANIFEST_ITEMS_MAX, ManifestItem, catch_up_items, emit_catch_up, parse_catch_up,
 };
 pub use peer::{
-    AppendEntry, AppendHeader, AppendReader, AppendWriter, PeerMessage, PeerMessageKind,
-    PeerMessages, PeerMessagesWriter, live_mask_of,
+    APPEND_FRAMES_IN_FLIGHT_MAX, AppendEntry, AppendHeader, AppendReader, AppendWriter,
+    PeerMessage, PeerMessageKind, PeerMessages, PeerMessagesWriter, live_mask_of,
 };
 pub use request::{Reply, ReplyStatus, Request, RequestKind};
 
@@ -98,7 +98,13 @@ pub enum FrameError {
     Field(&'static str),
     /// A record inside the frame is bad.
     #[error("frame carries a bad record: {0}")]
-    Record(#[from] crate::record::RecordError),
+    Record(crate::record::RecordError),
+}
+
+impl From<crate::record::RecordError> for FrameError {
+    fn from(error: crate::record::RecordError) -> FrameError {
+        FrameError::Record(error)
+    }
 }
 
 /// Splits a delivered frame into its kind, item count and body.

@@ -261,6 +261,9 @@ struct EntryBody {
     reserved: U32,
 }
 
+/// Append frames that may be in flight to one follower of one copyset, whatever is configured.
+pub const APPEND_FRAMES_IN_FLIGHT_MAX: u32 = 512;
+
 const ENTRY_BYTES: usize = size_of::<EntryBody>();
 const APPEND_BYTES: usize = size_of::<AppendBody>();
 const _: () = assert!(APPEND_BYTES == 64);
@@ -293,7 +296,8 @@ pub struct AppendEntry<'a> {
     pub record: RecordView<'a>,
     /// Bit n: block n of the range comes with payload. For a write that nothing supersedes, all.
     pub live_mask: u32,
-    /// Blocks without payload were overwritten by committed entries up to this one.
+    /// Blocks without payload were overwritten by committed entries up to this one; the entry's own
+    /// index where it was not carried out.
     pub superseded_by: Option<LogIndex>,
 }
 
@@ -440,7 +444,7 @@ impl<'a> AppendReader<'a> {
         if live_mask & !all != 0 || (live_mask != all) != superseded_by.is_some() {
             return Err(FrameError::Field("live mask"));
         }
-        if superseded_by.is_some_and(|by| by <= record.index()) {
+        if superseded_by.is_some_and(|by| by < record.index()) {
             return Err(FrameError::Field("superseded"));
         }
         self.bytes = &rest[record.bytes().len()..];

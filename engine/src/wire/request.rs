@@ -34,6 +34,11 @@ pub enum RequestKind {
     /// The node's status as JSON, read in pieces: `range.first` is the byte offset, the reply's
     /// trailing bytes are the piece, its `value` the total length. Offset 0 takes the snapshot.
     Status = 7,
+    /// Close the session named, if it is that of the client behind the connection.
+    CloseSession = 8,
+    /// Who leads the copyset, as far as this replica knows: the reply's value is the leader's
+    /// replica id, or 0, and its index the term. Any replica answers.
+    Leader = 9,
 }
 
 impl RequestKind {
@@ -46,6 +51,8 @@ impl RequestKind {
             5 => RequestKind::OpenSession,
             6 => RequestKind::Fence,
             7 => RequestKind::Status,
+            8 => RequestKind::CloseSession,
+            9 => RequestKind::Leader,
             _ => return None,
         })
     }
@@ -221,15 +228,19 @@ pub enum ReplyStatus {
     /// the leader's replica id, or 0.
     #[error("replica lost the lead before the entry was committed")]
     Deposed = 13,
+    /// The copyset holds as many sessions as it may, or as a checkpoint here has room for: retry
+    /// later, when others have ended.
+    #[error("copyset holds as many sessions as it may")]
+    SessionsFull = 14,
 }
 
 impl ReplyStatus {
     fn from_byte(byte: u8) -> Option<ReplyStatus> {
         use ReplyStatus::{
             BelowWindow, Busy, Deposed, DeviceFailed, Fenced, Malformed, Media, NoCopyset,
-            NoSession, NoSpace, NotLeader, Ok, OutOfRange, PayloadChecksum,
+            NoSession, NoSpace, NotLeader, Ok, OutOfRange, PayloadChecksum, SessionsFull,
         };
-        const ALL: [ReplyStatus; 14] = [
+        const ALL: [ReplyStatus; 15] = [
             Ok,
             NotLeader,
             Busy,
@@ -244,6 +255,7 @@ impl ReplyStatus {
             Malformed,
             DeviceFailed,
             Deposed,
+            SessionsFull,
         ];
         ALL.get(usize::from(byte)).copied()
     }
@@ -347,9 +359,9 @@ mod tests {
     fn every_status_and_kind_is_read_back() {
         for byte in 0..=u8::MAX {
             let status = ReplyStatus::from_byte(byte);
-            assert_eq!(status.map(|status| status as u8), (byte <= 13).then_some(byte));
+            assert_eq!(status.map(|status| status as u8), (byte <= 14).then_some(byte));
             let kind = RequestKind::from_byte(byte);
-            let known = (1..=7).contains(&byte);
+            let known = (1..=9).contains(&byte);
             assert_eq!(kind.map(|kind| kind as u8), known.then_some(byte));
         }
     }

@@ -36,6 +36,9 @@ const IN_FLIGHT_MIN: usize = DEPTH / 4;
 /// How long one operation may take, deaths and elections included.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long an operation may wait because a leader is stopped.
+const WAIT_MAX: Duration = Duration::from_millis(1500);
+
 /// Not a test: what the server processes run.
 #[test]
 fn serves_where_the_environment_says_so() {
@@ -49,6 +52,8 @@ struct Crash {
     taken: Taken,
     /// Moments at which one server or several were killed.
     kills: u64,
+    /// The longest that an operation was seen to wait.
+    waited: Duration,
     /// Servers that were.
     killed: u64,
     /// Writes and discards that were in flight at kills.
@@ -87,7 +92,16 @@ impl Crash {
         };
         let load = Load::new(client(&plan.cluster, seed, options), VOLUME, DEPTH, seed);
         let random = Random::new(seed);
-        Crash { servers, load, random, taken: Taken::default(), kills: 0, killed: 0, in_flight: 0 }
+        Crash {
+            servers,
+            load,
+            random,
+            taken: Taken::default(),
+            kills: 0,
+            waited: Duration::ZERO,
+            killed: 0,
+            in_flight: 0,
+        }
     }
 
     /// Lets the load run until so many more operations are acknowledged.
@@ -102,7 +116,9 @@ impl Crash {
         if !self.load.turn() {
             std::thread::yield_now();
         }
-        if self.load.longest_wait() > PATIENCE {
+        let waited = self.load.longest_wait();
+        self.waited = self.waited.max(waited);
+        if waited > PATIENCE {
             self.give_up();
         }
     }
@@ -195,7 +211,8 @@ fn what_was_acknowledged_survives_kills_and_lost_writes() {
     assert!(crash.taken.torn > 0, "nothing was torn: the test shows nothing");
 }
 
-/// SIGSTOP: the process is there, its connections are open, and it does nothing.
+/// SIGSTOP: the process is there, its connections are open, and it does nothing. An election takes
+/// half a second, and the client notices soon afterwards, long before its attempts time out.
 fn a_process_that_is_stopped_stops_nobody(tcp: bool) {
     let seed = number_from("CULVERT_CRASH_SEED", SEED);
     println!("CULVERT_CRASH_SEED={seed}");
@@ -205,9 +222,13 @@ fn a_process_that_is_stopped_stops_nobody(tcp: bool) {
     crash.run(200);
     for stopped in 0..3 {
         crash.run_into_the_middle(50);
+        crash.waited = Duration::ZERO;
         crash.servers[stopped].signal(Signal::STOP);
         // Each of them led something: that takes an election, and then nothing waits for it.
         crash.run(400);
+        let statistics = crash.load.client().statistics();
+        println!("node {stopped} stopped: the longest wait was {:?}; {statistics:?}", crash.waited);
+        assert!(crash.waited < WAIT_MAX, "{:?}", crash.waited);
         crash.load.read_all(|| false);
         crash.servers[stopped].signal(Signal::CONT);
         crash.run(100);

@@ -121,7 +121,7 @@ pub fn serve_if_asked() {
         let path = device.uri.strip_prefix("uring:").expect("a file through io_uring");
         UndoLogged::new(inner, Path::new(path), &side).expect("files")
     })
-    .unwrap_or_else(|error| panic!("node {}: {error}", config.node));
+    .unwrap_or_else(|error| panic!("node {}: {:#}", config.node, anyhow::Error::from(error)));
     loop {
         reactor.turn_or_idle();
     }

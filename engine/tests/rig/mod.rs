@@ -5,6 +5,7 @@
 pub mod history;
 pub mod load;
 pub mod nodes;
+pub mod odd;
 pub mod plan;
 pub mod random;
 pub mod raw;

@@ -25,10 +25,14 @@ pub struct Nodes {
 impl Nodes {
     /// Formats, plans and starts all nodes.
     pub fn start(wishes: &Wishes) -> Nodes {
+        Nodes::start_planned(Plan::new(wishes))
+    }
+
+    /// Starts all nodes of a plan.
+    pub fn start_planned(plan: Plan) -> Nodes {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _set_before =
             tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-        let plan = Plan::new(wishes);
         let running = plan.configs.iter().map(|_| None).collect();
         let mut nodes = Nodes { plan, running, paused: Vec::new() };
         for number in 0..nodes.running.len() {

@@ -123,6 +123,17 @@ impl Raw {
         buffer.freeze()
     }
 
+    /// Takes pages of the server's window and gives them back; where there are none, that is a wish
+    /// for a larger window.
+    pub fn wish_for(&mut self, pages: u32) -> bool {
+        let placement = self.transport.reserve(self.connection, pages);
+        if let Some(placement) = placement {
+            self.transport.cancel(self.connection, placement);
+        }
+        self.transport.post(SystemClock.now_ns());
+        placement.is_some()
+    }
+
     /// Sends a frame as it is, with pages behind it where there are any.
     pub fn send(
         &mut self,
@@ -154,6 +165,13 @@ impl Raw {
         let mut frame = [0; FRAME_BYTES_MAX];
         let frame = request.emit(&mut frame);
         self.send(frame, pages, turn).expect("an open connection with room");
+    }
+
+    /// Hands out the answers that have come, and returns how many there were.
+    pub fn take_answers(&mut self, look: impl FnMut(Answer)) -> usize {
+        let count = self.answers.len();
+        self.answers.drain(..).for_each(look);
+        count
     }
 
     /// Waits for the answer to a request.

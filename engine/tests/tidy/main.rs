@@ -41,7 +41,7 @@ fn pure_cores_have_no_clock_thread_socket_or_chance() {
 #[test]
 fn drivers_are_named_where_they_are_chosen() {
     let findings = arrows::drivers(&Tree::load());
-    expect_none("only adapter, network and node name the drivers", &findings);
+    expect_none("only network and node name the drivers", &findings);
 }
 
 #[test]

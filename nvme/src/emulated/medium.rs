@@ -34,6 +34,9 @@ pub enum MediumError {
     /// Machine: the file could not be opened or created.
     #[error("opening failed")]
     Open(#[source] io::Error),
+    /// Machine: the file could not be locked; its file system may not offer that.
+    #[error("locking it failed")]
+    Lock(#[source] io::Error),
     /// Machine: the file could not be brought to its size, for example because the file system
     /// is full.
     #[error("allocating {bytes} bytes failed")]
@@ -69,22 +72,15 @@ impl Medium {
         Ok(Medium::Mapped(mapping))
     }
 
-    /// The first `bytes` bytes of a file, which is created or extended as needed.
-    pub(super) fn file(path: &Path, bytes: u64) -> Result<Medium, MediumError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(MediumError::Open)?;
+    /// The first `bytes` bytes of a file, which is extended as needed.
+    pub(super) fn file(file: &File, bytes: u64) -> Result<Medium, MediumError> {
         let actual = file.metadata().map_err(MediumError::Open)?.len();
         if actual > bytes {
             return Err(MediumError::Larger { expected: bytes, actual });
         }
-        allocate(&file, bytes)
+        allocate(file, bytes)
             .map_err(|errno| MediumError::Allocate { bytes, source: errno.into() })?;
-        Ok(Medium::Mapped(Mapping::from_file(&file, address_size(bytes))?))
+        Ok(Medium::Mapped(Mapping::from_file(file, address_size(bytes))?))
     }
 
     /// Copies from `offset` on to `target`.
@@ -149,6 +145,13 @@ impl Medium {
         // SAFETY: the target is mapped and `bytes` long; nobody has a slice of it.
         unsafe { target.write_bytes(0, bytes as usize) };
     }
+}
+
+/// Opens the file of a medium, which is created if it is missing.
+pub(super) fn open(path: &Path) -> Result<File, MediumError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options.open(path).map_err(MediumError::Open)
 }
 
 /// Brings a file to `bytes` bytes, allocated.

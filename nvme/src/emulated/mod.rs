@@ -12,8 +12,8 @@
 //! Without `thread=1` the controller works inside [`QueuePair::poll`], on the caller's thread:
 //! deterministic, without system calls, and nothing completes inside `submit` or `ring`.
 //!
-//! Each emulated controller is a device of its own. Two opened on the same file share its bytes,
-//! but not their volatile write caches.
+//! Each emulated controller is a device of its own. Two opened on the same file, with one claim,
+//! share its bytes, but not their volatile write caches.
 
 mod admin;
 mod controller;
@@ -35,6 +35,7 @@ mod write_cache;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::sync::Arc;
 
 use culvert_memory::Region;
@@ -50,6 +51,7 @@ use self::random::Random;
 use self::register_file::RegisterFile;
 use self::store::Store;
 use self::thread::ControllerThread;
+use crate::claim::{self, Access, Refused};
 use crate::config::TRANSFER_PAGES_MAX;
 use crate::contract::{
     Completion, Lba, Namespace, QueuePair, RegisterError, Submission, Tag, Wake,
@@ -76,6 +78,8 @@ pub struct Emulated {
     driver: Driver<LocalBus>,
     faults: Faults,
     losses: Random,
+    /// Keeps the file claimed.
+    _file: Option<Arc<File>>,
 }
 
 impl Emulated {
@@ -83,14 +87,24 @@ impl Emulated {
     ///
     /// # Errors
     ///
-    /// When memory, the file or a thread cannot be had.
+    /// When memory, the file or a thread cannot be had, or somebody else uses the file.
     pub fn open(device: &EmulatedOptions, options: &OpenOptions) -> Result<Emulated, OpenError> {
+        let file = open_file(device, Access::Exclusive)?;
+        Emulated::open_on(device, file.map(Arc::new), options)
+    }
+
+    /// Makes a controller over a file that is claimed, if there is one.
+    pub(crate) fn open_on(
+        device: &EmulatedOptions,
+        file: Option<Arc<File>>,
+        options: &OpenOptions,
+    ) -> Result<Emulated, OpenError> {
         let depth = options.checked_depth()?;
         let geometry = Geometry {
             block_size: device.block_size,
             blocks: device.bytes / u64::from(device.block_size),
         };
-        let medium = open_medium(device)?;
+        let medium = open_medium(device, file.as_deref())?;
         let copies = !matches!(medium, Medium::Null);
         let store = Store::new(geometry, medium, device.cache_blocks);
         // MDTS is a power of two of pages.
@@ -122,7 +136,7 @@ impl Emulated {
         let bus = LocalBus::new(engine, registers, options.regions_max, copies);
         let memory = QueueMemory::new(depth).map_err(OpenError::Memory)?;
         let driver = Driver::open(bus, memory, BACKEND)?;
-        Ok(Emulated { driver, faults, losses: Random::new(!device.seed) })
+        Ok(Emulated { driver, faults, losses: Random::new(!device.seed), _file: file })
     }
 
     /// The faults of this device.
@@ -176,12 +190,30 @@ impl Emulated {
     }
 }
 
-fn open_medium(device: &EmulatedOptions) -> Result<Medium, OpenError> {
+/// Opens and claims the file of a device that has one; nothing is read or written yet.
+pub(crate) fn open_file(
+    device: &EmulatedOptions,
+    access: Access,
+) -> Result<Option<File>, OpenError> {
+    let MediumKind::File(path) = &device.medium else { return Ok(None) };
+    let failed = |source| OpenError::File { path: path.clone(), source };
+    let file = medium::open(path).map_err(failed)?;
+    match claim::lock(&file, access) {
+        Ok(()) => Ok(Some(file)),
+        Err(Refused::InUse(holder)) => Err(OpenError::InUse { path: path.clone(), holder }),
+        Err(Refused::Failed(errno)) => Err(failed(MediumError::Lock(errno.into()))),
+    }
+}
+
+fn open_medium(device: &EmulatedOptions, file: Option<&File>) -> Result<Medium, OpenError> {
     match &device.medium {
         MediumKind::Null => Ok(Medium::Null),
         MediumKind::Memory => Medium::memory(device.bytes).map_err(OpenError::Medium),
-        MediumKind::File(path) => Medium::file(path, device.bytes)
-            .map_err(|source| OpenError::File { path: path.clone(), source }),
+        MediumKind::File(path) => {
+            let file = file.expect("whoever claims a device with a file opens it");
+            Medium::file(file, device.bytes)
+                .map_err(|source| OpenError::File { path: path.clone(), source })
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod target;
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use culvert_memory::Region;
 use io_uring::squeue;
@@ -27,7 +28,7 @@ use io_uring::squeue;
 use self::fixed_buffers::FixedBuffers;
 use self::request::{Clearing, Next, Transfer};
 use self::ring::Ring;
-use self::target::Target;
+use crate::claim::Access;
 use crate::command_table::{Command, CommandTable, Held, Kind};
 use crate::config::TRANSFER_BYTES_MAX;
 use crate::contract::{
@@ -40,6 +41,7 @@ use crate::status::Status;
 use crate::submission_entry::CommandId;
 
 pub use self::options::UringOptions;
+pub(crate) use self::target::Target;
 pub use self::target::UringError;
 
 /// The name of this backend in URIs.
@@ -56,7 +58,7 @@ pub struct Uring {
     /// Commands that take several requests, by command identifier.
     clearings: Box<[Clearing]>,
     buffers: FixedBuffers,
-    target: Target,
+    target: Arc<Target>,
     namespace: Namespace,
     limits: Limits,
     counters: Counters,
@@ -70,11 +72,20 @@ impl Uring {
     ///
     /// # Errors
     ///
-    /// When it is not there, cannot be read and written directly, or io_uring is not available.
+    /// When it is not there, is used by somebody else, cannot be read and written directly, or
+    /// io_uring is not available.
     pub fn open(device: &UringOptions, options: &OpenOptions) -> Result<Uring, OpenError> {
+        Uring::open_on(device, Arc::new(Target::open(device, Access::Exclusive)?), options)
+    }
+
+    /// Opens a queue pair on a file or block device that is claimed.
+    pub(crate) fn open_on(
+        device: &UringOptions,
+        target: Arc<Target>,
+        options: &OpenOptions,
+    ) -> Result<Uring, OpenError> {
         let depth = options.checked_depth()?;
         let failed = |source| OpenError::Uring { path: device.path.clone(), source };
-        let target = Target::open(device).map_err(failed)?;
         let ring = Ring::new(depth, &target.file).map_err(failed)?;
         let namespace = Namespace {
             block_size: device.block_size,
@@ -324,13 +335,15 @@ impl Drop for Uring {
         self.visit_answers(usize::MAX, &mut drop);
         while self.commands.in_flight() > 0 {
             if let Err(error) = self.ring.wait() {
-                tracing::error!(%error, "requests in flight could not be waited for: their memory is leaked");
+                tracing::error!(%error, "requests in flight could not be waited for: their memory is leaked, and the device stays claimed");
                 std::mem::forget(std::mem::replace(&mut self.commands, CommandTable::new(1)));
+                std::mem::forget(Arc::clone(&self.target));
                 return;
             }
             while let Some((user_data, result)) = self.ring.take() {
                 self.visit(user_data, result, &mut drop);
             }
         }
+        self.ring.release_file();
     }
 }

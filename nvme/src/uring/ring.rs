@@ -43,6 +43,14 @@ impl Ring {
         Ok(ring)
     }
 
+    /// Lets go of the file: taking down the instance, which the kernel does when it comes to it,
+    /// would hold it for longer. Nothing is in flight.
+    pub(super) fn release_file(&self) {
+        if let Err(error) = self.ring.submitter().unregister_files() {
+            tracing::warn!(%error, "io_uring does not let go of its file");
+        }
+    }
+
     /// For registrations.
     pub(super) fn submitter(&self) -> Submitter<'_> {
         self.ring.submitter()

@@ -14,7 +14,9 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::UringOptions;
+use crate::claim::{self, Access, Holder, Refused};
 use crate::identify::AsciiField;
+use crate::open::OpenError;
 
 const MODEL_FILE: &str = "file";
 const MODEL_DEVICE: &str = "block device";
@@ -34,6 +36,9 @@ pub enum UringError {
     /// Machine: opening failed.
     #[error("opening failed")]
     Open(#[source] io::Error),
+    /// Machine: locking failed; its file system may not offer that.
+    #[error("locking it failed")]
+    Lock(#[source] io::Error),
     /// Caller: the file system does not offer direct I/O.
     #[error(
         "its file system refuses direct I/O (O_DIRECT); use a file on ext4, xfs or btrfs, a block \
@@ -87,7 +92,7 @@ pub enum UringError {
 
 /// What is read and written.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     pub(super) file: File,
     pub(super) blocks: u64,
     pub(super) is_block_device: bool,
@@ -97,22 +102,28 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Opens what `options` name, creating or extending a file when they name a size.
-    pub(super) fn open(options: &UringOptions) -> Result<Target, UringError> {
+    /// Opens and claims what `options` name, creating or extending a file when they name a size.
+    pub(crate) fn open(options: &UringOptions, access: Access) -> Result<Target, OpenError> {
         let path = &options.path;
-        let created = create(options)?;
-        let direct = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_DIRECT)
-            .open(path)
-            .map_err(|error| open_error(error, path));
-        let file = direct.inspect_err(|_| {
-            if created {
-                // It was made a moment ago, and is of no use.
-                drop(std::fs::remove_file(path));
-            }
+        let failed = |source| OpenError::Uring { path: path.clone(), source };
+        let in_use = |holder| OpenError::InUse { path: path.clone(), holder };
+        let kind = kind_of(options).map_err(failed)?;
+        let file = open_direct(path, kind, access).map_err(|error| match error {
+            UringError::Open(error) if is_busy(&error) => in_use(Holder::Exclusive),
+            error => failed(error),
         })?;
+        claim::lock(&file, access).map_err(|refused| match refused {
+            Refused::InUse(holder) => in_use(holder),
+            Refused::Failed(errno) => failed(UringError::Lock(errno.into())),
+        })?;
+        Target::new(file, options).map_err(failed)
+    }
+
+    /// A file that is claimed.
+    fn new(file: File, options: &UringOptions) -> Result<Target, UringError> {
+        if let Some(bytes) = options.bytes {
+            extend(&file, bytes)?;
+        }
         let metadata = file.metadata().map_err(UringError::Open)?;
         let is_block_device = metadata.file_type().is_block_device();
         let bytes = if is_block_device {
@@ -146,42 +157,81 @@ impl Target {
     }
 }
 
-/// Creates or extends a file whose size is named; true when it was created.
-fn create(options: &UringOptions) -> Result<bool, UringError> {
-    let found = match std::fs::metadata(&options.path) {
-        Ok(metadata) => Some(metadata),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+impl Drop for Target {
+    /// Ends the claim now: nothing is in flight, whatever else in the kernel still has the file.
+    fn drop(&mut self) {
+        claim::unlock(&self.file);
+    }
+}
+
+/// What stands at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    File,
+    BlockDevice,
+    /// Nothing; a size is named, so a file is to be made.
+    Missing,
+}
+
+fn kind_of(options: &UringOptions) -> Result<Kind, UringError> {
+    let kind = match std::fs::metadata(&options.path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return if options.bytes.is_some() {
+                Ok(Kind::Missing)
+            } else {
+                Err(UringError::NotFound)
+            };
+        }
         Err(error) => return Err(UringError::Open(error)),
     };
-    if let Some(metadata) = &found {
-        let kind = metadata.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(UringError::Kind);
-        }
-        if kind.is_block_device() && options.bytes.is_some() {
-            return Err(UringError::SizeOfBlockDevice);
-        }
+    match (kind.is_file(), kind.is_block_device()) {
+        (true, _) => Ok(Kind::File),
+        (_, true) if options.bytes.is_some() => Err(UringError::SizeOfBlockDevice),
+        (_, true) => Ok(Kind::BlockDevice),
+        _ => Err(UringError::Kind),
     }
-    let Some(bytes) = options.bytes else {
-        return if found.is_some() { Ok(false) } else { Err(UringError::NotFound) };
-    };
-    let actual = found.as_ref().map_or(0, std::fs::Metadata::len);
+}
+
+/// Opens for direct I/O. On a block device `O_EXCL` keeps out whoever asks for it too, as mounting
+/// does; readers leave it, because it would keep other readers out.
+fn open_direct(path: &Path, kind: Kind, access: Access) -> Result<File, UringError> {
+    let exclusive = kind == Kind::BlockDevice && access == Access::Exclusive;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(kind == Kind::Missing);
+    options.custom_flags(libc::O_DIRECT | if exclusive { libc::O_EXCL } else { 0 });
+    let opened = claim::patiently(is_busy, || options.open(path));
+    opened.map_err(|error| {
+        if kind == Kind::Missing && error.kind() != io::ErrorKind::AlreadyExists {
+            // It was made a moment ago, and is of no use.
+            drop(std::fs::remove_file(path));
+        }
+        match error.raw_os_error() {
+            Some(libc::EINVAL) => UringError::NoDirectIo,
+            Some(libc::ENOENT) => UringError::NotFound,
+            _ => UringError::Open(error),
+        }
+    })
+}
+
+/// Whether somebody else opened the block device exclusively.
+fn is_busy(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBUSY)
+}
+
+/// Brings a file to the size that is named.
+fn extend(file: &File, bytes: u64) -> Result<(), UringError> {
+    let actual = file.metadata().map_err(UringError::Open)?.len();
     if actual > bytes {
         return Err(UringError::Larger { expected: bytes, actual });
     }
     if actual < bytes {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&options.path)
-            .map_err(UringError::Open)?;
-        allocate(&file, bytes)
+        allocate(file, bytes)
             .map_err(|errno| UringError::Allocate { bytes, source: errno.into() })?;
         // A file that is gone after a crash holds nothing.
         file.sync_all().map_err(UringError::Open)?;
     }
-    Ok(found.is_none())
+    Ok(())
 }
 
 /// Brings a file to `bytes` bytes, allocated where the file system can.
@@ -189,15 +239,6 @@ fn allocate(file: &File, bytes: u64) -> Result<(), Errno> {
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
         Err(Errno::OPNOTSUPP) => rustix::fs::ftruncate(file, bytes),
         result => result,
-    }
-}
-
-/// Tells the refusal of `O_DIRECT` from other failures.
-fn open_error(error: io::Error, path: &Path) -> UringError {
-    match error.raw_os_error() {
-        Some(libc::EINVAL) if path.exists() => UringError::NoDirectIo,
-        Some(libc::ENOENT) => UringError::NotFound,
-        _ => UringError::Open(error),
     }
 }
 

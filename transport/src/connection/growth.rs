@@ -181,7 +181,10 @@ impl Established {
     pub(crate) fn grant_told(&mut self, page: u32, pages: u32) {
         self.grant = match self.landing.mode() {
             WindowMode::Named => Grant::Told { page, pages },
-            WindowMode::Granted => Grant::None,
+            WindowMode::Granted => {
+                self.landing.acknowledge();
+                Grant::None
+            }
         };
     }
 }

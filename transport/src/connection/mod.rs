@@ -7,7 +7,7 @@ pub(crate) mod limits;
 pub(crate) mod opening;
 pub(crate) mod send;
 
-use culvert_memory::SlotId;
+use culvert_memory::{RegionId, SlotId};
 
 use crate::ConnectionId;
 use crate::connection::established::Established;
@@ -29,6 +29,15 @@ impl Connection {
         match self {
             Self::Open(connection) => Some(connection),
             Self::Opening(_) | Self::Between => None,
+        }
+    }
+
+    /// The region of the newest segment of our window.
+    pub(crate) fn newest_region(&self) -> Option<RegionId> {
+        match self {
+            Self::Open(connection) => Some(connection.landing.last_region()?.id()),
+            Self::Opening(opening) => opening.newest_region(),
+            Self::Between => None,
         }
     }
 

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use arrayvec::ArrayVec;
-use culvert_memory::{Mapping, SharedBytes, SlotId};
+use culvert_memory::{Mapping, RegionId, SharedBytes, SlotId};
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
@@ -171,6 +171,16 @@ impl Opening {
     pub(crate) fn turn_away(&mut self, counters: &mut Counters) -> CloseReason {
         let _ = self.read(counters);
         self.refuse(Refusal::Resources, counters)
+    }
+
+    /// Tells a peer that its window cannot be had; the connection is over.
+    pub(crate) fn turn_away_unregistered(&mut self, counters: &mut Counters) {
+        let _reason = self.refuse(Refusal::Resources, counters);
+    }
+
+    /// The region of the window made ready.
+    pub(crate) fn newest_region(&self) -> Option<RegionId> {
+        Some(self.landing.as_ref()?.last_region()?.id())
     }
 
     /// Refuses the peer, for want of something here.

@@ -44,8 +44,11 @@ pub(crate) fn connect(path: &Path) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// Listens at a path. A socket file that nobody listens at any more is replaced.
-pub(crate) fn listen(path: &Path) -> Result<OwnedFd, Errno> {
+/// Connections that wait to be accepted.
+pub(crate) const BACKLOG: i32 = 128;
+
+/// Binds to a path. A socket file that nobody listens at any more is replaced.
+pub(crate) fn bind(path: &Path) -> Result<OwnedFd, Errno> {
     let socket = new_socket()?;
     let address = SocketAddrUnix::new(path)?;
     match rustix::net::bind(&socket, &address) {
@@ -55,7 +58,6 @@ pub(crate) fn listen(path: &Path) -> Result<OwnedFd, Errno> {
         }
         other => other?,
     }
-    rustix::net::listen(&socket, 128)?;
     Ok(socket)
 }
 

@@ -26,12 +26,14 @@ pub(crate) fn connect(address: SocketAddr) -> Result<OwnedFd, Failure> {
     }
 }
 
-/// Listens; the address with its port resolved.
-pub(crate) fn listen(address: SocketAddr) -> Result<(OwnedFd, SocketAddr), Failure> {
+/// Connections that wait to be accepted.
+pub(crate) const BACKLOG: i32 = 1024;
+
+/// Binds; the address with its port resolved.
+pub(crate) fn bind(address: SocketAddr) -> Result<(OwnedFd, SocketAddr), Failure> {
     let socket = new_socket(address)?;
     socket.set_reuse_address(true).map_err(|error| ("setsockopt", errno(&error)))?;
     socket.bind(&address.into()).map_err(|error| ("bind", errno(&error)))?;
-    socket.listen(1024).map_err(|error| ("listen", errno(&error)))?;
     let bound = socket.local_addr().map_err(|error| ("getsockname", errno(&error)))?;
     let bound = bound.as_socket().ok_or(("getsockname", Errno::AFNOSUPPORT))?;
     Ok((socket.into(), bound))

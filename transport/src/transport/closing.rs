@@ -62,7 +62,9 @@ impl Transport {
                         self.shared.counters.violations += 1;
                         tracing::warn!(%peer, %address, %reason, "connection closed");
                     }
-                    CloseReason::UnsentBound | CloseReason::NoMemory => {
+                    CloseReason::UnsentBound
+                    | CloseReason::NoMemory
+                    | CloseReason::RegionRefused => {
                         tracing::warn!(%peer, %address, %reason, "connection closed");
                     }
                     CloseReason::PeerVanished | CloseReason::Io(_) => {

@@ -21,6 +21,8 @@ pub(crate) struct Listener {
     address: Address,
     /// Not watched before this time: the process was out of descriptors.
     resting: Option<u64>,
+    /// Bound only: the kernel refuses connections.
+    deaf: bool,
 }
 
 impl Drop for Listener {
@@ -32,33 +34,64 @@ impl Drop for Listener {
     }
 }
 
+fn failure((step, source): (&'static str, Errno)) -> ListenError {
+    match source {
+        Errno::ADDRINUSE => ListenError::InUse,
+        _ => ListenError::Io { step, source },
+    }
+}
+
 impl Transport {
-    /// Listens at an address, until the transport is dropped. Returns it with its port resolved.
+    /// Takes an address, until the transport is dropped, without listening there: connections are
+    /// refused until [`Transport::listen`] is called with what this returns, which is the address
+    /// with its port resolved. So a server finds out early that its address is taken.
     ///
     /// A socket file left behind by a process that is gone is replaced.
     ///
     /// # Errors
     ///
     /// [`ListenError::InUse`] when somebody listens there, or what the kernel refused.
-    pub fn listen(&mut self, address: &Address) -> Result<Address, ListenError> {
-        let failure = |(step, source)| match source {
-            Errno::ADDRINUSE => ListenError::InUse,
-            _ => ListenError::Io { step, source },
-        };
+    pub fn bind(&mut self, address: &Address) -> Result<Address, ListenError> {
         let (socket, address) = match address {
             Address::Shm(path) => {
-                let socket = unix::listen(path).map_err(|error| failure(("bind", error)))?;
+                let socket = unix::bind(path).map_err(|error| failure(("bind", error)))?;
                 (socket, address.clone())
             }
             Address::Tcp(wanted) => {
-                let (socket, bound) = stream::listen(*wanted).map_err(failure)?;
+                let (socket, bound) = stream::bind(*wanted).map_err(failure)?;
                 (socket, Address::Tcp(bound))
             }
         };
-        let listener = Listener { socket, address: address.clone(), resting: None };
-        let watched = self.readiness.add_listener(listener.socket.as_fd(), self.listeners.len());
-        watched.map_err(|error| failure(("epoll_ctl", error)))?;
-        self.listeners.push(listener);
+        let address_bound = address.clone();
+        self.listeners.push(Listener { socket, address, resting: None, deaf: true });
+        Ok(address_bound)
+    }
+
+    /// Listens at an address, until the transport is dropped, and binds to it first where
+    /// [`Transport::bind`] has not. Returns it with its port resolved.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transport::bind`].
+    pub fn listen(&mut self, address: &Address) -> Result<Address, ListenError> {
+        let bound = |listener: &Listener| listener.deaf && listener.address == *address;
+        let (index, address) = match self.listeners.iter().position(bound) {
+            Some(index) => (index, address.clone()),
+            None => {
+                let address = self.bind(address)?;
+                (self.listeners.len() - 1, address)
+            }
+        };
+        let listener = &mut self.listeners[index];
+        let backlog = match &listener.address {
+            Address::Shm(_) => unix::BACKLOG,
+            Address::Tcp(_) => stream::BACKLOG,
+        };
+        rustix::net::listen(&listener.socket, backlog)
+            .map_err(|errno| failure(("listen", errno)))?;
+        let watched = self.readiness.add_listener(listener.socket.as_fd(), index);
+        watched.map_err(|errno| failure(("epoll_ctl", errno)))?;
+        listener.deaf = false;
         Ok(address)
     }
 

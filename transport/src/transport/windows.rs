@@ -1,10 +1,10 @@
 //! Landing windows as the caller sees them.
 
-use culvert_memory::Buffer;
+use culvert_memory::{Buffer, SlotId};
 
 use crate::connection::{Connection, slot};
 use crate::transport::Transport;
-use crate::{ConnectionId, Placement, RegionEvent};
+use crate::{CloseReason, ConnectionId, Placement, RegionEvent, RegionRefused};
 
 impl Transport {
     /// Takes `pages` pages of our own window, when this side allocates in it
@@ -68,12 +68,29 @@ impl Transport {
     /// With [`report_regions`](crate::TransportOptions::report_regions) peers are told of new ones
     /// only now, so it has to be called every turn, between [`poll`](Transport::poll) and
     /// [`post`](Transport::post).
-    pub fn regions(&mut self, f: impl FnMut(RegionEvent)) {
+    ///
+    /// A new region that `f` refuses is named by nobody: its connection is closed, or turned away
+    /// while it opens. It is reported as retired all the same.
+    pub fn regions(&mut self, mut f: impl FnMut(RegionEvent) -> Result<(), RegionRefused>) {
         if self.shared.region_events.is_empty() && self.shared.unreported.is_empty() {
             return;
         }
-        self.shared.region_events.drain(..).for_each(f);
+        let mut refused = Vec::new();
+        for event in self.shared.region_events.drain(..) {
+            let added = match &event {
+                RegionEvent::Added(region) => Some(region.id()),
+                RegionEvent::Retired(_) => None,
+            };
+            if f(event).is_err() {
+                refused.extend(added);
+            }
+        }
         for slot in std::mem::take(&mut self.shared.unreported) {
+            let region = self.connections.get(slot).and_then(Connection::newest_region);
+            if region.is_some_and(|region| refused.contains(&region)) {
+                self.refuse_region(slot);
+                continue;
+            }
             match self.connections.get_mut(slot) {
                 None | Some(Connection::Between) => {}
                 Some(Connection::Open(open)) => open.reported(&mut self.shared),
@@ -83,5 +100,13 @@ impl Transport {
                 }
             }
         }
+    }
+
+    /// The newest region of a connection is not to be named.
+    fn refuse_region(&mut self, slot: SlotId) {
+        if let Some(Connection::Opening(opening)) = self.connections.get_mut(slot) {
+            opening.turn_away_unregistered(&mut self.shared.counters);
+        }
+        self.end(slot, CloseReason::RegionRefused);
     }
 }

@@ -51,6 +51,9 @@ pub(crate) struct Landing {
     mode: WindowMode,
     segments: ArrayVec<Segment, SEGMENTS_MAX>,
     pages: u32,
+    /// Pages that the peer of a granted window has been told of. It may write no others: those
+    /// may not be registered yet with the devices that its payload goes to.
+    told_pages: u32,
     pages_max: u32,
     /// The free pages of a named window.
     named: Runs,
@@ -68,6 +71,7 @@ impl Landing {
             mode,
             segments: ArrayVec::new(),
             pages: 0,
+            told_pages: 0,
             pages_max,
             named: Runs::default(),
             active: false,
@@ -113,8 +117,10 @@ impl Landing {
         first
     }
 
-    /// The peer knows the last segment: pages of a named window may be acquired from it.
+    /// The peer knows the last segment: pages of a named window may be acquired from it, those of
+    /// a granted one may come.
     pub(crate) fn acknowledge(&mut self) {
+        self.told_pages = self.pages;
         if self.mode == WindowMode::Named
             && let Some(last) = self.segments.get(self.named.segments())
         {
@@ -136,6 +142,9 @@ impl Landing {
     pub(crate) fn claim(&mut self, placement: Placement) -> Result<Buffer, Violation> {
         debug_assert_eq!(self.mode, WindowMode::Granted);
         let (page, pages) = (placement.page(), placement.pages());
+        if page >= self.told_pages {
+            return Err(Violation::Placement { page, pages });
+        }
         let segment = self.segment(page).ok_or(Violation::Placement { page, pages })?;
         let claimed = segment.window.claim(page - segment.first, pages);
         let buffer = claimed.map_err(|error| claim_violation(error, page, pages))?;
@@ -248,4 +257,33 @@ fn push_return(returns: &mut Vec<Placement>, segment_first: u32, page: u32, page
     }
     returns
         .push(Placement::named(page, pages).expect("a claimed run has the length of a placement"));
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_memory::WindowOptions;
+
+    use super::*;
+
+    fn window(pages: u32) -> Window {
+        let name = String::from("culvert-test");
+        Window::create(&WindowOptions { name, pages, lock: false }).expect("a little memory")
+    }
+
+    #[test]
+    fn no_page_comes_before_the_peer_was_told_of_it() {
+        let mut landing = Landing::new(WindowMode::Granted, 64);
+        landing.grow(window(8));
+        let first = Placement::named(0, 8).expect("a run");
+        let refused = Violation::Placement { page: 0, pages: 8 };
+        assert_eq!(landing.claim(first).err(), Some(refused));
+        landing.acknowledge();
+        assert!(landing.claim(first).is_ok());
+        landing.grow(window(8));
+        let second = Placement::named(8, 4).expect("a run");
+        let refused = Violation::Placement { page: 8, pages: 4 };
+        assert_eq!(landing.claim(second).err(), Some(refused));
+        landing.acknowledge();
+        assert!(landing.claim(second).is_ok());
+    }
 }

@@ -69,7 +69,10 @@ impl Side {
         let seen = &mut self.seen;
         let count = self.transport.poll(now(), 256, &mut |_, event| seen.push(keep(event)));
         let regions = &mut self.regions;
-        self.transport.regions(|event| regions.push(event));
+        self.transport.regions(|event| {
+            regions.push(event);
+            Ok(())
+        });
         self.transport.post(now());
         // The one copy that stands for the wire is made when a frame is sent.
         assert_eq!(culvert_memory::page_bytes_copied(), copied, "payload was copied");

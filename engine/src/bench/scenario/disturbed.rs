@@ -5,7 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use culvert::client::{BlockingClient, ClientOptions};
 use culvert::cluster::Cluster;
+use culvert::config::ByteSize;
 use culvert::node::SystemClock;
 use culvert::reactor::Clock;
 use hdrhistogram::Histogram;
@@ -15,7 +17,8 @@ use super::super::case::TransportKind;
 use super::super::load::End;
 use super::super::measure::connect_for;
 use super::Values;
-use super::bed::{Bed, Ground, LOAD};
+use super::bed::{Bed, Ground, LOAD, PATIENCE};
+use crate::cli::connect::connect;
 use crate::cli::exit::Outcome;
 use crate::cli::status::fetch;
 
@@ -24,14 +27,17 @@ const COPYSETS: u32 = 4;
 /// How often the servers are asked about their checkpoints: they are further apart than this.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// How long a node that does not run is waited for.
+const MISSING_PATIENCE: Duration = Duration::from_millis(200);
+
 /// Operations for which there is room in advance, so that noting them moves nothing.
 const NOTED_MAX: usize = 1 << 24;
 
 /// From and to, by the nodes' clock.
 type Interval = (u64, u64);
 
-/// Operations that were in flight while any replica wrote a checkpoint, against the others of the
-/// same load.
+/// Operations that were submitted while any replica wrote a checkpoint, against the others of the
+/// same load. (All that were in flight would be the slow ones: those are in flight for longer.)
 pub fn while_checkpointing(ground: &Ground<'_>) -> Outcome<Values> {
     let mut bed = ground.filled(COPYSETS)?;
     let cluster = bed.local().cluster().clone();
@@ -55,7 +61,7 @@ pub fn while_checkpointing(ground: &Ground<'_>) -> Outcome<Values> {
     let mut latencies = [histogram(), histogram()];
     for (from, to) in operations {
         let at = checkpoints.partition_point(|(_, end)| *end < from);
-        let during = checkpoints.get(at).is_some_and(|(begin, _)| *begin <= to);
+        let during = checkpoints.get(at).is_some_and(|(begin, _)| *begin <= from);
         latencies[usize::from(during)].saturating_record(to - from);
     }
     if latencies.iter().any(Histogram::is_empty) {
@@ -125,15 +131,19 @@ pub fn with_a_follower_stopped(ground: &Ground<'_>) -> Outcome<Values> {
     if nodes < 3 {
         return Err(anyhow!("without one of {nodes} replicas nothing is written").into());
     }
-    let volume = culvert::config::ByteSize(ground.device_bytes()? / 2);
+    let volume = ByteSize(ground.device_bytes()? / 2);
     let mut local = ground.create(COPYSETS, Some(volume))?;
     // The last node comes when the others have leaders: it leads nothing.
     let last = nodes - 1;
     (0..last).try_for_each(|node| local.start(node, true))?;
     let cluster = local.cluster().clone();
-    let mut client = connect_for(&[], cluster, ground.transport, None)?;
-    local.wait_for_leaders(&mut client, super::bed::PATIENCE)?;
-    drop(client);
+    let short = ClientOptions {
+        request_timeout: MISSING_PATIENCE,
+        attempt_timeout: MISSING_PATIENCE,
+        ..ClientOptions::default()
+    };
+    let client = connect(cluster, ByteSize::mib(2), None, short)?;
+    local.wait_for_leaders(&mut BlockingClient::new(client), PATIENCE)?;
     local.start(last, true)?;
     let mut bed = ground.bed(local)?;
     super::super::measure::fill(&mut bed.client, bed.volume, &mut bed.servers)?;

@@ -44,23 +44,22 @@
 //! connection closes or whose leader is no longer one ends too; what was installed stays, so that
 //! the next task is short.
 
-mod blocks;
 pub(super) mod mark;
 mod receiver;
-mod sending;
+mod retention;
 mod source;
-mod staging;
 mod status;
-mod throttle;
 
 use culvert_memory::Buffer;
 use culvert_nvme::Status;
 
 pub(super) use receiver::{Arrival, Receiver};
-pub(super) use source::{Sources, let_go_index};
+pub(super) use retention::let_go_index;
+pub(super) use source::Sources;
 pub use status::CatchUpStatus;
 
 use super::{Chunkserver, Offence};
+use crate::journal::{ChunkInstalled, ITEM_HEADER_BYTES};
 use crate::network::{ConnectionId, Network, Payloads};
 use crate::wire::{self, CatchUpHead, CatchUpKind, FrameError};
 
@@ -93,6 +92,13 @@ const LOG_RETAINED_FACTOR: u64 = 8;
 
 /// Room in the journal that is left for others when a long item is appended.
 const JOURNAL_HEADROOM_BYTES: usize = 16 << 10;
+
+/// Bytes of items that one journal write must hold, so that a catch-up can install a chunk of so
+/// many blocks whatever has changed in it.
+#[must_use]
+pub fn journal_write_bytes_min(chunk_blocks: u32) -> u64 {
+    (ITEM_HEADER_BYTES + JOURNAL_HEADROOM_BYTES) as u64 + ChunkInstalled::length(chunk_blocks)
+}
 
 /// Commands of a shard that are left for others.
 const COMMANDS_HEADROOM: u32 = 64;

@@ -28,22 +28,23 @@ pub struct CatchUpStatus {
 
 impl CatchUpStatus {
     fn of(source: &Source, now_ns: u64) -> CatchUpStatus {
-        let known = source.work_total != usize::MAX;
         let elapsed_ns = u128::from(now_ns.saturating_sub(source.started_ns)).max(1);
         let rate = u128::from(source.bytes_sent) * 1_000_000_000 / elapsed_ns;
         CatchUpStatus {
             receiver: source.whom.to.0,
             phase: match source.phase {
-                Phase::Beginning | Phase::Listing(_) | Phase::Asking(_) | Phase::Asked(_) => {
-                    "comparing"
-                }
+                Phase::Beginning
+                | Phase::Listing(_)
+                | Phase::Asking(_)
+                | Phase::Asked(_)
+                | Phase::Comparing => "comparing",
                 Phase::Sending | Phase::Settling => "sending",
                 Phase::State(_) | Phase::Confirming | Phase::Offered(_) => "finishing",
                 Phase::Following => "following",
             },
             round: source.rounds,
-            chunks_done: if known { source.work_done() as u64 } else { 0 },
-            chunks_known: if known { source.work_total as u64 } else { 0 },
+            chunks_done: source.chunks_done() as u64,
+            chunks_known: source.chunks_known() as u64,
             blocks_sent: source.blocks_sent,
             bytes_sent: source.bytes_sent,
             bytes_per_second: rate as u64,

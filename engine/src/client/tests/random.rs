@@ -262,6 +262,8 @@ fn everything_at_once() {
         damage_write: 3,
         bad_hint: 300,
         media: 3,
+        no_shm: false,
+        no_leader: false,
     };
     let mut unknown = 0;
     for seed in 0..50 {

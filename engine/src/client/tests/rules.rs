@@ -129,6 +129,225 @@ fn a_discard_is_one_request_per_chunk() {
 }
 
 #[test]
+fn chunks_are_deleted_by_whole_sets() {
+    let mut bench = Bench::plain();
+    let set_blocks = bench.volume.set_blocks();
+    assert_eq!(set_blocks, 256, "4 chunks of 64 blocks");
+    bench.write(1, 7, 200, 200).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    let volume = bench.volume;
+    let mut delete = |offset_blocks, blocks| {
+        let operation = Operation::Delete { volume, offset_blocks, blocks };
+        bench.client.submit(operation, 2).map_err(|refused| refused.reason)
+    };
+    assert_eq!(delete(1, 256), Err(Refusal::NotWholeSets));
+    assert_eq!(delete(0, 255), Err(Refusal::NotWholeSets));
+    assert_eq!(delete(0, 3 * 256), Err(Refusal::TooLarge));
+    assert_eq!(delete(0, 256), Ok(()));
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    bench.read(3, 200, 200).expect("room");
+    let expected: Vec<u64> = (200..400).map(|block| 7 * u64::from(block >= 256)).collect();
+    assert_eq!(bench.outcome(), Ok(expected));
+    let arrivals = bench.world().servers.arrivals.clone();
+    let deletes = arrivals.iter().filter(|(kind, _)| *kind == RequestKind::Delete).count();
+    assert_eq!(deletes, 4, "one for each chunk");
+    bench.check_idle();
+}
+
+#[test]
+fn a_fence_keeps_older_clients_out() {
+    let mut bench = Bench::plain();
+    bench.write(1, 7, 0, 128).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    let volume = bench.volume;
+    let fence = |bench: &mut Bench, epoch| {
+        for copyset in 0..volume.copysets() {
+            let operation = Operation::Fence { volume, copyset, epoch: Epoch(epoch) };
+            bench.client.submit(operation, copyset.into()).expect("room");
+        }
+        let reports = bench.finish();
+        assert_eq!(reports.len(), volume.copysets() as usize);
+        reports[0].result
+    };
+    assert_eq!(fence(&mut bench, 5), Ok(()));
+    assert_eq!(fence(&mut bench, 5), Ok(()), "again is no harm");
+    bench.write(1, 8, 0, 128).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]), "it holds the new epoch");
+    assert_eq!(fence(&mut bench, 4), Err(ClientError::Fenced(Epoch(5))));
+    let operation = Operation::Fence { volume, copyset: 4, epoch: Epoch(9) };
+    let refused = bench.client.submit(operation, 1).expect_err("4 copysets");
+    assert_eq!(refused.reason, Refusal::OutOfRange);
+    let cluster = bench.client.cluster().clone();
+    let network = bench.network.clone();
+    let mut late = Client::new(cluster, network, pool(1 << 20), ClientOptions::default())
+        .expect("good options");
+    let handle = late.open_volume("disk").expect("it exists");
+    std::mem::swap(&mut bench.client, &mut late);
+    let operation = Operation::Read { volume: handle, offset_blocks: 0, blocks: 1 };
+    bench.client.submit(operation, 1).expect("room");
+    assert_eq!(bench.outcome(), Err(ClientError::Fenced(Epoch(5))));
+}
+
+/// What waits for a leader that is stopped, its connections open, goes where the others say.
+#[test]
+fn a_leader_that_is_stopped_is_left() {
+    let mut bench = Bench::plain();
+    let volume = bench.client.cluster().volume("disk").expect("it exists").clone();
+    bench.write(1, 7, 0, 128).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    // Copyset 1 lies behind the volume's second stripe.
+    let copyset = bench.client.cluster().copyset(volume.copysets[1]).expect("it exists").clone();
+    let node = bench.client.cluster().endpoint_of(&copyset.replicas[0]).node;
+    bench.world().stopped.push(node);
+    let requests = bench.client.statistics().requests;
+    bench.write(2, 8, 32, 32).expect("room");
+    bench.read(3, 40, 8).expect("room");
+    let begun_ns = bench.now_ns;
+    let mut reports = Vec::new();
+    while bench.now_ns < begun_ns + 500_000_000 {
+        bench.turn(&mut reports);
+    }
+    assert_eq!(reports, [], "nobody else leads yet");
+    let statistics = *bench.client.statistics();
+    assert_eq!(statistics.deserted, 0, "and nothing is sent elsewhere");
+    assert!((2..=8).contains(&statistics.leaders_asked), "{statistics:?}");
+    assert_eq!(statistics.requests, requests + 2 + statistics.leaders_asked);
+    let index = bench.client.cluster().copysets().iter().position(|c| c.id == copyset.id);
+    bench.world().servers.set_leader(index.expect("its own"), 1);
+    let elected_ns = bench.now_ns;
+    while reports.len() < 2 {
+        bench.turn(&mut reports);
+    }
+    let waited_ns = bench.now_ns - elected_ns;
+    assert!(waited_ns < 150_000_000, "{waited_ns} ns after the election");
+    assert!(reports.iter().all(|report| report.result.is_ok()), "{reports:?}");
+    let statistics = *bench.client.statistics();
+    assert_eq!((statistics.deserted, statistics.timeouts), (2, 0));
+    // It comes back, and finds that it is deposed; what it got is not executed again.
+    bench.world().stopped.clear();
+    while !bench.world().is_quiet() {
+        bench.turn(&mut reports);
+    }
+    assert!(bench.world().servers.executions.values().all(|count| *count == 1));
+    bench.check_idle();
+}
+
+#[test]
+fn one_request_goes_ahead_of_the_others() {
+    let mut bench = Bench::plain();
+    for copyset in 0..4 {
+        bench.world().servers.set_leader(copyset, 2);
+    }
+    for token in 0..100 {
+        if token % 2 == 0 {
+            bench.read(token, token * 16, 16).expect("room");
+        } else {
+            bench.write(token, token, token * 16, 16).expect("room");
+        }
+    }
+    assert!(bench.finish().iter().all(|report| report.result.is_ok()));
+    let statistics = *bench.client.statistics();
+    assert_eq!(statistics.redirects, 4, "one for each copyset");
+    assert_eq!(statistics.retries, 4);
+    // Nobody leads for a while: it is one request that asks, with pauses, and not all.
+    for copyset in 0..4 {
+        bench.world().servers.set_leader(copyset, 0);
+    }
+    bench.world().faults.no_leader = true;
+    for token in 0..100 {
+        bench.read(token, token * 16, 16).expect("room");
+    }
+    let mut reports = Vec::new();
+    let until_ns = bench.now_ns + 500_000_000;
+    while bench.now_ns < until_ns {
+        bench.turn(&mut reports);
+    }
+    let asked = bench.client.statistics().requests - statistics.requests;
+    // 100 were sent to those who led before.
+    assert!(asked < 200, "{asked} requests to find leaders");
+    bench.world().faults.no_leader = false;
+    bench.finish();
+    let statistics = *bench.client.statistics();
+    // They move under load.
+    for token in 0..100 {
+        bench.read(token, token * 16, 16).expect("room");
+    }
+    bench.turn(&mut reports);
+    for copyset in 0..4 {
+        bench.world().servers.set_leader(copyset, 1);
+    }
+    bench.finish();
+    let retries = bench.client.statistics().retries - statistics.retries;
+    assert!(retries <= 100, "each at most once, as it was on its way: {retries}");
+    bench.check_idle();
+}
+
+#[test]
+fn a_client_that_is_closed_leaves_no_session() {
+    let mut bench = Bench::plain();
+    bench.write(1, 7, 0, 128).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    assert_eq!(bench.world().servers.sessions(), 4);
+    // One leader has gone elsewhere since, and something is still on its way.
+    bench.world().servers.set_leader(2, 1);
+    bench.write(2, 8, 0, 128).expect("room");
+    let now_ns = bench.now_ns;
+    bench.client.begin_close(now_ns, Duration::from_secs(1));
+    assert_eq!(bench.read(3, 0, 1), Err(Refusal::Closed));
+    let mut reports = Vec::new();
+    while !bench.client.is_closed() {
+        bench.turn(&mut reports);
+        assert!(bench.now_ns < now_ns + 1_000_000_000, "well before the patience ends");
+    }
+    assert!(reports.iter().all(|report| report.result.is_ok()));
+    assert_eq!(reports.len(), 1);
+    assert_eq!(bench.world().servers.sessions(), 0);
+    bench.check_idle();
+}
+
+#[test]
+fn closing_takes_no_longer_than_it_may() {
+    let mut bench = Bench::plain();
+    bench.write(1, 7, 0, 32).expect("room");
+    bench.client.begin_close(bench.now_ns, Duration::from_secs(1));
+    assert_eq!(bench.outcome(), Ok(vec![]), "what was taken is done, session and all");
+    let mut reports = Vec::new();
+    while !bench.client.is_closed() {
+        bench.turn(&mut reports);
+    }
+    assert_eq!(bench.world().servers.sessions(), 0);
+
+    let mut bench = Bench::plain();
+    bench.write(1, 7, 0, 128).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    bench.world().faults.lose_request = 1000;
+    let now_ns = bench.now_ns;
+    bench.client.begin_close(now_ns, Duration::from_millis(300));
+    while !bench.client.is_closed() {
+        bench.turn(&mut reports);
+    }
+    assert!(bench.now_ns - now_ns < 450_000_000, "{} ns", bench.now_ns - now_ns);
+    assert_eq!(bench.world().servers.sessions(), 4, "they expire");
+    bench.check_idle();
+}
+
+#[test]
+fn a_client_that_is_dropped_tells_the_servers() {
+    let mut bench = Bench::plain();
+    bench.write(1, 7, 0, 128).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    let cluster = bench.client.cluster().clone();
+    let spare =
+        Client::new(cluster, bench.network.clone(), pool(1 << 20), ClientOptions::default());
+    drop(std::mem::replace(&mut bench.client, spare.expect("good options")));
+    let mut reports = Vec::new();
+    while !bench.world().is_quiet() {
+        bench.turn(&mut reports);
+    }
+    assert_eq!(bench.world().servers.sessions(), 0);
+}
+
+#[test]
 fn a_hint_is_followed_at_once() {
     let mut bench = Bench::plain();
     (0..4).for_each(|copyset| bench.world().servers.set_leader(copyset, 2));
@@ -205,6 +424,50 @@ fn addresses_are_tried_in_order() {
     bench.read(1, 0, 256).expect("room");
     bench.outcome().expect("it works");
     assert!(bench.world().asked.iter().all(|asked| matches!(asked, Address::Tcp(_))));
+}
+
+/// Under load: nothing is repeated, and nothing fails.
+#[test]
+fn the_preferred_address_is_tried_again() {
+    let mut bench = Bench::plain();
+    bench.world().faults.no_shm = true;
+    let (mut token, mut reports) = (0, Vec::new());
+    let mut run = |bench: &mut Bench, seconds: u64| {
+        let until_ns = bench.now_ns + seconds * 1_000_000_000;
+        while bench.now_ns < until_ns {
+            while bench.client.in_flight() < 16 {
+                token += 1;
+                let offset = token * 37 % 2000;
+                if token % 2 == 0 {
+                    bench.read(token, offset, 8).expect("room");
+                } else {
+                    bench.write(token, token, offset, 8).expect("room");
+                }
+            }
+            bench.world().delay_ns = 200_000;
+            bench.turn(&mut reports);
+        }
+        assert!(reports.drain(..).all(|report| report.result.is_ok()));
+    };
+    run(&mut bench, 4);
+    let before = *bench.client.statistics();
+    assert_eq!(before.returns, 0);
+    let tried = |bench: &Bench| {
+        let asked = bench.world().asked.clone();
+        asked.iter().filter(|asked| matches!(asked, Address::Shm(_))).count()
+    };
+    let endpoints = before.connects as usize;
+    assert_eq!(tried(&bench), 3 * endpoints, "at first, after 1 s, and 2 s later");
+    bench.world().faults.no_shm = false;
+    run(&mut bench, 5);
+    let after = *bench.client.statistics();
+    assert_eq!(after.returns as usize, endpoints, "all have moved back");
+    assert_eq!((after.retries, after.timeouts), (before.retries, before.timeouts));
+    let moved = tried(&bench);
+    run(&mut bench, 5);
+    assert_eq!(tried(&bench), moved, "and are left alone");
+    bench.finish();
+    bench.check_idle();
 }
 
 #[test]

@@ -47,7 +47,9 @@ pub struct Answer {
 enum Change {
     Write(ChunkId, BlockRange, Vec<(u64, u64)>),
     Discard(ChunkId, BlockRange),
+    Delete(ChunkId),
     OpenSession,
+    CloseSession,
 }
 
 struct Proposal {
@@ -71,11 +73,13 @@ struct CopysetState {
     id: CopysetId,
     /// Index of the leading replica.
     leader: usize,
+    term: u64,
     replicas: usize,
     /// Tag and volume block per chunk block.
     blocks: HashMap<(ChunkId, u32), (u64, u64)>,
     sessions: HashMap<u64, SessionState>,
     next_session: u64,
+    epoch: u64,
 }
 
 pub struct Servers {
@@ -105,10 +109,12 @@ impl Servers {
         let copysets = cluster.copysets().iter().map(|copyset| CopysetState {
             id: copyset.id,
             leader: 0,
+            term: 1,
             replicas: copyset.replicas.len(),
             blocks: HashMap::new(),
             sessions: HashMap::new(),
             next_session: 1,
+            epoch: 0,
         });
         Servers {
             copysets: copysets.collect(),
@@ -128,8 +134,14 @@ impl Servers {
         state.blocks.get(&(chunk, block)).map_or(0, |(tag, _)| *tag)
     }
 
+    /// Open sessions of all copysets.
+    pub fn sessions(&self) -> usize {
+        self.copysets.iter().map(|copyset| copyset.sessions.len()).sum()
+    }
+
     pub fn set_leader(&mut self, copyset: usize, replica: usize) {
         self.copysets[copyset].leader = replica;
+        self.copysets[copyset].term += 1;
     }
 
     pub fn change_leader(&mut self, random: &mut Random) -> Vec<Answer> {
@@ -155,6 +167,7 @@ impl Servers {
             return Vec::new();
         }
         self.copysets[index].leader = leader;
+        self.copysets[index].term += 1;
         let mut answers = Vec::new();
         for proposal in self.proposals.values_mut().filter(|p| p.copyset == index) {
             proposal.orphaned = true;
@@ -195,6 +208,19 @@ impl Servers {
         let index = index.expect("a copyset of the cluster");
         let copyset = &cluster.copysets()[index];
         let leader = &copyset.replicas[self.copysets[index].leader];
+        if request.kind == RequestKind::Leader {
+            let mut said = Reply::new(ReplyStatus::Ok, request.token);
+            (said.value, said.index) = (leader.id.0, self.copysets[index].term);
+            if random.chance(faults.bad_hint) {
+                let any = random.below(copyset.replicas.len() as u64) as usize;
+                said.value = copyset.replicas[any].id.0;
+                said.index = random.below(said.index);
+            }
+            return (vec![reply(connection, &said)], None);
+        }
+        if faults.no_leader {
+            return say(ReplyStatus::NotLeader, 0);
+        }
         if cluster.endpoint_of(leader) != endpoint {
             let hint = match random.chance(faults.bad_hint) {
                 true if random.chance(500) => 0,
@@ -205,6 +231,15 @@ impl Servers {
         }
         if random.chance(faults.busy) {
             return say(ReplyStatus::Busy, 0);
+        }
+        let state = &mut self.copysets[index];
+        if request.epoch.0 < state.epoch {
+            return say(ReplyStatus::Fenced, state.epoch);
+        }
+        if request.kind == RequestKind::Fence {
+            assert_eq!((request.session.0, request.request.0), (0, 0));
+            state.epoch = request.epoch.0;
+            return say(ReplyStatus::Ok, 0);
         }
         if request.kind == RequestKind::Read {
             if random.chance(faults.media) {
@@ -249,6 +284,9 @@ impl Servers {
         if request.kind == RequestKind::OpenSession {
             return Ok(Change::OpenSession);
         }
+        if request.kind == RequestKind::CloseSession {
+            return Ok(Change::CloseSession);
+        }
         let sessions = &self.copysets[index].sessions;
         let session = sessions.get(&request.session.0).ok_or(ReplyStatus::NoSession)?;
         if request.request.0 + WINDOW <= session.highest {
@@ -275,6 +313,7 @@ impl Servers {
                 Ok(Change::Write(request.chunk, request.range, tags))
             }
             RequestKind::Discard => Ok(Change::Discard(request.chunk, request.range)),
+            RequestKind::Delete => Ok(Change::Delete(request.chunk)),
             other => panic!("{other:?} is not a change"),
         }
     }
@@ -301,6 +340,10 @@ impl Servers {
             state.sessions.insert(session, SessionState::default());
             return (ReplyStatus::Ok, session);
         }
+        if matches!(proposal.change, Change::CloseSession) {
+            let closed = state.sessions.remove(&proposal.session).is_some();
+            return (if closed { ReplyStatus::Ok } else { ReplyStatus::NoSession }, 0);
+        }
         let Some(session) = state.sessions.get_mut(&proposal.session) else {
             return (ReplyStatus::NoSession, 0);
         };
@@ -323,7 +366,8 @@ impl Servers {
                     state.blocks.remove(&(*chunk, block));
                 }
             }
-            Change::OpenSession => unreachable!("handled above"),
+            Change::Delete(chunk) => state.blocks.retain(|(of, _), _| of != chunk),
+            Change::OpenSession | Change::CloseSession => unreachable!("handled above"),
         }
         (ReplyStatus::Ok, 0)
     }

@@ -63,6 +63,10 @@ pub struct Faults {
     /// A hint is missing or names any replica.
     pub bad_hint: u64,
     pub media: u64,
+    /// No connection is made over shared memory.
+    pub no_shm: bool,
+    /// No replica leads or knows a leader.
+    pub no_leader: bool,
 }
 
 #[derive(Debug)]
@@ -94,6 +98,8 @@ pub struct World {
     pub servers: Servers,
     /// Nodes that cannot be reached.
     pub down: Vec<usize>,
+    /// Nodes that are stopped: what comes to them stays where it is.
+    pub stopped: Vec<usize>,
     /// Pages of a new connection's windows, and to what they may grow.
     pub window_pages: (u32, u32),
     /// Frames of one connection on their way to the server.
@@ -137,6 +143,7 @@ impl ModelNetwork {
             faults: Faults::default(),
             servers,
             down: Vec::new(),
+            stopped: Vec::new(),
             window_pages: (64, 512),
             queue_frames: 64,
             delay_ns: 10_000,
@@ -200,6 +207,17 @@ impl World {
     }
 
     fn do_happen(&mut self, happening: Happening) {
+        let stopped = match &happening {
+            Happening::ToServer(_, endpoint, ..) => self.stopped.contains(&endpoint.node),
+            Happening::Connect(connection) => {
+                let node = self.links.iter().find(|link| link.id == *connection);
+                node.is_some_and(|link| self.stopped.contains(&link.endpoint.node))
+            }
+            _ => false,
+        };
+        if stopped {
+            return self.happen(10_000_000, happening);
+        }
         match happening {
             Happening::Connect(connection) => self.finish_connecting(connection),
             Happening::ToServer(connection, endpoint, frame, payload, pages) => {
@@ -246,7 +264,8 @@ impl World {
     }
 
     fn finish_connecting(&mut self, connection: ConnectionId) {
-        let fails = self.random.chance(self.faults.connect_fails);
+        let shm = matches!(self.asked[connection.slot() as usize], Address::Shm(_));
+        let fails = self.random.chance(self.faults.connect_fails) || (shm && self.faults.no_shm);
         let Some(link) = self.link(connection) else { return };
         let endpoint = link.endpoint;
         link.established = true;
@@ -484,7 +503,7 @@ impl Network for ModelNetwork {
         self.0.borrow_mut().link(connection).map_or(0, |link| link.granted)
     }
 
-    fn regions(&mut self, _: &mut dyn FnMut(RegionEvent)) {}
+    fn regions(&mut self, _: &mut RegionHandler<'_>) {}
 
     fn counters(&self) -> NetworkCounters {
         NetworkCounters::default()

@@ -102,7 +102,7 @@ impl Pair {
         self.current = None;
         // What was found is durable, and what recovery released is free at once.
         self.durable = (self.taken.len(), LogIndex(commit as u64));
-        assert_eq!(self.receiver.store.verify(self.receiver.live()), Ok(0));
+        assert_eq!(self.receiver.store.verify(self.receiver.live(), &[]), Ok(0));
     }
 
     fn send(&mut self, plan: &Plan) {
@@ -237,7 +237,7 @@ proptest! {
         }
         pair.receiver.turn();
         prop_assert_eq!(pair.receiver.digest(false), pair.sender.digest(false));
-        prop_assert_eq!(pair.receiver.store.verify([]), Ok(0));
-        prop_assert_eq!(pair.sender.store.verify([]), Ok(0));
+        prop_assert_eq!(pair.receiver.store.verify([], &[]), Ok(0));
+        prop_assert_eq!(pair.sender.store.verify([], &[]), Ok(0));
     }
 }

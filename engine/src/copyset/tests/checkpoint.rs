@@ -98,7 +98,7 @@ impl Checkpoint {
             }
         }
         let live = live(&recovered.log[commit.0 as usize..]);
-        recovered.store.finish_recovery(live).expect("nothing is used twice");
+        recovered.store.finish_recovery(live, &[]).expect("nothing is used twice");
         recovered
     }
 }

@@ -18,7 +18,7 @@ use super::{OpenError, Opened, Opening, OpeningMode, ShardConfig};
 use crate::device::{
     Blocking, DeviceHeader, DeviceIoError, STRUCTURE_BYTES, ShardLayout, Superblock, read_copies,
 };
-use crate::ids::{BlockRange, Extents, LogIndex, OPERATION_BLOCKS_MAX};
+use crate::ids::{BlockRange, Extent, LogIndex, OPERATION_BLOCKS_MAX};
 use crate::store::{BlockStates, ChunkKey, LivePayload, Place, Store};
 
 /// Payload of an entry that is kept and not applied.
@@ -29,14 +29,23 @@ pub struct HeldPayload {
     /// The entry.
     pub index: LogIndex,
     /// Where it lies.
-    pub extents: Extents,
+    pub extents: Vec<Extent>,
     /// The checksum of each of its blocks.
     pub crcs: Vec<u32>,
 }
 
+/// What was made of a group.
+#[derive(Clone, Debug)]
+pub struct Rebuilt {
+    /// What the entries that are not applied hold.
+    pub held: Vec<HeldPayload>,
+    /// Whether everything was there and could be read; if not, the group is damaged.
+    pub whole: bool,
+}
+
 /// Brings a group's maps up to its applied note, as its composer would, and says what the entries
-/// behind hold. `None`: the group's state cannot be read.
-pub type Rebuild<'r> = dyn FnMut(&mut Store, &RecoveredGroup) -> Option<Vec<HeldPayload>> + 'r;
+/// behind hold.
+pub type Rebuild<'r> = dyn FnMut(&mut Store, &RecoveredGroup) -> Rebuilt + 'r;
 
 /// How far a check is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,15 +126,17 @@ impl<Q: QueuePair + ?Sized> ShardCheck<'_, Q> {
                 .note(Subject::Checkpoint { shard: number }, "is damaged; the one before it does");
         }
         let mut held = Vec::new();
+        let mut damaged = Vec::new();
         for group in &groups {
             let subject = Subject::Group { shard: number, copyset: group.copyset };
-            if let Some(damage) = group.damaged {
-                report.lost(subject, damage.first_bad.0);
+            let rebuilt = rebuild(&mut store, group);
+            held.extend(rebuilt.held);
+            match (group.damaged, rebuilt.whole) {
+                (Some(damage), _) => report.lost(subject, damage.first_bad.0),
+                (None, true) => continue,
+                (None, false) => report.damage(subject, &"its state cannot be read"),
             }
-            match rebuild(&mut store, group) {
-                Some(more) => held.extend(more),
-                None => report.damage(subject, &"its state cannot be read"),
-            }
+            damaged.push(group.copyset);
         }
         shard.groups = groups.len() as u64;
         shard.recovery = recovery;
@@ -136,11 +147,18 @@ impl<Q: QueuePair + ?Sized> ShardCheck<'_, Q> {
                 extents: &payload.extents,
             })
         };
-        if let Err(error) = store.finish_recovery(payloads()) {
-            report.damage(Subject::Space { shard: number }, &error);
-            return Ok(shard);
+        let lost = match store.finish_recovery(payloads(), &damaged) {
+            Ok(lost) => lost,
+            Err(error) => {
+                report.damage(Subject::Space { shard: number }, &error);
+                return Ok(shard);
+            }
+        };
+        for (copyset, blocks) in lost {
+            let detail = format!("{blocks} of its blocks belong to other copysets by now");
+            report.damage(Subject::Group { shard: number, copyset }, &detail);
         }
-        match store.verify(payloads()) {
+        match store.verify(payloads(), &damaged) {
             Ok(leaked) => shard.leaked_blocks = leaked,
             Err(error) => report.damage(Subject::Space { shard: number }, &error),
         }

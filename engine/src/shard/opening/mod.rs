@@ -176,7 +176,7 @@ impl Opening {
     pub fn complete(&mut self, completion: Completion) {
         let Completion { tag, status, buffer, pages } = completion;
         drop(pages);
-        let Some(purpose) = self.commands.finish(tag) else { return };
+        let Some((purpose, _)) = self.commands.finish(tag) else { return };
         if self.result.is_some() {
             return;
         }

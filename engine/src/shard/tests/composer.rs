@@ -7,8 +7,8 @@ use culvert_memory::Pages;
 
 use super::rig::{Random, Rig};
 use crate::ids::{
-    BatchNumber, BlockRange, ChunkId, CopysetId, Epoch, Extent, Extents, LogIndex, ReplicaId,
-    RequestNumber, SessionId, Term,
+    BatchNumber, BlockRange, ChunkId, CopysetId, Epoch, Extent, LogIndex, ReplicaId, RequestNumber,
+    SessionId, Term,
 };
 use crate::journal::{HardState, Item, ReplicaIdentity, Space};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
@@ -19,7 +19,7 @@ use crate::store::{ChunkKey, LivePayload, Store};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LogEntry {
     pub(super) record: Vec<u8>,
-    pub(super) extents: Extents,
+    pub(super) extents: Vec<Extent>,
 }
 
 impl LogEntry {
@@ -35,7 +35,7 @@ impl LogEntry {
 /// What a group did, in order, and in which batch.
 #[derive(Clone, Debug)]
 enum Act {
-    Append(LogEntry),
+    Append(Box<LogEntry>),
     Truncate(LogIndex),
     HardState(HardState),
 }
@@ -73,7 +73,7 @@ impl Composer {
     pub(super) fn create(recovered: Recovered, groups: u32) -> Composer {
         let Recovered { mut shard, groups: found, .. } = recovered;
         assert!(found.is_empty());
-        shard.finish_recovery([]).expect("nothing is used");
+        shard.finish_recovery([], &[]).expect("nothing is used");
         let chunk_blocks = shard.store().geometry().chunk_blocks;
         let mut composer =
             Composer { shard, groups: BTreeMap::new(), number: 0, chunks: 3, chunk_blocks };
@@ -130,7 +130,7 @@ impl Composer {
         let index = LogIndex(group.base.0 + group.log.len() as u64 + 1);
         let mut bytes = [0; RECORD_BYTES_MAX];
         let record = proposal.emit(copyset, Term(group.term), index, &mut bytes).to_vec();
-        let extents = payload.as_ref().map_or_else(Extents::new, |(extents, _)| extents.clone());
+        let extents = payload.as_ref().map_or_else(Vec::new, |(extents, _)| extents.to_vec());
         let batch = self.shard.append(&record, &extents, None);
         if let Some((extents, (buffer, _))) = payload {
             let pages: Pages = buffer.freeze();
@@ -139,7 +139,7 @@ impl Composer {
         let entry = LogEntry { record, extents };
         group.log.push(entry.clone());
         group.batches.insert(index, batch);
-        group.history.push((batch, Act::Append(entry)));
+        group.history.push((batch, Act::Append(Box::new(entry))));
         true
     }
 
@@ -260,7 +260,7 @@ impl Composer {
             index: *index,
             extents,
         });
-        shard.finish_recovery(live).expect("maps and records agree");
+        shard.finish_recovery(live, &[]).expect("maps and records agree");
         let composer = Composer { shard, groups, ..self };
         composer.check_payload(rig);
         composer
@@ -387,7 +387,7 @@ impl ModelGroup {
                 while log.last().is_some_and(|last| last.index() >= entry.index()) {
                     log.pop();
                 }
-                log.push(entry.clone());
+                log.push(LogEntry::clone(entry));
             }
             Act::Truncate(from) => log.retain(|old| old.index() < *from),
             Act::HardState(state) => *hard_state = *state,

@@ -52,7 +52,9 @@ impl Machine {
             }
         }
         self.pair.ring();
-        self.pair.poll(256, &mut |completion| shard.complete(now, completion, events));
+        self.pair.poll(256, &mut |completion| {
+            shard.complete(now, completion, events);
+        });
         events.clear();
     }
 }
@@ -75,7 +77,7 @@ fn append_and_recovery() {
         let mut machine = Machine { pair, pool, header, config };
         let recovered = machine.open();
         let mut shard = recovered.shard;
-        shard.finish_recovery([]).expect("empty");
+        shard.finish_recovery([], &[]).expect("empty");
         let copyset = CopysetId(1);
         shard.append_item(&Item::ReplicaCreated(copyset, ReplicaIdentity::default(), &[]));
         let page = machine.pool.acquire(1).expect("page").freeze();

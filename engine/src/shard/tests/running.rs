@@ -6,7 +6,7 @@ use super::composer::Composer;
 use super::rig::{Random, Rig, RigOptions};
 use crate::ids::{BatchNumber, CopysetId, Extent, LogIndex};
 use crate::journal::{BLOCK_HEADER_BYTES, Space};
-use crate::shard::check::{HeldPayload, check};
+use crate::shard::check::{HeldPayload, Rebuilt, check};
 use crate::shard::{
     Event, FailedCommand, OpenError, OpeningMode, RecoveredGroup, Shard, ShardConfig,
 };
@@ -293,11 +293,10 @@ fn a_bad_superblock_is_no_matter_while_the_other_is_whole() {
 }
 
 /// Brings the maps up to the note, like [`Composer`] does.
-fn rebuild(store: &mut Store, group: &RecoveredGroup) -> Option<Vec<HeldPayload>> {
-    let image = group
-        .image
-        .as_ref()
-        .map_or(Some(0), |image| Some(u64::from_le_bytes(image[..].try_into().ok()?)))?;
+fn rebuild(store: &mut Store, group: &RecoveredGroup) -> Rebuilt {
+    let image = group.image.as_ref();
+    let image = image
+        .map_or(0, |image| u64::from_le_bytes(image[..].try_into().expect("as it was written")));
     let mut held = Vec::new();
     for entry in group.entries.iter() {
         let view = entry.record;
@@ -309,7 +308,7 @@ fn rebuild(store: &mut Store, group: &RecoveredGroup) -> Option<Vec<HeldPayload>
             super::composer::apply_record(store, key, view, &entry.extents);
         }
     }
-    Some(held)
+    Rebuilt { held, whole: true }
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn what_is_loaded_is_what_was_written() {
         assert_eq!(loaded.covers(key(chunk), index), store.covers(key(chunk), index));
     }
     assert_eq!(loaded.mapped_blocks(COPYSET), 3);
-    loaded.finish_recovery([]).expect("sound");
+    loaded.finish_recovery([], &[]).expect("sound");
     assert_eq!(loaded.statistics().free_blocks, 2000 - 2);
 }
 
@@ -145,7 +145,7 @@ fn pieces_out_of_order_are_refused() {
     assert_eq!(order(&[0, 2, 3]), Err(ImageError::Field("mapped")));
     assert_eq!(order(&[0, 1, 2, 3, 0]), Err(ImageError::Order));
     let mut cut = load(store.geometry(), &own[..3]).expect("a beginning");
-    assert_eq!(cut.finish_recovery([]), Err(SpaceError::Unfinished(key(5))));
+    assert_eq!(cut.finish_recovery([], &[]), Err(SpaceError::Unfinished(key(5))));
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn images_that_name_a_block_twice_are_found() {
     let mut loaded = load(store.geometry(), &pieces).expect("each block is possible");
     let user = |block| User::Chunk { key: key(5), block };
     let error = SpaceError::DoubleUse { block: 1, first: user(1), second: user(3) };
-    assert_eq!(loaded.finish_recovery([]), Err(error));
+    assert_eq!(loaded.finish_recovery([], &[]), Err(error));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_chunk_deleted_behind_its_capture_is_gone() {
     let mut loaded = load(store.geometry(), &all).expect("own image");
     assert_eq!(loaded.chunk(key(5)), None);
     assert!(loaded.covers(key(5), LogIndex(2)));
-    loaded.finish_recovery([]).expect("sound");
+    loaded.finish_recovery([], &[]).expect("sound");
     assert_eq!(loaded.statistics().free_blocks, 64);
 }
 
@@ -202,7 +202,7 @@ proptest! {
             piece[at] ^= bits;
         }
         if let Ok(mut store) = load(geometry(2000, 1500), &pieces) {
-            prop_assert!(store.finish_recovery([]).is_ok() || store.space.is_none());
+            prop_assert!(store.finish_recovery([], &[]).is_ok() || store.space.is_none());
         }
     }
 
@@ -217,7 +217,7 @@ proptest! {
         }
         let mut store = Store::recovering(geometry(64, 64));
         if store.load(&bytes).is_ok() {
-            let _ = store.finish_recovery([]);
+            let _ = store.finish_recovery([], &[]);
         }
     }
 }

@@ -41,7 +41,7 @@ fn a_difference_is_added_and_releases_what_it_replaces() {
     assert_eq!(store.mapped_blocks(COPYSET), 4);
     assert!(store.covers(key(1), LogIndex(15)));
     settle(&mut store, &mut 0);
-    assert_eq!(store.verify([]), Ok(0));
+    assert_eq!(store.verify([], &[]), Ok(0));
     assert_eq!(store.statistics().free_blocks, 60);
     // Again, from the journal: nothing happens to what the map names.
     assert_eq!(store.install(&install((10, 15, 10), &blocks)), Ok(Change::Skipped));
@@ -59,7 +59,7 @@ fn another_life_replaces_all() {
     assert_eq!(store.chunk(key(1)).expect("a chunk").birth, LogIndex(20));
     settle(&mut store, &mut 0);
     assert_eq!(store.statistics().free_blocks, 63);
-    assert_eq!(store.verify([]), Ok(0));
+    assert_eq!(store.verify([], &[]), Ok(0));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn what_does_not_fit_changes_nothing() {
     let twice = [InstallBlock { block: 3, state: good }, InstallBlock { block: 3, state: good }];
     assert_eq!(store.install(&install((10, 15, 10), &twice)), field("order"));
     assert_eq!(store.statistics(), before);
-    assert_eq!(store.verify([]), Ok(0));
+    assert_eq!(store.verify([], &[]), Ok(0));
 }
 
 #[test]

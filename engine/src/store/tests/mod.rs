@@ -97,7 +97,7 @@ fn a_deleted_chunk_goes_by_leaves_in_bounded_steps() {
     assert_eq!(store.statistics().free_blocks, 2048);
     while store.reclaim() {}
     assert_eq!(store.statistics().free_blocks, 8192);
-    assert_eq!(store.verify([]), Ok(0));
+    assert_eq!(store.verify([], &[]), Ok(0));
     // A new life uses the same leaves, and finds nothing in them.
     let memory = store.memory_bytes();
     write(&mut store, key(1), 9001, range(700, 1));
@@ -148,7 +148,7 @@ fn missing_payload_is_mapped_but_nowhere() {
     assert_eq!(blocks[0].place, Place::At(0));
     assert_eq!(blocks[1], BlockState { place: Place::Missing, crc: 2, index: LogIndex(1) });
     assert_eq!(store.mapped_blocks(COPYSET), 3);
-    assert_eq!(store.verify([]), Ok(0));
+    assert_eq!(store.verify([], &[]), Ok(0));
     assert!(!store.relocate(key(1), 5, blocks[0], 9), "that is another block's state");
     let to = store.allocate(1).expect("room")[0].start;
     assert!(store.relocate(key(1), 5, blocks[1], to), "a peer had the bytes");
@@ -161,13 +161,13 @@ fn verify_finds_double_use_and_leaks() {
     let mut store = Store::new(geometry(64, 64));
     let extents = write(&mut store, key(1), 1, range(0, 2));
     let leaked = store.allocate(3).expect("room");
-    assert_eq!(store.verify([]), Ok(3));
+    assert_eq!(store.verify([], &[]), Ok(3));
     let live = LivePayload { key: key(2), index: LogIndex(9), extents: &leaked };
-    assert_eq!(store.verify([live]), Ok(0));
+    assert_eq!(store.verify([live], &[]), Ok(0));
     let live = LivePayload { key: key(2), index: LogIndex(9), extents: &extents };
     let first = User::Chunk { key: key(1), block: 0 };
     let second = User::Record { key: key(2), index: LogIndex(9) };
-    assert_eq!(store.verify([live]), Err(SpaceError::DoubleUse { block: 0, first, second }));
+    assert_eq!(store.verify([live], &[]), Err(SpaceError::DoubleUse { block: 0, first, second }));
 }
 
 #[test]

@@ -320,7 +320,7 @@ impl Harness {
             .iter()
             .map(|extents| LivePayload { key: key(99), index: LogIndex(1), extents })
             .collect();
-        assert_eq!(self.store.verify(live), Ok(0));
+        assert_eq!(self.store.verify(live, &[]), Ok(0));
     }
 
     /// Ends all that holds anything back: what is not mapped is free then.
@@ -338,7 +338,7 @@ impl Harness {
         let statistics = self.store.statistics();
         assert_eq!(statistics.free_blocks + statistics.mapped_blocks, u64::from(DATA_BLOCKS));
         assert_eq!(statistics.waiting_blocks, 0);
-        assert_eq!(self.store.verify([]), Ok(0));
+        assert_eq!(self.store.verify([], &[]), Ok(0));
         for chunk in 0..CHUNKS {
             self.index += 1;
             self.store.delete(key(chunk), LogIndex(self.index));

@@ -2,8 +2,8 @@
 
 use culvert_memory::Pages;
 
-use super::receiver::Fault;
-use super::{COMMANDS_HEADROOM, FRAME_BLOCKS_MAX};
+use super::super::{COMMANDS_HEADROOM, FRAME_BLOCKS_MAX};
+use super::fault::Fault;
 use crate::ids::{BLOCK_SIZE, CopysetId, Extent, Extents, LogIndex, OPERATION_BLOCKS_MAX};
 use crate::journal::{ChunkInstalled, HOLE, InstalledBlock, InstalledHead, NOWHERE};
 use crate::shard::Shard;
@@ -41,7 +41,7 @@ impl Staging {
     ) -> Result<bool, Fault> {
         self.check(items, runs, shard)?;
         let blocks: u32 = runs.iter().map(Pages::pages).sum();
-        let free = shard.store().statistics().free_blocks;
+        let free = shard.store().free_blocks();
         let commands = shard.commands_free();
         if blocks > 0 && free < u64::from(blocks + reserve_blocks) {
             return Ok(false);

@@ -7,13 +7,15 @@ use culvert_memory::{Buffer, Pages};
 use culvert_nvme::Status;
 use zerocopy::IntoBytes;
 
+use super::super::{CATCH_UP_TOKEN, COMMANDS_HEADROOM, FRAME_BLOCKS_MAX};
+use super::Desk;
 use super::blocks::is_intact;
-use super::source::{Desk, Ending, Stop};
-use super::{CATCH_UP_TOKEN, COMMANDS_HEADROOM, FRAME_BLOCKS_MAX};
-use crate::ids::{BLOCK_SIZE, ChunkId, Extent, LogIndex};
+use super::ending::{Ending, Stop};
+use super::plan::Work;
+use crate::ids::{BLOCK_SIZE, Extent, LogIndex};
 use crate::network::{Network, Placement};
 use crate::store::{BlockState, ChunkKey, ChunkSummary, FreezeError, FrozenId, Place};
-use crate::wire::{CATCH_UP_BODY_BYTES, ChunkBlock, ManifestItem};
+use crate::wire::{CATCH_UP_BODY_BYTES, ChunkBlock};
 
 /// Blocks of one piece: what lies together on the device, or holes.
 const PIECE_BLOCKS_MAX: usize = 16;
@@ -29,33 +31,6 @@ const FRAME_ITEMS_MAX: usize = CATCH_UP_BODY_BYTES / size_of::<ChunkBlock>();
 
 const _: () = assert!(FRAME_BLOCKS_MAX >= PIECE_BLOCKS_MAX);
 const _: () = assert!(FRAME_ITEMS_MAX >= PIECE_BLOCKS_MAX);
-
-/// A chunk in which the receiver differs.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Work {
-    pub chunk: ChunkId,
-    /// Birth and applied index of what the receiver holds.
-    pub held: Option<(LogIndex, LogIndex)>,
-    /// The receiver has more blocks mapped than it will have.
-    pub shrinks: bool,
-}
-
-impl Work {
-    /// What the receiver needs of a chunk; `None`: nothing by this way.
-    pub fn of(
-        summary: &ChunkSummary,
-        held: Option<&ManifestItem>,
-        round: LogIndex,
-    ) -> Option<Work> {
-        let born_later = summary.birth > round;
-        let held_at = held.map(|held| (LogIndex(held.birth.get()), LogIndex(held.applied.get())));
-        let there = held_at
-            .is_some_and(|(birth, applied)| birth == summary.birth && applied >= summary.applied);
-        let shrinks = held.is_some_and(|held| held.mapped.get() > summary.mapped);
-        let work = Work { chunk: summary.key.chunk, held: held_at, shrinks };
-        (!born_later && !there).then_some(work)
-    }
-}
 
 /// What a piece waits for.
 enum Bytes {
