@@ -13,6 +13,7 @@ const SEERS: &[(&str, &str)] = &[
     ("engine/src/bench/load.rs", "what the load will write, filled before it is measured"),
     ("engine/src/client/transfer.rs", "a file on its way in or out"),
     ("engine/src/device/format.rs", "headers and superblocks"),
+    ("engine/src/raft_group/proposals.rs", "no pages: a list of runs"),
     ("engine/src/shard/appender.rs", "the journal"),
     ("engine/src/shard/check/mod.rs", "superblocks"),
     ("engine/src/shard/checkpoint_stream.rs", "the checkpoint"),
