@@ -1,9 +1,10 @@
 //! A chunkserver inside a program of your own: three nodes in one process and one thread.
 //!
 //! The engine has no `main`, no threads and no global state. A program that holds a
-//! [`NodeReactor`] decides when it gets a turn; here three of them and a client take turns in one
-//! loop. In earnest each reactor has a thread and a core of its own (`culvert::node::serve` does
-//! that), and the nodes are on different machines.
+//! [`NodeReactor`] decides when it gets a turn; in the short run three of them and a client take
+//! turns in one loop, until the client has what it wants. In earnest each reactor has a thread and a
+//! core of its own and sleeps when it is idle: [`serve`] does that, and so does the long run here.
+//! The nodes are on different machines then.
 //!
 //! ```sh
 //! cargo run --example embedded              # writes a block, reads it back, ends
@@ -11,6 +12,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -18,7 +20,7 @@ use culvert::client::{Client, ClientOptions, Clock, Operation};
 use culvert::cluster::{Cluster, Device, Node, PlanOptions, Reactor, VolumeOptions};
 use culvert::config::{ByteSize, DeviceConfig, NodeConfig};
 use culvert::device::{FormatOptions, LayoutOptions, format};
-use culvert::node::NodeReactor;
+use culvert::node::{NodeReactor, Stop, serve};
 use culvert_memory::{Pool, PoolOptions};
 use culvert_nvme::{DeviceUri, OpenOptions, QueuePair, open};
 use culvert_transport::{Identity, PeerKind, Transport, TransportOptions};
@@ -34,26 +36,35 @@ fn main() -> Result<()> {
 
     let configs: Vec<NodeConfig> = (0..NODES).map(|number| configure(folder, number)).collect();
     let cluster = plan(&configs)?;
+    cluster.save(&folder.join("cluster.toml"))?;
+    if named.is_some() {
+        println!("serving the volume disk of {}", folder.join("cluster.toml").display());
+        return serve_for_ever(&configs, &cluster);
+    }
     let mut nodes = Vec::new();
     for config in &configs {
         nodes.push(NodeReactor::open(config, &cluster, 0, true)?);
     }
-    cluster.save(&folder.join("cluster.toml"))?;
-
-    if named.is_some() {
-        println!("serving the volume disk of {}", folder.join("cluster.toml").display());
-        loop {
-            // Reactors that share a thread must not sleep while another has something to do.
-            let mut busy = false;
-            for node in &mut nodes {
-                busy |= node.turn();
-            }
-            if !busy {
-                std::thread::sleep(std::time::Duration::from_micros(100));
-            }
-        }
-    }
     write_and_read(&mut nodes, cluster)
+}
+
+/// Runs each node as it would run alone. [`serve`] gives each reactor a thread, and there a loop
+/// of [`NodeReactor::turn_or_idle`]: poll while there is work and a little longer, then sleep until
+/// a frame, a completion or a timer. Reactors that share a thread cannot sleep, because another
+/// might have something to do.
+fn serve_for_ever(configs: &[NodeConfig], cluster: &Cluster) -> Result<()> {
+    let stop = Stop::default();
+    let run = |config| {
+        let result = serve(config, cluster, true, &stop, |_addresses| {});
+        // One that does not start, or fails, ends the others.
+        stop.stop();
+        result
+    };
+    thread::scope(|scope| {
+        let nodes: Vec<_> = configs.iter().map(|config| scope.spawn(|| run(config))).collect();
+        nodes.into_iter().try_for_each(|node| node.join().expect("a node does not panic"))
+    })?;
+    Ok(())
 }
 
 /// What a node's configuration file would say.

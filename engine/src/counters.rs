@@ -33,9 +33,9 @@ pub struct Counters {
     pub entries_fed_from_device: u64,
     /// Bytes of blocks sent to replicas that lack more than the log holds.
     pub catch_up_bytes_sent: u64,
-    /// User bytes written: payload of entries applied here as leader or follower.
+    /// User bytes written: payload of entries applied here, as leader or as follower.
     pub user_bytes_written: u64,
-    /// User bytes read.
+    /// User bytes read: payload of successful answers.
     pub user_bytes_read: u64,
     /// Blocks read whose checksum did not match.
     pub bad_blocks: u64,
@@ -43,8 +43,6 @@ pub struct Counters {
     pub bad_payloads: u64,
     /// Raft messages refused by the guard.
     pub messages_refused: u64,
-    /// Payload bytes copied by the CPU, other than what stands for wire or device. Stays zero.
-    pub payload_bytes_copied: u64,
 }
 
 /// Monotonic counts of what one reactor runs over: its transport, its queue pairs, its thread.
@@ -58,7 +56,8 @@ pub struct DriverCounters {
     pub wire_bytes_copied: u64,
     /// Bytes that the CPU copied where a device's DMA would: emulated controllers.
     pub device_bytes_copied: u64,
-    /// Payload bytes that the transport copied for any other reason. Stays zero.
+    /// Bytes of pages that the CPU copied in turns of the reactor for any other reason:
+    /// [`culvert_memory::page_bytes_copied`] less `wire_bytes_copied`.
     pub payload_bytes_copied: u64,
     /// Frames sent to nodes and clients.
     pub frames_sent: u64,
@@ -90,7 +89,6 @@ impl DriverCounters {
             system_calls: network.system_calls,
             allocations: culvert_memory::allocations(),
             wire_bytes_copied: network.wire_copy_bytes,
-            payload_bytes_copied: network.payload_copy_bytes,
             frames_sent: network.frames_sent,
             frames_received: network.frames_received,
             payload_bytes_sent: network.payload_bytes_sent,

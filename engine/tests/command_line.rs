@@ -202,6 +202,11 @@ impl Server {
 
     /// Starts the node of a folder and waits until it serves.
     fn start(folder: &Path, extra: &[&str]) -> Server {
+        Server::start_until(folder, extra, "")
+    }
+
+    /// ... or until the complaint of `status` has these words in it.
+    fn start_until(folder: &Path, extra: &[&str], words: &str) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
         command.args(["serve", "--config", &path_in(folder, "node.toml")]).args(extra);
         let mut child = command.stderr(Stdio::null()).spawn().expect("the binary runs");
@@ -209,11 +214,11 @@ impl Server {
         let since = Instant::now();
         loop {
             let status = culvert(&["status", "--cluster", &cluster, "--timeout", "0.2"]);
-            if status.status.success() {
+            let said = String::from_utf8_lossy(&status.stderr).into_owned();
+            if status.status.success() || (!words.is_empty() && said.contains(words)) {
                 return Server(child);
             }
             let ended = child.try_wait().expect("a child of ours");
-            let said = String::from_utf8_lossy(&status.stderr).into_owned();
             assert!(ended.is_none(), "it ended: {ended:?}");
             assert!(since.elapsed() < Duration::from_secs(20), "it does not serve: {said}");
             std::thread::sleep(Duration::from_millis(20));
@@ -287,6 +292,34 @@ fn the_device_of_a_live_node_is_left_alone() {
         again.kill();
         expect(0, &["check", "--device", &device]);
     }
+}
+
+/// A replica that nobody created serves nothing, and `status` says so with its exit code.
+#[test]
+fn status_shows_shards_and_complains_of_replicas_out_of_service() {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+    let server = Server::make(folder.path(), &device_in(folder.path())).expect("it is emulated");
+    let cluster = path_in(folder.path(), "cluster.toml");
+    let (printed, _) = expect(0, &["status", "--cluster", &cluster]);
+    let line = printed.lines().find(|line| line.starts_with("  shard 0 of emulated:64MiB"));
+    let line = line.unwrap_or_else(|| panic!("{printed}"));
+    assert!(line.contains("blocks of 4096, no volatile cache") && line.contains("ring "), "{line}");
+    let (printed, _) = expect(0, &["status", "--cluster", &cluster, "--json"]);
+    let status: Value = serde_json::from_str(&printed).expect("JSON");
+    let device = &status["nodes"][0]["reactors"][0]["shards"][0]["device"];
+    assert_eq!(device["backend"], "emulated");
+    assert_eq!(device["block_size"], 4096);
+    assert_eq!(device["volatile_write_cache"], false);
+    server.kill();
+
+    // Another cluster file with the same device knows another replica.
+    let config = path_in(folder.path(), "node.toml");
+    let plan = ["cluster", "plan", &config, "--out", &cluster, "--force"];
+    expect(0, &[&plan[..], &["--replicas", "1", "--copysets", "1"]].concat());
+    let _server = Server::start_until(folder.path(), &[], "out of service");
+    let (printed, said) = expect(1, &["status", "--cluster", &cluster]);
+    assert!(said.contains("1 replicas are out of service"), "{said}");
+    assert!(printed.contains("0 out: "), "{printed}");
 }
 
 /// An address that is taken is found before recovery writes, and said once.

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use crate::owner::PageOwner;
 use crate::region::Region;
-use crate::{PAGE_SIZE, Pages, checksum, raw};
+use crate::{PAGE_SIZE, Pages, checksum, copied, raw};
 
 /// A run of adjacent pages with one owner.
 ///
@@ -90,6 +90,7 @@ impl Buffer {
     /// When they do not fit.
     pub fn copy_from_slice(&mut self, offset: usize, source: &[u8]) {
         let target = self.bytes_at(offset, source.len());
+        copied::count(source.len());
         // SAFETY: `target` has `source.len()` bytes by the check above; they cannot be part of
         // `source`, since this buffer is their only owner and is borrowed for itself.
         unsafe { raw::copy(source.as_ptr(), target.as_ptr(), source.len()) };
@@ -102,6 +103,7 @@ impl Buffer {
     /// When there are fewer than `target` holds.
     pub fn copy_to_slice(&self, offset: usize, target: &mut [u8]) {
         let source = self.bytes_at(offset, target.len());
+        copied::count(target.len());
         // SAFETY: `source` has `target.len()` bytes by the check above; an exclusive slice cannot
         // be part of this buffer, which is borrowed.
         unsafe { raw::copy(source.as_ptr(), target.as_mut_ptr(), target.len()) };
@@ -124,6 +126,7 @@ impl Buffer {
     pub fn copy_range_from(&mut self, offset: usize, source: &Pages, range: Range<usize>) {
         let from = source.bytes_at(range.start, range.len());
         let to = self.bytes_at(offset, range.len());
+        copied::count(range.len());
         // SAFETY: both runs have `range.len()` bytes by the checks above and share no page, since
         // this buffer is the only owner of its own.
         unsafe { raw::copy(from.as_ptr(), to.as_ptr(), range.len()) };

@@ -48,6 +48,7 @@ mod affinity;
 mod bitmap;
 mod buffer;
 mod checksum;
+mod copied;
 mod counting;
 mod mapping;
 mod numa;
@@ -66,6 +67,7 @@ mod window;
 
 pub use affinity::{AffinityError, allowed_cores, numa_node_of, pin_current_thread};
 pub use buffer::Buffer;
+pub use copied::page_bytes_copied;
 pub use counting::{
     CountingAllocator, allocated_bytes, allocations, process_allocated_bytes, process_allocations,
 };

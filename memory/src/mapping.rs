@@ -8,7 +8,9 @@
 //! it has none when the memfd is mapped (`memfd_create` succeeds, `mmap` answers `ENOMEM`). So
 //! the probe is the mapping itself, and [`Backing::HugeOrOrdinary`] falls back there, with one
 //! warning per process. Setting the environment variable `CULVERT_TEST_ORDINARY=1` makes every
-//! [`Mapping::create`] use ordinary pages, so that a test suite runs where none are reserved.
+//! [`Mapping::create`] use ordinary pages, so that a test suite runs where none are reserved; with
+//! `CULVERT_TEST_HUGE=1` there is no falling back, so that a test suite that passes has used
+//! hugepages.
 //!
 //! **Fault model.** A touch of a page that its file does not have is `SIGBUS`, which ends the
 //! process. So a peer's memfd is only mapped when it is sealed against shrinking and has the size
@@ -59,11 +61,15 @@ impl Backing {
         }
     }
 
-    /// The one place where `CULVERT_TEST_ORDINARY` takes effect.
-    fn or_forced_ordinary(self) -> Backing {
-        match std::env::var_os("CULVERT_TEST_ORDINARY") {
-            Some(value) if value == "1" => Backing::Ordinary,
-            _ => self,
+    /// The one place where `CULVERT_TEST_ORDINARY` and `CULVERT_TEST_HUGE` take effect.
+    fn or_forced(self) -> Backing {
+        let is_set = |name| std::env::var_os(name).is_some_and(|value| value == "1");
+        if is_set("CULVERT_TEST_ORDINARY") {
+            Backing::Ordinary
+        } else if self == Backing::HugeOrOrdinary && is_set("CULVERT_TEST_HUGE") {
+            Backing::Huge2M
+        } else {
+            self
         }
     }
 }
@@ -184,7 +190,7 @@ impl Mapping {
     /// [`MappingError::NoHugePages`] when the backing demands hugepages and there are none;
     /// otherwise what the kernel refused. A failure to lock or to place pages is no error.
     pub fn create(options: &MappingOptions) -> Result<Mapping, MappingError> {
-        let backing = options.backing.or_forced_ordinary();
+        let backing = options.backing.or_forced();
         match backing {
             Backing::Ordinary => Self::create_backed(options, Backing::Ordinary),
             Backing::Huge2M | Backing::Huge1G => Self::create_backed(options, backing)

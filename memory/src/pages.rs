@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use crate::owner::{PageOwner, Run};
 use crate::region::Region;
-use crate::{Buffer, PAGE_SIZE, checksum, raw};
+use crate::{Buffer, PAGE_SIZE, checksum, copied, raw};
 
 /// A shared, read-only handle to a run of adjacent pages, or to a part of one.
 #[derive(Debug)]
@@ -103,6 +103,7 @@ impl Pages {
     /// When there are fewer than `target` holds.
     pub fn copy_to_slice(&self, offset: usize, target: &mut [u8]) {
         let source = self.bytes_at(offset, target.len());
+        copied::count(target.len());
         // SAFETY: `source` has `target.len()` bytes by the check above; an exclusive slice cannot
         // be part of pages that are shared.
         unsafe { raw::copy(source.as_ptr(), target.as_mut_ptr(), target.len()) };

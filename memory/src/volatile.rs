@@ -20,7 +20,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use crate::{Buffer, Mapping, Pages, Region, checksum, raw};
+use crate::{Buffer, Mapping, Pages, Region, checksum, copied, raw};
 
 /// A view of bytes that somebody else may read and write at the same time; cloning shares it.
 ///
@@ -209,6 +209,7 @@ impl SharedBytes {
     pub fn copy_to_buffer(&self, offset: usize, target: &mut Buffer, range: Range<usize>) {
         let source = self.bytes_at(offset, range.len());
         let target = target.bytes_at(range.start, range.len());
+        copied::count(range.len());
         // SAFETY: both runs have that many bytes and are mapped; the target is borrowed for this.
         unsafe { raw::copy_overlapping(source.as_ptr(), target.as_ptr(), range.len()) };
     }
@@ -222,6 +223,7 @@ impl SharedBytes {
     /// Copies `len` bytes at `source`, mapped for the call, to the bytes from `offset` on.
     fn copy_in(&self, offset: usize, source: NonNull<u8>, len: usize) {
         let target = self.bytes_at(offset, len);
+        copied::count(len);
         // SAFETY: both runs have `len` bytes and are mapped; no reference to the target exists.
         unsafe { raw::copy_overlapping(source.as_ptr(), target.as_ptr(), len) };
     }

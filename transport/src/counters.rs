@@ -24,8 +24,6 @@ pub struct Counters {
     /// Payload bytes copied by the processor where a wire would carry them: shared memory, once
     /// each.
     pub wire_copy_bytes: u64,
-    /// Payload bytes copied by the processor for any other reason. Stays 0.
-    pub payload_copy_bytes: u64,
     /// Credit frames sent.
     pub credit_frames_sent: u64,
     /// Credit frames received.

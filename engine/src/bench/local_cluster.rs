@@ -1,7 +1,6 @@
 //! A cluster on this machine, made for the occasion: devices over memory-backed files, one server
 //! process for each node, everything in a scratch folder that goes with it.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use culvert::cluster::{Cluster, Copyset, VolumeOptions};
 use culvert::config::{ByteSize, DeviceConfig, NodeConfig};
 use culvert::device::LayoutOptions;
 use culvert::ids::BLOCK_SIZE;
+use culvert::node::LoopbackPort;
 use culvert_nvme::{Device, DeviceUri, EmulatedOptions, MediumKind};
 use culvert_transport::Address;
 use rustix::process::Signal;
@@ -69,6 +69,8 @@ pub struct LocalCluster {
     cluster: Cluster,
     addresses: Vec<Vec<(TransportKind, Address)>>,
     scratch: Scratch,
+    /// Those of the TCP addresses, whether their server runs or not.
+    _ports: Vec<LoopbackPort>,
 }
 
 impl LocalCluster {
@@ -82,6 +84,7 @@ impl LocalCluster {
         let mut devices = Vec::new();
         let mut nodes = Vec::new();
         let mut addresses = Vec::new();
+        let mut ports = Vec::new();
         for number in 0..options.nodes as usize {
             let uri = device_uri(&options.device, number, &scratch).refuse()?;
             let layout = LayoutOptions {
@@ -90,7 +93,9 @@ impl LocalCluster {
             };
             let header = format_device(&uri, layout, options.force)?;
             let socket = Address::Shm(scratch.path(&format!("node-{number}.sock")));
-            let port = Address::Tcp(free_port()?);
+            let kept = LoopbackPort::keep().context("no free port on the loopback interface")?;
+            let port = Address::Tcp(kept.address());
+            ports.push(kept);
             let core = cores[number % cores.len()];
             let mut config = NodeConfig::new(mint_uuid()?, cluster_file.clone(), core);
             config.reactors[0].pool_bytes = POOL_BYTES;
@@ -111,8 +116,16 @@ impl LocalCluster {
         let volume_bytes = options.volume_bytes.unwrap_or(whole).bytes();
         cluster.create_volume(VOLUME, volume_bytes, &VolumeOptions::default()).refuse()?;
         let servers = (0..nodes.len()).map(|_| None).collect();
-        let mut local =
-            LocalCluster { servers, configs, devices, cluster_file, cluster, addresses, scratch };
+        let mut local = LocalCluster {
+            servers,
+            configs,
+            devices,
+            cluster_file,
+            cluster,
+            addresses,
+            scratch,
+            _ports: ports,
+        };
         local.use_transports(&options.transports)?;
         Ok(local)
     }
@@ -347,12 +360,6 @@ fn device_uri(template: &str, number: usize, scratch: &Scratch) -> anyhow::Resul
         )),
         _ => Ok(text),
     }
-}
-
-/// An address on the loopback interface that nobody uses at the moment.
-fn free_port() -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    Ok(listener.context("no free port on the loopback interface")?.local_addr()?)
 }
 
 /// The size of an emulated device, from its URI; `None` for others.

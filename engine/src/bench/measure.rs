@@ -104,7 +104,7 @@ impl Bench {
         load.run(client.client_mut(), &clock, warm_up, servers)?;
         let own = std::process::id();
         let before = Totals::of(&servers.statuses(client)?);
-        let copied_before = wire_bytes_copied(client);
+        let copied_before = ClientCopies::of(client);
         let time_before = servers.time_ns().map(|time| time + process_time_ns(own));
         let cores_before = CoreTimes::now();
         let measured = load.run(client.client_mut(), &clock, end, servers)?;
@@ -121,7 +121,7 @@ impl Bench {
             operations,
             user_bytes: operations * row.block_size.bytes() as f64,
             replicas: f64::from(replicas),
-            client_bytes_copied: wire_bytes_copied(client) - copied_before,
+            client: ClientCopies::of(client).since(&copied_before),
         };
         let time_ns = time_before.zip(time_after).map(|(before, after)| after - before);
         let is_write = row.pattern.is_write();
@@ -169,8 +169,7 @@ struct Costs<'t> {
     operations: f64,
     user_bytes: f64,
     replicas: f64,
-    /// What the client's side of the wire copied.
-    client_bytes_copied: f64,
+    client: ClientCopies,
 }
 
 impl Costs<'_> {
@@ -191,20 +190,39 @@ impl Costs<'_> {
         self.sum(&["shards.counters.entries"]) / self.sum(&["shards.counters.batches"]).max(1.0)
     }
 
-    /// How often the payload was copied, client included: `wire` and `device` stand for what
-    /// hardware would do without a processor, `other` must be zero.
+    /// How often the payload was copied. `wire`, of all processes, and `device` stand for what
+    /// hardware would do without a processor; `client` is what the client copied out of its landing
+    /// window for want of room there; `other`, of the servers, must be zero.
     fn payload_copies(&self) -> BTreeMap<String, f64> {
-        let wire = self.sum(&["drivers.wire_bytes_copied"]) + self.client_bytes_copied;
+        let wire = self.sum(&["drivers.wire_bytes_copied"]) + self.client.wire as f64;
         let device = self.sum(&["drivers.device_bytes_copied"]);
-        let other = self.sum(&["drivers.payload_bytes_copied", "counters.payload_bytes_copied"]);
-        let kinds = [("wire", wire), ("device", device), ("other", other)];
+        let other = self.sum(&["drivers.payload_bytes_copied"]);
+        let client = self.client.gathered as f64;
+        let kinds = [("wire", wire), ("device", device), ("client", client), ("other", other)];
         kinds.map(|(kind, bytes)| (kind.to_owned(), bytes / self.user_bytes)).into()
     }
 }
 
-/// Payload bytes that the client's transport copied so far where a wire would carry them.
-fn wire_bytes_copied(client: &CliClient) -> f64 {
-    client.client().network().counters().wire_copy_bytes as f64
+/// Payload bytes that the client copied.
+struct ClientCopies {
+    /// Where a wire would carry them.
+    wire: u64,
+    /// Out of their landing pages.
+    gathered: u64,
+}
+
+impl ClientCopies {
+    /// So far.
+    fn of(client: &CliClient) -> ClientCopies {
+        ClientCopies {
+            wire: client.client().network().counters().wire_copy_bytes,
+            gathered: client.client().statistics().copied_bytes,
+        }
+    }
+
+    fn since(&self, before: &ClientCopies) -> ClientCopies {
+        ClientCopies { wire: self.wire - before.wire, gathered: self.gathered - before.gathered }
+    }
 }
 
 /// By how many entries the replica that is furthest behind is behind its leader.

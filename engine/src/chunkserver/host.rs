@@ -10,7 +10,7 @@ use super::copyset::Waiting;
 use super::replies::{QueuedReply, Replies, status_of};
 use crate::copyset::CopysetState;
 use crate::counters::Counters;
-use crate::ids::{BatchNumber, CopysetId, Extent, Extents, LogIndex, ReplicaId, Term};
+use crate::ids::{BLOCK_SIZE, BatchNumber, CopysetId, Extent, Extents, LogIndex, ReplicaId, Term};
 use crate::journal::{HardState, Item};
 use crate::raft_group::{Host, LogEntry, Role, StoredEntry, encode_conf_state};
 use crate::record::Operation;
@@ -129,6 +129,8 @@ impl Host for CopysetHost<'_> {
         let store = self.shard.store_mut();
         let applied = self.state.apply(entry.record, &entry.extents(), store);
         self.counters.entries_applied += 1;
+        let blocks = u64::from(entry.record.payload_blocks());
+        self.counters.user_bytes_written += blocks * BLOCK_SIZE as u64;
         let (index, term) = (entry.record.index(), entry.record.term());
         while let Some(front) = self.waiting.front() {
             if front.index > index {

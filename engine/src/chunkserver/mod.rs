@@ -31,7 +31,7 @@ pub use copyset::{Copyset, ReplicaPlace};
 pub use peers::{Endpoint, PeerOptions};
 pub use replaying::rebuild;
 pub use start::{ReplicaPlan, ShardPlan, StartError};
-pub use status::{ChunkserverStatus, CopysetStatus, OutOfService};
+pub use status::{ChunkserverStatus, CopysetStatus, DeviceStatus, OutOfService};
 
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::{BatchNumber, CopysetId};
@@ -72,6 +72,7 @@ pub struct ChunkserverOptions {
 /// A shard that this reactor runs, and who waits for its durability.
 struct RunningShard {
     shard: Shard,
+    device: DeviceStatus,
     /// Copysets with unpersisted entries, by the batch they wait for.
     waiting: VecDeque<(BatchNumber, u32)>,
     /// Writes that are stored and not durable yet, in the order of their batches.
@@ -119,9 +120,10 @@ struct Staged {
 }
 
 impl RunningShard {
-    fn new(shard: Shard, room: checkpoint::Room) -> RunningShard {
+    fn new(shard: Shard, device: DeviceStatus, room: checkpoint::Room) -> RunningShard {
         RunningShard {
             shard,
+            device,
             waiting: VecDeque::new(),
             stored: VecDeque::new(),
             failed: false,
@@ -258,17 +260,12 @@ impl Chunkserver {
     pub fn begin(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
         self.taken_ns = now_ns;
-    }
-
-    /// Whether the turn brought about something that [`Self::end`] is to tell the time of.
-    #[must_use]
-    pub fn wants_end(&self) -> bool {
-        self.stages.has_noted()
-    }
-
-    /// Ends a turn: what [`Self::run`] submitted, sent and answered was posted at `now_ns`.
-    pub fn end(&mut self, now_ns: u64) {
+        // A turn that did something is followed by the next at once: what it submitted, sent and
+        // answered was posted just now.
         self.stages.settle(now_ns);
+        for running in &mut self.shards {
+            running.shard.submitted(now_ns);
+        }
     }
 
     /// Counts a turn.

@@ -308,10 +308,10 @@ impl Chunkserver {
                     continue;
                 }
                 Ok(()) => {
-                    let blocks = u64::from(read.range.blocks);
-                    self.counters.user_bytes_read += blocks * BLOCK_SIZE as u64;
                     self.counters.replies_sent += 1;
                     if whole {
+                        let blocks = u64::from(read.range.blocks);
+                        self.counters.user_bytes_read += blocks * BLOCK_SIZE as u64;
                         self.stages.note(Stage::ReadReply, read.taken_ns, 1);
                     }
                 }

@@ -20,7 +20,9 @@ use super::replication::Feed;
 use super::replies::Replies;
 use super::status::OutOfService;
 use super::timers::Ticker;
-use super::{Chunkserver, ChunkserverOptions, Copyset, Endpoint, ReplicaPlace, RunningShard};
+use super::{
+    Chunkserver, ChunkserverOptions, Copyset, DeviceStatus, Endpoint, ReplicaPlace, RunningShard,
+};
 use crate::copyset::{self, CopysetState};
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::{CopysetId, LogIndex, Term};
@@ -45,6 +47,8 @@ pub struct ReplicaPlan {
 
 /// A shard that was opened, and the replicas that belong on it.
 pub struct ShardPlan {
+    /// The device that it is on.
+    pub device: DeviceStatus,
     /// What recovery found.
     pub recovered: Recovered,
     /// What the cluster file wants.
@@ -223,7 +227,7 @@ impl Chunkserver {
         for (copyset, blocks) in lost {
             tracing::warn!(%copyset, blocks, "blocks of a damaged replica belong to others by now");
         }
-        self.shards.push(RunningShard::new(shard, room));
+        self.shards.push(RunningShard::new(shard, plan.device, room));
         Ok(())
     }
 

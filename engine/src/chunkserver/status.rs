@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{CatchUpStatus, Chunkserver, RunningShard};
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::CopysetId;
+use crate::journal::Space;
 use crate::raft_group::Role;
 use crate::shard::ShardCounters;
 use crate::stages::StageStatus;
@@ -22,11 +23,28 @@ pub struct OutOfService {
     pub reason: String,
 }
 
+/// A device, as it was asked at the start.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DeviceStatus {
+    /// As configured.
+    pub uri: String,
+    /// Its name.
+    pub uuid: String,
+    /// What it is opened through.
+    pub backend: &'static str,
+    /// Bytes of a logical block.
+    pub block_size: u32,
+    /// Whether its writes may be lost until it is flushed: durable means more than complete then.
+    pub volatile_write_cache: bool,
+}
+
 /// A shard.
 #[derive(Clone, Debug, Serialize)]
 pub struct ShardStatus {
     /// Number of the shard on its device.
     pub shard: u32,
+    /// The device that it is on.
+    pub device: DeviceStatus,
     /// Times that it was opened.
     pub incarnation: u32,
     /// Why it is out of service; empty otherwise.
@@ -35,8 +53,13 @@ pub struct ShardStatus {
     pub ring_blocks_used: u64,
     /// Blocks of the ring.
     pub ring_blocks: u64,
+    /// Whether the ring is so full that proposals are refused.
+    pub ring_full: bool,
     /// Whether a checkpoint is being written.
     pub checkpointing: bool,
+    /// Whether the last checkpoint was given up because it did not fit its area: the ring cannot
+    /// be emptied.
+    pub checkpoint_too_large: bool,
     /// When the newest checkpoint was begun, in nanoseconds of the node's clock
     /// (`CLOCK_BOOTTIME`); 0 where none was since the start.
     pub checkpoint_began_ns: u64,
@@ -64,12 +87,15 @@ impl ShardStatus {
         let (ring_blocks_used, ring_blocks) = shard.ring_use();
         let store = shard.store().statistics();
         ShardStatus {
+            device: running.device.clone(),
             shard: shard.layout().shard,
             incarnation: shard.incarnation(),
             failure: shard.failure().map_or(String::new(), |failure| failure.to_string()),
             ring_blocks_used,
             ring_blocks,
+            ring_full: shard.space() != Space::Normal,
             checkpointing: shard.is_checkpointing(),
+            checkpoint_too_large: shard.is_checkpoint_too_large(),
             checkpoint_began_ns: running.checkpoint_times.began_ns,
             checkpoint_ended_ns: running.checkpoint_times.ended_ns,
             data_blocks: store.data_blocks,

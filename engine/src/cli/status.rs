@@ -22,7 +22,11 @@ Examples:
   culvert status --cluster cluster.toml --stages
   culvert status --cluster cluster.toml --json | jq '.nodes[].reactors[].counters'
 
-Exits with 1 when a node does not answer or a copyset has no leader.";
+Exits with 1 when a node does not answer, a copyset has no leader, a replica is out of service, or a
+shard has failed, refuses writes because its journal is full, or cannot write a checkpoint.";
+
+/// The role of a replica that serves nothing.
+const OUT_OF_SERVICE: &str = "out of service";
 
 /// How long a node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -51,6 +55,8 @@ pub struct StatusArgs {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ReactorView {
+    /// Shards that it runs.
+    pub shards: Vec<ShardView>,
     /// Replicas that it runs.
     pub copysets: Vec<ReplicaView>,
     /// Connected clients.
@@ -61,6 +67,68 @@ pub struct ReactorView {
     pub pool_pages: u64,
     /// Latencies by stage.
     pub stages: BTreeMap<String, StageFigures>,
+}
+
+/// What a node says of one shard.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ShardView {
+    /// Its device.
+    pub device: DeviceView,
+    /// Its number there.
+    pub shard: u32,
+    /// Why it is out of service; empty otherwise.
+    pub failure: String,
+    /// Blocks of the journal's ring in use.
+    pub ring_blocks_used: u64,
+    /// Blocks of the ring.
+    pub ring_blocks: u64,
+    /// Whether the ring is so full that writes are refused.
+    pub ring_full: bool,
+    /// Whether a checkpoint is being written.
+    pub checkpointing: bool,
+    /// Whether the last checkpoint did not fit.
+    pub checkpoint_too_large: bool,
+    /// Blocks of the data space.
+    pub data_blocks: u64,
+    /// Blocks that are free.
+    pub free_blocks: u64,
+}
+
+/// What a node says of a device.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct DeviceView {
+    /// As configured.
+    pub uri: String,
+    /// Its name.
+    pub uuid: String,
+    /// What it is opened through.
+    pub backend: String,
+    /// Bytes of a logical block.
+    pub block_size: u32,
+    /// Whether it has a volatile write cache.
+    pub volatile_write_cache: bool,
+}
+
+/// What a leader says of a replica that it brings up to date.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct CatchUpView {
+    /// Raft id of the replica.
+    pub receiver: u64,
+    /// What it is at.
+    pub phase: String,
+    /// The round, counted from 1.
+    pub round: u32,
+    /// Chunks of this round that were dealt with.
+    pub chunks_done: u64,
+    /// Chunks of this round in which the receiver differs, as far as that is known.
+    pub chunks_known: u64,
+    /// Bytes of blocks sent in all rounds.
+    pub bytes_sent: u64,
+    /// ... in a second, on average.
+    pub bytes_per_second: u64,
 }
 
 /// What a node says of one replica.
@@ -85,6 +153,32 @@ pub struct ReplicaView {
     pub mapped_blocks: u64,
     /// Blocks that it may map.
     pub quota_blocks: u64,
+    /// Replicas that it brings up to date, where it leads.
+    pub catch_ups: Vec<CatchUpView>,
+}
+
+impl ReplicaView {
+    fn is_out(&self) -> bool {
+        self.role == OUT_OF_SERVICE
+    }
+}
+
+impl ShardView {
+    /// What is not as it should be.
+    fn trouble(&self) -> Option<String> {
+        if !self.failure.is_empty() {
+            return Some(format!("has failed: {}", self.failure));
+        }
+        match (self.checkpoint_too_large, self.ring_full) {
+            (true, _) => Some(
+                "cannot write a checkpoint, because it does not fit: delete or discard what is not \
+                 needed"
+                    .into(),
+            ),
+            (false, true) => Some("refuses writes: its journal ring is full".into()),
+            (false, false) => None,
+        }
+    }
 }
 
 /// Everything that was learned of a cluster.
@@ -189,6 +283,18 @@ fn complaints(cluster: &Cluster, status: &ClusterStatus) -> Vec<String> {
     if leaderless > 0 {
         complaints.push(format!("{leaderless} copysets have no leader"));
     }
+    let copysets = status.copysets();
+    let out = copysets.values().flatten().filter(|(_, replica)| replica.is_out()).count();
+    if out > 0 {
+        complaints.push(format!("{out} replicas are out of service"));
+    }
+    for (node, reactor) in status.reactors() {
+        let of_shard = |shard: &ShardView| {
+            let trouble = shard.trouble()?;
+            Some(format!("shard {} of {} on node {node} {trouble}", shard.shard, shard.device.uri))
+        };
+        complaints.extend(reactor.shards.iter().filter_map(of_shard));
+    }
     complaints
 }
 
@@ -211,6 +317,9 @@ pub fn render(cluster: &Cluster, status: &ClusterStatus, paint: Paint) -> String
                         view.clients,
                         share(used, view.pool_pages)
                     );
+                    for shard in &view.shards {
+                        let _ = writeln!(out, "  {}", shard_line(shard, paint));
+                    }
                 }
                 Err(error) => {
                     let _ = writeln!(out, "{}", paint.bad(error));
@@ -228,8 +337,50 @@ pub fn render(cluster: &Cluster, status: &ClusterStatus, paint: Paint) -> String
         let none = Vec::new();
         let replicas = replicas.get(&copyset.id.0).unwrap_or(&none);
         let _ = writeln!(out, "{}", copyset_line(copyset, replicas, status, paint));
+        for catch_up in replicas.iter().flat_map(|(_, replica)| &replica.catch_ups) {
+            let _ = writeln!(out, "{:>8} {}", "", catch_up_line(cluster, copyset, catch_up));
+        }
     }
     out
+}
+
+fn shard_line(shard: &ShardView, paint: Paint) -> String {
+    let device = &shard.device;
+    let cache = if device.volatile_write_cache { "volatile cache" } else { "no volatile cache" };
+    let used = shard.data_blocks - shard.free_blocks.min(shard.data_blocks);
+    let mut line = format!(
+        "shard {} of {} ({}; blocks of {}, {cache}): ring {}, data {}",
+        shard.shard,
+        device.uri,
+        device.uuid,
+        device.block_size,
+        share(shard.ring_blocks_used, shard.ring_blocks),
+        share(used, shard.data_blocks)
+    );
+    if shard.checkpointing {
+        line.push_str(", writing a checkpoint");
+    }
+    if let Some(trouble) = shard.trouble() {
+        line = format!("{line}; {}", paint.bad(&trouble));
+    }
+    line
+}
+
+fn catch_up_line(cluster: &Cluster, copyset: &Copyset, catch_up: &CatchUpView) -> String {
+    let receiver = copyset.replicas.iter().find(|replica| replica.id.0 == catch_up.receiver);
+    let node = receiver.map_or_else(
+        || format!("replica {}", catch_up.receiver),
+        |replica| cluster.endpoint_of(replica).node.to_string(),
+    );
+    format!(
+        "{node} catches up: {}, round {}, {} of {} chunks, {} sent, {}/s",
+        catch_up.phase,
+        catch_up.round,
+        catch_up.chunks_done,
+        catch_up.chunks_known,
+        ByteSize(catch_up.bytes_sent).approximate(),
+        ByteSize(catch_up.bytes_per_second).approximate()
+    )
 }
 
 fn copyset_line(
@@ -249,7 +400,7 @@ fn copyset_line(
         .map(|(node, replica)| {
             let behind = commit - replica.applied.min(commit);
             match replica.role.as_str() {
-                "out of service" => paint.bad(&format!("{node} out: {}", replica.reason)),
+                OUT_OF_SERVICE => paint.bad(&format!("{node} out: {}", replica.reason)),
                 "leader" => paint.good(&format!("{node} leads {behind}")),
                 role => format!("{node} {role} {behind}"),
             }
@@ -322,6 +473,77 @@ mod tests {
         assert_eq!(lines.len(), 3, "{text}");
         assert!(lines[1].starts_with("   0  write_submit              7        1.2"), "{text}");
         assert!(lines[2].contains("write_reply"));
+    }
+
+    /// One node whose status, but for `changes`, is that of a healthy one.
+    fn of_one_node(changes: Value) -> (Cluster, ClusterStatus) {
+        use culvert::cluster::{Device, Node, PlanOptions, Reactor};
+        let uuid = uuid::Uuid::from_u128;
+        let addresses = vec!["shm:///tmp/socket".parse().expect("an address")];
+        let nodes = vec![Node { uuid: uuid(1), reactors: vec![Reactor { addresses }] }];
+        let devices = vec![Device { uuid: uuid(2), node: uuid(1), shards: 1 }];
+        let chunk_size = 1 << 20;
+        let options = PlanOptions { chunk_size, copysets: 1, replicas: 1, quota_blocks: 1024 };
+        let cluster = Cluster::plan(nodes, devices, &options).expect("a possible plan");
+        let mut shard = json!({
+            "device": {
+                "uri": "uring:/dev/nvme0n1", "uuid": "u-u-i-d", "backend": "uring",
+                "block_size": 512, "volatile_write_cache": true,
+            },
+            "shard": 0, "failure": "", "ring_blocks_used": 25, "ring_blocks": 100,
+            "data_blocks": 1000, "free_blocks": 600,
+        });
+        let mut replica = json!({ "id": cluster.copysets()[0].id.0, "role": "leader" });
+        for (key, value) in changes.as_object().expect("an object") {
+            let target =
+                if key == "role" || key == "catch_ups" { &mut replica } else { &mut shard };
+            target[key] = value.clone();
+        }
+        let reactor = json!({ "shards": [shard], "copysets": [replica] });
+        (cluster, ClusterStatus { nodes: vec![vec![Ok(reactor)]] })
+    }
+
+    #[test]
+    fn a_shard_has_a_line() {
+        let (cluster, status) = of_one_node(json!({}));
+        assert_eq!(complaints(&cluster, &status), Vec::<String>::new());
+        let text = render(&cluster, &status, Paint::plain());
+        let line = "  shard 0 of uring:/dev/nvme0n1 (u-u-i-d; blocks of 512, volatile cache): ring \
+                    25% used, data 40% used\n";
+        assert!(text.contains(line), "{text}");
+        let (cluster, status) = of_one_node(json!({ "checkpointing": true }));
+        assert!(render(&cluster, &status, Paint::plain()).contains("writing a checkpoint"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_shown_and_complained_about() {
+        for (changes, words) in [
+            (json!({ "failure": "a write failed" }), "has failed: a write failed"),
+            (json!({ "ring_full": true }), "refuses writes"),
+            (json!({ "checkpoint_too_large": true }), "cannot write a checkpoint"),
+        ] {
+            let (cluster, status) = of_one_node(changes);
+            assert!(render(&cluster, &status, Paint::plain()).contains(words));
+            let said = complaints(&cluster, &status);
+            assert_eq!(said.len(), 1, "{said:?}");
+            assert!(said[0].contains(words) && said[0].contains("nvme0n1"), "{said:?}");
+        }
+        let (cluster, status) = of_one_node(json!({ "role": "out of service" }));
+        let said = complaints(&cluster, &status).join("; ");
+        assert!(said.contains("1 replicas are out of service"), "{said}");
+    }
+
+    #[test]
+    fn a_catch_up_shows_how_far_it_is() {
+        let receiver = |cluster: &Cluster| cluster.copysets()[0].replicas[0].id.0;
+        let (cluster, _) = of_one_node(json!({}));
+        let catch_up = json!({
+            "receiver": receiver(&cluster), "phase": "sending", "round": 2, "chunks_done": 3,
+            "chunks_known": 40, "bytes_sent": 5 << 20, "bytes_per_second": 1 << 20,
+        });
+        let (_, status) = of_one_node(json!({ "catch_ups": [catch_up] }));
+        let text = render(&cluster, &status, Paint::plain());
+        assert!(text.contains("0 catches up: sending, round 2, 3 of 40 chunks"), "{text}");
     }
 
     #[test]

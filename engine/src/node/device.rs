@@ -1,10 +1,12 @@
 //! Devices at start: claim, open, identify, recover the shards that a reactor runs.
 
 use culvert_memory::Pool;
-use culvert_nvme::{Access, AnyQueuePair, DeviceClaim, OpenOptions, QueuePair, open_claimed};
+use culvert_nvme::{
+    Access, AnyQueuePair, DeviceClaim, Namespace, OpenOptions, QueuePair, open_claimed,
+};
 
 use super::NodeError;
-use crate::chunkserver::{ReplicaPlan, ShardPlan, journal_write_bytes_min};
+use crate::chunkserver::{DeviceStatus, ReplicaPlan, ShardPlan, journal_write_bytes_min};
 use crate::cluster::Cluster;
 use crate::config::{ByteSize, DeviceConfig, NodeConfig};
 use crate::device::{self, DeviceHeader, RING_BYTES_MIN, ShardLayout};
@@ -81,7 +83,8 @@ pub(super) fn open_all<D: QueuePair>(
                 source,
             })?;
             let replicas = replicas_on(cluster, &header, shard.shard);
-            plans.push(ShardPlan { recovered, replicas, create });
+            let device = status_of(device, queue_pair.namespace(), &header);
+            plans.push(ShardPlan { device, recovered, replicas, create });
         }
         devices.push(Device { queue_pair, shards: first..plans.len() });
     }
@@ -217,6 +220,17 @@ fn shard_config(
         checkpoint_bytes_min: store.checkpoint_min_bytes.bytes(),
         open_depth: store.recovery_depth,
         open_read_bytes: store.recovery_read_bytes.bytes() as usize,
+    }
+}
+
+/// What `status` says of a device.
+fn status_of(device: &DeviceConfig, namespace: &Namespace, header: &DeviceHeader) -> DeviceStatus {
+    DeviceStatus {
+        uri: device.uri.clone(),
+        uuid: header.uuid.to_string(),
+        backend: namespace.backend,
+        block_size: namespace.block_size,
+        volatile_write_cache: namespace.volatile_write_cache,
     }
 }
 

@@ -12,7 +12,7 @@ use culvert_nvme::{OpenOptions, QueuePair, open};
 use culvert_transport::{Identity, PeerKind, Transport, TransportOptions};
 use uuid::Uuid;
 
-use super::{NodeError, NodeReactor, SystemClock};
+use super::{LoopbackPort, NodeError, NodeReactor, SystemClock};
 use crate::client::{Client, ClientOptions};
 use crate::cluster::{Cluster, Device, Node, PlanError, PlanOptions, Reactor, VolumeError};
 use crate::config::{ByteSize, DeviceConfig, NodeConfig};
@@ -53,6 +53,9 @@ pub enum LocalError {
         /// Why.
         source: FormatError,
     },
+    /// No TCP port.
+    #[error("no free port on the loopback interface")]
+    Port(#[from] std::io::Error),
     /// The plan is impossible.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -66,6 +69,8 @@ pub struct LocalCluster {
     cluster: Cluster,
     configs: Vec<NodeConfig>,
     nodes: Vec<Option<NodeReactor>>,
+    /// Those of TCP addresses, whether their node runs or not.
+    _ports: Vec<LoopbackPort>,
 }
 
 impl LocalCluster {
@@ -80,11 +85,12 @@ impl LocalCluster {
         let mut nodes = Vec::new();
         let mut devices = Vec::new();
         let mut configs = Vec::new();
+        let mut ports = Vec::new();
         for (number, uri) in options.devices.iter().enumerate() {
             let node = Uuid::from_u128(0xc017_0000 + number as u128);
             let device = Uuid::from_u128(0xd017_0000 + number as u128);
             format_device(uri, device, options)?;
-            let addresses = addresses_of(options, number);
+            let addresses = addresses_of(options, number, &mut ports)?;
             nodes.push(Node { uuid: node, reactors: vec![Reactor { addresses }] });
             devices.push(Device { uuid: device, node, shards: 1 });
             let mut config = NodeConfig::new(node, options.folder.join("cluster.toml"), 0);
@@ -96,7 +102,7 @@ impl LocalCluster {
         let mut cluster = Cluster::plan(nodes, devices, &options.plan)?;
         cluster.create_volume(&options.volume.0, options.volume.1, &Default::default())?;
         let nodes = configs.iter().map(|_| None).collect();
-        let mut local = LocalCluster { cluster, configs, nodes };
+        let mut local = LocalCluster { cluster, configs, nodes, _ports: ports };
         for number in 0..local.nodes.len() {
             local.open(number, true)?;
         }
@@ -174,16 +180,19 @@ impl LocalCluster {
     }
 }
 
-fn addresses_of(options: &LocalOptions, number: usize) -> Vec<Address> {
+fn addresses_of(
+    options: &LocalOptions,
+    number: usize,
+    ports: &mut Vec<LoopbackPort>,
+) -> Result<Vec<Address>, LocalError> {
     let mut addresses = vec![Address::Shm(options.folder.join(format!("node-{number}.sock")))];
     if options.tcp {
         // The port must be known before the node runs, because the cluster file names it.
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .map_or(0, |address| address.port());
-        addresses.push(Address::Tcp(([127, 0, 0, 1], port).into()));
+        let port = LoopbackPort::keep()?;
+        addresses.push(Address::Tcp(port.address()));
+        ports.push(port);
     }
-    addresses
+    Ok(addresses)
 }
 
 fn format_device(uri: &str, uuid: Uuid, options: &LocalOptions) -> Result<(), LocalError> {

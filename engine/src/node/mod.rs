@@ -8,6 +8,7 @@ mod clock;
 mod device;
 mod error;
 mod local;
+mod port;
 mod serve;
 
 use culvert_memory::{Backing, Pool, PoolOptions};
@@ -18,6 +19,7 @@ pub use clock::SystemClock;
 pub use device::ClaimedDevices;
 pub use error::NodeError;
 pub use local::{LocalCluster, LocalError, LocalOptions};
+pub use port::LoopbackPort;
 pub use serve::{Stop, serve};
 
 use crate::chunkserver::{

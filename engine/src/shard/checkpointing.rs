@@ -51,6 +51,12 @@ impl Shard {
         self.checkpointing.phase != Phase::Idle
     }
 
+    /// Whether the last checkpoint was given up because it did not fit its area.
+    #[must_use]
+    pub fn is_checkpoint_too_large(&self) -> bool {
+        self.checkpoint_not_before > 0
+    }
+
     /// The copyset whose image the checkpoint needs next, if it can take one now.
     #[must_use]
     pub fn checkpoint_wants(&self) -> Option<CopysetId> {
@@ -319,6 +325,7 @@ impl Shard {
         }
         self.groups.keep_none();
         self.counters.checkpoints += 1;
+        self.checkpoint_not_before = 0;
         self.plan_checkpoint();
         let pages = self.superblock.checkpoint.map_or(0, |place| place.pages);
         events.push(Event::CheckpointDone { pages });

@@ -21,12 +21,15 @@ pub(super) struct Commands<P> {
     slots: SlotTable<InFlight<P>>,
     queue: VecDeque<Submission>,
     prefix: u16,
+    /// Commands that the device has and nobody said since when.
+    fresh: Vec<SlotId>,
 }
 
 impl<P> Commands<P> {
     pub(super) fn new(prefix: u16, capacity: u32) -> Commands<P> {
         let queue = VecDeque::with_capacity(capacity as usize);
-        Commands { slots: SlotTable::new(capacity), queue, prefix }
+        let fresh = Vec::with_capacity(capacity as usize);
+        Commands { slots: SlotTable::new(capacity), queue, prefix, fresh }
     }
 
     /// Slots that are free.
@@ -50,13 +53,23 @@ impl<P> Commands<P> {
         self.queue.push_back(Submission { tag: self.tag(slot), operation });
     }
 
-    /// The next command for the device, which gets it at `now_ns`.
-    pub(super) fn pop(&mut self, now_ns: u64) -> Option<Submission> {
+    /// The next command for the device.
+    pub(super) fn pop(&mut self) -> Option<Submission> {
         let submission = self.queue.pop_front()?;
-        if let Some(command) = self.slots.get_mut(slot_of(submission.tag)) {
-            command.submitted_ns = now_ns;
+        if self.fresh.len() < self.fresh.capacity() {
+            self.fresh.push(slot_of(submission.tag));
         }
         Some(submission)
+    }
+
+    /// The device got all commands taken so far at `now_ns`, if it was not said before.
+    #[inline]
+    pub(super) fn submitted(&mut self, now_ns: u64) {
+        for slot in self.fresh.drain(..) {
+            if let Some(command) = self.slots.get_mut(slot) {
+                command.submitted_ns = now_ns;
+            }
+        }
     }
 
     /// Takes back a command that the device had no room for.

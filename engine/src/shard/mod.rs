@@ -164,8 +164,6 @@ pub struct Shard {
     checkpoint_not_before: u64,
     /// Whether a checkpoint was given up and nobody was told yet.
     checkpoint_too_large: bool,
-    /// The time of the last seal: that of the commands that are taken behind it.
-    now_ns: u64,
 }
 
 impl Shard {
@@ -214,7 +212,6 @@ impl Shard {
             checkpoint_at_bytes: 0,
             checkpoint_not_before: 0,
             checkpoint_too_large: false,
-            now_ns: 0,
         };
         shard.plan_checkpoint();
         Some(shard)
@@ -356,7 +353,13 @@ impl Shard {
 
     /// The next command for the device.
     pub fn poll_submission(&mut self) -> Option<Submission> {
-        self.commands.pop(self.now_ns)
+        self.commands.pop()
+    }
+
+    /// The device has got the commands taken so far, at `now_ns`: for their latencies.
+    #[inline]
+    pub fn submitted(&mut self, now_ns: u64) {
+        self.commands.submitted(now_ns);
     }
 
     /// Takes back a command that the device had no room for; it is the next again.

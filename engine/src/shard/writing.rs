@@ -183,7 +183,6 @@ impl Shard {
     /// a checkpoint, and begins a flush if one is due. `now`: nanoseconds of a clock that only
     /// goes forward.
     pub fn seal(&mut self, now: u64) {
-        self.now_ns = now;
         if self.failure.is_some() {
             return;
         }

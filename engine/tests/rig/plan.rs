@@ -1,6 +1,5 @@
 //! A cluster for a test: formatted devices, configurations, the cluster file.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use culvert::client::{Client, ClientOptions, Transports};
@@ -8,7 +7,7 @@ use culvert::cluster::{Cluster, Device, Node, PlanOptions, Reactor};
 use culvert::config::{ByteSize, DeviceConfig, NodeConfig, ReactorConfig};
 use culvert::device::{DeviceHeader, FormatError, FormatOptions, LayoutOptions, format};
 use culvert::ids::BLOCK_SIZE;
-use culvert::node::SystemClock;
+use culvert::node::{LoopbackPort, SystemClock};
 use culvert::reactor::Clock;
 use culvert::wire::FRAME_BYTES_MAX;
 use culvert_memory::{Backing, Pool, PoolOptions};
@@ -64,6 +63,8 @@ pub struct Plan {
     pub cluster: Cluster,
     /// The configuration of each node.
     pub configs: Vec<NodeConfig>,
+    /// Those of TCP addresses, whether their node runs or not.
+    _ports: Vec<LoopbackPort>,
 }
 
 impl Plan {
@@ -72,6 +73,7 @@ impl Plan {
         let mut nodes = Vec::new();
         let mut devices = Vec::new();
         let mut configs = Vec::new();
+        let mut ports = Vec::new();
         let path = wishes.folder.join("cluster.toml");
         for (number, uri) in wishes.devices.iter().enumerate() {
             let node = Uuid::from_u128(0xc017_0000 + number as u128);
@@ -83,7 +85,7 @@ impl Plan {
             };
             format_device(uri, uuid, layout, true).expect("a device that can be formatted");
             let reactors = (0..wishes.reactors).map(|reactor| {
-                let addresses = vec![address(wishes, number, reactor)];
+                let addresses = vec![address(wishes, number, reactor, &mut ports)];
                 Reactor { addresses }
             });
             nodes.push(Node { uuid: node, reactors: reactors.collect() });
@@ -109,7 +111,7 @@ impl Plan {
             .create_volume(VOLUME, wishes.volume_bytes, &Default::default())
             .expect("a possible volume");
         cluster.save(&path).expect("a place for the cluster file");
-        Plan { cluster, configs }
+        Plan { cluster, configs, _ports: ports }
     }
 }
 
@@ -122,13 +124,15 @@ fn reactor_config(node: usize, reactor: u32) -> ReactorConfig {
     reactor
 }
 
-fn address(wishes: &Wishes, node: usize, reactor: u32) -> Address {
+fn address(wishes: &Wishes, node: usize, reactor: u32, ports: &mut Vec<LoopbackPort>) -> Address {
     if !wishes.tcp {
         return Address::Shm(wishes.folder.join(format!("node-{node}-{reactor}.sock")));
     }
     // The port must be known before the node runs, because the cluster file names it.
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback interface");
-    Address::Tcp(listener.local_addr().expect("it is bound"))
+    let port = LoopbackPort::keep().expect("a loopback interface");
+    let address = Address::Tcp(port.address());
+    ports.push(port);
+    address
 }
 
 /// Three emulated devices in files of a folder, so that they outlive their nodes. `options` are

@@ -58,7 +58,6 @@ const MODULES: &[Module] = &[
     module("chunkserver", Kind::Composer, &["ids", "record", "wire", "counters", "stages", "network", "journal", "store", "copyset", "checkpoint", "raft_group", "shard"]),
     module("reactor", Kind::Composer, &["ids", "record", "wire", "counters", "network", "cluster", "raft_group", "shard", "chunkserver"]),
     module("client", Kind::Composer, &["ids", "record", "wire", "network", "cluster"]),
-    module("adapter", Kind::Driver, &["*"]),
     module("node", Kind::Driver, &["*"]),
     module("bench", Kind::Outside, &["*"]),
     module("cli", Kind::Outside, &["*"]),

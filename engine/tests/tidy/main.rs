@@ -7,6 +7,7 @@
 mod arrows;
 mod lengths;
 mod markers;
+mod slices;
 mod source;
 mod unsafety;
 
@@ -40,7 +41,7 @@ fn pure_cores_have_no_clock_thread_socket_or_chance() {
 #[test]
 fn drivers_are_named_where_they_are_chosen() {
     let findings = arrows::drivers(&Tree::load());
-    expect_none("only adapter, network and node name the drivers", &findings);
+    expect_none("only network and node name the drivers", &findings);
 }
 
 #[test]
@@ -53,6 +54,11 @@ fn unsafe_code_is_where_the_list_says() {
 fn unsafe_code_says_why_it_is_sound() {
     let findings = unsafety::justified(&Tree::load());
     expect_none("every unsafe block or impl has a `// SAFETY:` comment above it", &findings);
+}
+
+#[test]
+fn pages_are_slices_where_no_payload_is() {
+    expect_none("payload is never copied past the counters", &slices::seers(&Tree::load()));
 }
 
 #[test]

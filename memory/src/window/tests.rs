@@ -64,8 +64,12 @@ fn a_shared_window_is_never_a_slice() {
 
 #[test]
 fn large_windows_may_be_huge() {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| value == "1");
+    assert!(!window(511).region().is_huge());
     let window = window(513);
     assert_eq!(window.pages(), 513);
+    assert!(window.region().is_huge() || !is_set("CULVERT_TEST_HUGE"));
+    assert!(!window.region().is_huge() || !is_set("CULVERT_TEST_ORDINARY"));
     assert!(window.region().shared_with_peer());
 }
 

@@ -1,5 +1,6 @@
 //! Frames and payloads.
 
+use culvert_memory::PAGE_SIZE;
 use culvert_transport::{Class, PAYLOADS_MAX, Placement, SendError, WindowMode};
 
 use crate::harness::{Pair, Scheme, Seen, identity, is_pattern, options};
@@ -14,6 +15,7 @@ crate::over_backends!(
     tells_when_the_queue_has_room,
     control_does_not_wait_for_data,
     answers_from_within_the_handler,
+    copies_nothing_but_for_the_wire,
     forwards_a_landing_page,
     streams_in_both_directions,
     respects_the_budget,
@@ -209,6 +211,21 @@ fn answers_from_within_the_handler(scheme: Scheme) {
             }
         });
     }
+}
+
+/// The harness sees to it that polling and posting copy no payload; this is about sending.
+fn copies_nothing_but_for_the_wire(scheme: Scheme) {
+    let (mut pair, _, client) = Pair::connected(scheme);
+    let place = pair.client.place(client, 4);
+    let content = pair.client.pages(4, 1);
+    let copied = culvert_memory::page_bytes_copied();
+    pair.client.transport.send(client, Class::Data, b"", &[(place, content)]).expect("room");
+    let copied = culvert_memory::page_bytes_copied() - copied;
+    assert_eq!(copied, pair.client.transport.counters().wire_copy_bytes);
+    assert_eq!(copied, if scheme == Scheme::Shm { 4 * PAGE_SIZE as u64 } else { 0 });
+    pair.until(|pair| pair.server.frames() == 1);
+    assert!(is_pattern(&pair.server.take_frames()[0].2[0], 1));
+    assert_eq!(pair.server.transport.counters().wire_copy_bytes, 0);
 }
 
 /// A leader sends the very page that it received on to a follower, and keeps it meanwhile.

@@ -134,6 +134,11 @@ fn reports_regions_before_the_peer_knows(scheme: Scheme) {
     assert_eq!(known, if scheme == Scheme::Shm { 8 } else { 520 });
     pair.until(|pair| pair.client.transport.window_pages_granted(client) == 520);
     assert_eq!(added(&pair), 2 * expected);
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| value == "1");
+    if let Some(RegionEvent::Added(grown)) = pair.server.regions.last() {
+        assert!(grown.is_huge() || !is_set("CULVERT_TEST_HUGE"), "2 MiB and more");
+        assert!(!grown.is_huge() || !is_set("CULVERT_TEST_ORDINARY"));
+    }
     // A page that somebody holds keeps its region.
     let place = pair.client.place(client, 20);
     let content = pair.client.pages(20, 1);

@@ -152,7 +152,7 @@ impl Opening {
     /// The next command for the device.
     pub fn poll_submission(&mut self) -> Option<Submission> {
         self.fill();
-        self.commands.pop(0)
+        self.commands.pop()
     }
 
     /// Takes back a command that the device had no room for.
