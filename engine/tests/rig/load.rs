@@ -121,6 +121,11 @@ impl Load {
         self.poll()
     }
 
+    /// Whether no change of any of these blocks is in flight.
+    pub fn is_idle(&self, first: u64, blocks: u32) -> bool {
+        self.history.is_idle(first, blocks)
+    }
+
     /// Writes blocks that are idle.
     pub fn write(&mut self, first: u64, blocks: u32) {
         let mut buffer = self.client.pool().acquire(blocks).expect("pages for the load");

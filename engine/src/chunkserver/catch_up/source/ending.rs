@@ -21,13 +21,15 @@ pub(super) enum Ending {
     BadBlock,
     #[error("the raft snapshot was lost")]
     SnapshotLost,
+    #[error("the log was cut behind its last round")]
+    Outrun,
 }
 
 impl Ending {
     /// How long the receiver is left alone. Longer where another task will most likely end alike.
     pub fn rest_ns(self) -> u64 {
         match self {
-            Ending::Closed | Ending::Deposed | Ending::SnapshotLost => REST_NS,
+            Ending::Closed | Ending::Deposed | Ending::SnapshotLost | Ending::Outrun => REST_NS,
             Ending::Silent
             | Ending::Refused
             | Ending::Nonsense

@@ -36,8 +36,8 @@ use sending::Sending;
 pub(in crate::chunkserver) use table::Sources;
 use throttle::Throttle;
 
-/// Where a round stands. The phases follow each other in this order; from [`Phase::Settling`] and
-/// from [`Phase::Offered`] the way may lead back to the beginning of another round.
+/// Where a round stands. The phases follow each other in this order; from [`Phase::Settling`] the
+/// way may lead back to the beginning of another round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The round is to be announced.
@@ -215,7 +215,6 @@ impl Source {
 
     fn begin_again<N>(&mut self, desk: &mut Desk<'_, N>) {
         assert!(self.is_idle(), "a round ends with all its frames answered");
-        desk.copyset.group.log_mut().withdraw_snapshot(self.whom.to);
         self.round = Round::begin(desk.copyset, desk.running.shard.store());
         self.rounds += 1;
         self.phase = Phase::Beginning;
@@ -240,10 +239,8 @@ impl Source {
             return Err(Stop::End(Ending::SnapshotLost));
         }
         if self.is_outrun(desk) {
-            // The library is told, or it waits for a snapshot that nobody sends any more.
-            desk.copyset.group.report_snapshot_failed(self.whom.to);
-            self.begin_again(desk);
-            return Ok(());
+            // Its receiver has all of the round and is over: only another task can begin anew.
+            return Err(Stop::End(Ending::Outrun));
         }
         Err(Stop::Wait)
     }
