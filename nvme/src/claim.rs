@@ -30,9 +30,9 @@ use crate::uring::{Target, UringOptions};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// ... and where the holder is gone already. Then the kernel still has its open file: its last
-/// requests are under way, or its io_uring is being taken down, which takes seconds on a machine
-/// with much else to do.
-const PATIENCE_GONE: Duration = Duration::from_secs(15);
+/// requests are under way and may yet be written, or its io_uring is being taken down, which was
+/// seen to take more than fifteen seconds on a machine with much else to do.
+const PATIENCE_GONE: Duration = Duration::from_secs(60);
 
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -137,6 +137,7 @@ pub(crate) fn lock(file: &File, access: Access) -> Result<(), Refused> {
         Access::Shared => FlockOperation::NonBlockingLockShared,
     };
     let since = Instant::now();
+    let mut said = false;
     loop {
         match rustix::fs::flock(file, operation) {
             Ok(()) => {
@@ -153,6 +154,13 @@ pub(crate) fn lock(file: &File, access: Access) -> Result<(), Refused> {
             let holder = holder_of(file);
             if holder != Holder::Gone || since.elapsed() >= PATIENCE_GONE {
                 return Err(Refused::InUse(holder));
+            }
+            if !said {
+                said = true;
+                tracing::warn!(
+                    patience_s = PATIENCE_GONE.as_secs(),
+                    "waiting for the last requests of the device's last user, which is gone"
+                );
             }
         }
         thread::sleep(PAUSE);

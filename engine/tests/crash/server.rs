@@ -53,6 +53,8 @@ impl Server {
             .args(["--exact", "serves_where_the_environment_says_so", "--nocapture"])
             .env(CONFIG, &self.config)
             .env(SIDE, &self.side)
+            // What it says at its end stands in the last lines of its log.
+            .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);
