@@ -40,6 +40,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Where the kernel lists locks and who holds them.
 const LOCKS: &str = "/proc/locks";
 
+/// Looks at that list until the holder is found in it.
+const LOOKS_MAX: u32 = 32;
+
 /// What a claim allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -193,8 +196,12 @@ pub(crate) fn patiently<T, E>(
 fn holder_of(file: &File) -> Holder {
     let Ok(metadata) = file.metadata() else { return Holder::Unknown };
     let device = (rustix::fs::major(metadata.dev()), rustix::fs::minor(metadata.dev()));
-    let locks = std::fs::read_to_string(LOCKS).unwrap_or_default();
-    match find_holder(&locks, device, metadata.ino()) {
+    // The list is no snapshot: where others lock and unlock meanwhile, it may leave one out.
+    let found = (0..LOOKS_MAX).find_map(|_| {
+        let locks = std::fs::read_to_string(LOCKS).unwrap_or_default();
+        find_holder(&locks, device, metadata.ino())
+    });
+    match found {
         Some(process) if process == std::process::id() => Holder::Us,
         // What is listed as 0 has no folder there.
         Some(process) if std::fs::exists(format!("/proc/{process}")).unwrap_or(true) => {

@@ -6,6 +6,7 @@ use crate::copyset::{CopysetState, SESSION_IMAGE_BYTES, SESSIONS_MAX};
 use crate::ids::{CopysetId, Extent, LogIndex, ReplicaId, Term};
 use crate::journal::HardState;
 use crate::raft_group::{Log, encode_conf_state};
+use crate::shard::MAP_BYTES_PER_BLOCK;
 
 /// Copysets that one turn gives to a checkpoint at most: each costs its log tail.
 const COPYSETS_PER_TURN: usize = 4;
@@ -13,10 +14,6 @@ const COPYSETS_PER_TURN: usize = 4;
 /// Applied entries that a checkpoint keeps of each log at most. A follower that lags further behind a
 /// replica that has just started catches up by block difference.
 const ENTRIES_KEPT: u64 = 128;
-
-/// Bytes of a checkpoint for each block of the data space: its entry, and its share of what stands
-/// around the entries of a leaf.
-const MAP_BYTES_PER_BLOCK: u64 = 16;
 
 /// Bytes of a checkpoint for each copyset beside its sessions and its log tail.
 const COPYSET_BYTES: u64 = 1024;

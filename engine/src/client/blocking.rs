@@ -148,14 +148,11 @@ impl<N: Network> BlockingClient<N> {
         offset_blocks: u64,
         blocks: u64,
     ) -> Result<(), BlockingError> {
-        let end = offset_blocks.checked_add(blocks).ok_or(Refusal::OutOfRange)?;
-        let mut at = offset_blocks;
-        while at < end {
-            let blocks = (end - at).min(volume.discard_blocks_max());
-            self.execute(Operation::Discard { volume, offset_blocks: at, blocks }, |_| ())?;
-            at += blocks;
-        }
-        Ok(())
+        self.in_runs(volume, offset_blocks, blocks, |offset_blocks, blocks| Operation::Discard {
+            volume,
+            offset_blocks,
+            blocks,
+        })
     }
 
     /// Deletes the chunks of whole chunk sets, of any number; see [`Operation::Delete`].
@@ -169,11 +166,26 @@ impl<N: Network> BlockingClient<N> {
         offset_blocks: u64,
         blocks: u64,
     ) -> Result<(), BlockingError> {
+        self.in_runs(volume, offset_blocks, blocks, |offset_blocks, blocks| Operation::Delete {
+            volume,
+            offset_blocks,
+            blocks,
+        })
+    }
+
+    /// Executes one operation after the other, each on as many blocks as one may have.
+    fn in_runs(
+        &mut self,
+        volume: VolumeHandle,
+        offset_blocks: u64,
+        blocks: u64,
+        operation: impl Fn(u64, u64) -> Operation,
+    ) -> Result<(), BlockingError> {
         let end = offset_blocks.checked_add(blocks).ok_or(Refusal::OutOfRange)?;
         let mut at = offset_blocks;
         while at < end {
             let blocks = (end - at).min(volume.discard_blocks_max());
-            self.execute(Operation::Delete { volume, offset_blocks: at, blocks }, |_| ())?;
+            self.execute(operation(at, blocks), |_| ())?;
             at += blocks;
         }
         Ok(())

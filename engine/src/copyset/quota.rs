@@ -1,4 +1,5 @@
-//! Quota: how many logical blocks a copyset may map, and what the leader has promised of them.
+//! Quota: how many logical blocks a copyset may map, and what the leader has promised of them; and
+//! of sessions, which are bounded too.
 //!
 //! A follower cannot refuse an entry, so the leader decides before it proposes, from what is
 //! mapped and from what is in flight. Every proposed write is charged the blocks that were not

@@ -19,8 +19,9 @@ use crate::store::{FreezeError, PIECE_BYTES_MIN, Store};
 /// Parts of the state captured in one turn, at most.
 const CAPTURES_PER_TURN: usize = 32;
 
-/// Bytes of a mapped block in a checkpoint, roughly.
-const MAP_BYTES_PER_BLOCK: u64 = 16;
+/// Bytes of a checkpoint for each mapped block: its entry, and its share of what stands around the
+/// entries of a leaf.
+pub const MAP_BYTES_PER_BLOCK: u64 = 16;
 
 const _: () = assert!(CHUNK_PIECE_BYTES >= PIECE_BYTES_MIN);
 

@@ -42,6 +42,7 @@ mod verdict;
 mod verify;
 mod writing;
 
+pub use checkpointing::MAP_BYTES_PER_BLOCK;
 pub use config::{
     BATCHES_MAX, CHUNK_PIECE_BYTES, COMMANDS_RESERVED, DEALLOCATE_EXTENTS_MAX,
     JOURNAL_COMMANDS_MAX, ShardConfig,

@@ -8,10 +8,10 @@ use culvert::config::ByteSize;
 use serde_json::Value;
 
 use super::super::case::{Pattern, Row, TransportKind};
-use super::super::load::{End, Load};
+use super::super::load::{End, Load, Measured};
 use super::super::local_cluster::{LocalCluster, LocalOptions, VOLUME, emulated_bytes};
 use super::super::measure::{Bench, connect_for, fill};
-use super::super::result::Nodes;
+use super::super::result::{CaseResult, Nodes};
 use super::super::servers::Servers;
 use super::ScenarioOptions;
 use crate::cli::connect::CliClient;
@@ -114,20 +114,25 @@ impl Bed {
         Ok(self.servers.statuses(&mut self.client)?)
     }
 
+    /// Measures the load until `end`, all costs included.
+    pub fn measure(&mut self, end: End) -> Outcome<CaseResult> {
+        let case = self.bench.measure(&mut self.client, &mut self.servers, LOAD, end)?;
+        none_failed(case.errors)?;
+        Ok(case)
+    }
+
     /// Runs the load until `end`; `observe` as [`Load::run_observed`] says.
     pub fn load(
         &mut self,
         row: Row,
         end: End,
         observe: &mut dyn FnMut(u64, u64),
-    ) -> Outcome<super::super::load::Measured> {
+    ) -> Outcome<Measured> {
         let mut load = Load::new(self.client.client(), self.volume, row, 77)?;
         let clock = self.client.clock();
         let client = self.client.client_mut();
         let measured = load.run_observed(client, &clock, end, &mut self.servers, observe)?;
-        if measured.errors > 0 {
-            return Err(anyhow::anyhow!("{} operations failed", measured.errors))?;
-        }
+        none_failed(measured.errors)?;
         Ok(measured)
     }
 
@@ -146,8 +151,8 @@ impl Bed {
         found.into_iter().flatten().collect()
     }
 
-    /// Makes one request for each of `blocks` and waits until all have succeeded. Returns how long
-    /// that took.
+    /// Makes one request for each of `blocks` and waits until these, and what was in flight before,
+    /// have succeeded. Returns how long that took.
     pub fn touch(&mut self, blocks: &[u64], write: bool) -> Outcome<Duration> {
         let volume = self.volume;
         let clock = self.client.clock();
@@ -163,19 +168,16 @@ impl Bed {
             let submitted = client.submit(operation, offset_blocks);
             submitted.map_err(|refused| anyhow::anyhow!("{}", refused.reason))?;
         }
-        let mut failure = None;
+        let mut failed = 0;
         while client.in_flight() > 0 {
-            client.wait(&clock, &mut |completion| {
-                failure = completion.result.err().or(failure);
-            });
+            client.wait(&clock, &mut |completion| failed += u64::from(completion.result.is_err()));
         }
-        ensure_none(failure)?;
+        none_failed(failed)?;
         Ok(started.elapsed())
     }
 }
 
-fn ensure_none(failure: Option<impl std::fmt::Display>) -> anyhow::Result<()> {
-    let text = failure.map(|failure| failure.to_string());
-    ensure!(text.is_none(), "a request failed: {}", text.unwrap_or_default());
+fn none_failed(operations: u64) -> anyhow::Result<()> {
+    ensure!(operations == 0, "{operations} operations failed");
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::super::load::End;
 use super::Values;
-use super::bed::{Ground, LOAD};
+use super::bed::Ground;
 use crate::cli::exit::Outcome;
 
 const FEW: u32 = 4;
@@ -15,10 +15,7 @@ pub fn run(ground: &Ground<'_>) -> Outcome<Values> {
     for (at, copysets) in [FEW, MANY].into_iter().enumerate() {
         let mut bed = ground.filled(copysets)?;
         let end = End::At { duration: ground.options.duration };
-        let case = bed.bench.measure(&mut bed.client, &mut bed.servers, LOAD, end)?;
-        if case.errors > 0 {
-            return Err(anyhow::anyhow!("{} operations failed", case.errors).into());
-        }
+        let case = bed.measure(end)?;
         cpu_us[at] = case.cpu_us_per_operation.unwrap_or(f64::NAN);
         iops[at] = case.iops / 1000.0;
     }

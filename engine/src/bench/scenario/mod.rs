@@ -74,8 +74,8 @@ pub struct Figure {
     pub value: f64,
     /// Its unit; empty for a ratio.
     pub unit: &'static str,
-    /// The worst round that counts.
-    pub worst: f64,
+    /// The highest of the rounds that count: the worst one, where less is better.
+    pub highest: f64,
     /// URI of the devices, as asked for.
     pub device: String,
     /// Replicas of each copyset.
@@ -120,7 +120,7 @@ pub fn run(options: &ScenarioOptions, progress: &mut dyn FnMut()) -> Outcome<Vec
                 figure: "",
                 value: 0.0,
                 unit: "",
-                worst: 0.0,
+                highest: 0.0,
                 device: options.device.clone(),
                 replicas: options.replicas,
                 rounds: 0,
@@ -168,7 +168,7 @@ fn medians(sample: &Figure, rounds: &[Round]) -> Vec<Figure> {
     let figure = |(at, values): (usize, Vec<f64>)| Figure {
         figure: names[at].0,
         unit: names[at].2,
-        worst: values.iter().copied().fold(0.0, f64::max),
+        highest: values.iter().copied().fold(0.0, f64::max),
         value: median(values),
         rounds: kept.len() as u32,
         rounds_dropped: (rounds.len() - kept.len()) as u32,
@@ -186,8 +186,10 @@ fn name(scenario: Scenario) -> String {
 /// Figures as text.
 #[must_use]
 pub fn render(figures: &[Figure]) -> String {
-    let mut out =
-        format!("{:<17} {:<5} {:<44} {:>10} {:>10}\n", "scenario", "", "figure", "median", "worst");
+    let mut out = format!(
+        "{:<17} {:<5} {:<44} {:>10} {:>10}\n",
+        "scenario", "", "figure", "median", "highest"
+    );
     for figure in figures {
         let text = |value: f64| format!("{value:.2}{}", figure.unit);
         let _ = writeln!(
@@ -197,7 +199,7 @@ pub fn render(figures: &[Figure]) -> String {
             figure.transport,
             figure.figure,
             text(figure.value),
-            text(figure.worst)
+            text(figure.highest)
         );
     }
     if let Some(first) = figures.first() {
@@ -224,7 +226,7 @@ mod tests {
             figure: "",
             value: 0.0,
             unit: "",
-            worst: 0.0,
+            highest: 0.0,
             device: "emulated:1GiB".into(),
             replicas: 3,
             rounds: 0,
@@ -240,7 +242,7 @@ mod tests {
         let rounds = [round(0.0, 3.0), round(50.0, 99.0), round(1.0, 5.0), round(1.5, 4.0)];
         let figures = medians(&sample(), &rounds);
         assert_eq!(figures.len(), 2);
-        assert_eq!((figures[0].figure, figures[0].value, figures[0].worst), ("p99", 4.0, 5.0));
+        assert_eq!((figures[0].figure, figures[0].value, figures[0].highest), ("p99", 4.0, 5.0));
         assert_eq!((figures[0].rounds, figures[0].rounds_dropped), (3, 1));
         assert_eq!(figures[0].steal_percent, 1.5);
         let all = medians(&sample(), &rounds[1..2]);

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::super::load::End;
 use super::super::totals::Totals;
 use super::Values;
-use super::bed::{Ground, LOAD};
+use super::bed::Ground;
 use crate::cli::exit::Outcome;
 
 const COPYSETS: u32 = 4;
@@ -18,10 +18,7 @@ pub fn run(ground: &Ground<'_>) -> Outcome<Values> {
     let mut bed = ground.filled(COPYSETS)?;
     let end = End::After { operations: bed.volume.blocks() * TIMES };
     let before = Totals::of(&bed.statuses()?);
-    let case = bed.bench.measure(&mut bed.client, &mut bed.servers, LOAD, end)?;
-    if case.errors > 0 {
-        return Err(anyhow::anyhow!("{} operations failed", case.errors).into());
-    }
+    let case = bed.measure(end)?;
     let statuses = bed.statuses()?;
     let counted = Totals::of(&statuses).since(&before);
     let replicas = f64::from(ground.options.replicas);

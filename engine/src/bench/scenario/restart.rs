@@ -39,8 +39,8 @@ pub fn run(ground: &Ground<'_>) -> Outcome<Values> {
     ])
 }
 
-/// Kills every server while writes are in flight, and waits until those have come to their end
-/// with the servers that are started later.
+/// Kills every server while writes are in flight. They stay so, and come to their end when servers
+/// are there again.
 fn kill_under_load(bed: &mut super::bed::Bed) -> Outcome {
     let volume = bed.volume;
     let clock = bed.client.clock();
