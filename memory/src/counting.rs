@@ -1,9 +1,9 @@
 #![allow(unsafe_code)]
 //! Proof that the data plane allocates nothing.
 //!
-//! [`CountingAllocator`] is the system's allocator with two counters in front: one per thread,
-//! which costs an increment, and one per process, which costs a relaxed atomic one. A binary or a
-//! test installs it; where none is installed the counters stay at zero.
+//! [`CountingAllocator`] is the system's allocator with counters in front, one set per thread: a
+//! count for the whole process would cost an atomic increment, which waits for all stores before
+//! it. A binary or a test installs it; where none is installed the counters stay at zero.
 //!
 //! ```
 //! use culvert_memory::{CountingAllocator, allocations};
@@ -19,14 +19,11 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 thread_local! {
     static THREAD_ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
     static THREAD_BYTES: Cell<u64> = const { Cell::new(0) };
 }
-static PROCESS_ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-static PROCESS_BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// Allocations made by this thread since it began; growing one in place counts as one.
 pub fn allocations() -> u64 {
@@ -36,16 +33,6 @@ pub fn allocations() -> u64 {
 /// Bytes asked for by this thread since it began.
 pub fn allocated_bytes() -> u64 {
     THREAD_BYTES.get()
-}
-
-/// Allocations made by all threads since the process began.
-pub fn process_allocations() -> u64 {
-    PROCESS_ALLOCATIONS.load(Ordering::Relaxed)
-}
-
-/// Bytes asked for by all threads since the process began.
-pub fn process_allocated_bytes() -> u64 {
-    PROCESS_BYTES.load(Ordering::Relaxed)
 }
 
 /// The system's allocator, counting.
@@ -63,8 +50,6 @@ impl CountingAllocator {
         // The counters have no destructor, so they outlive every allocation of their thread.
         THREAD_ALLOCATIONS.set(THREAD_ALLOCATIONS.get().wrapping_add(1));
         THREAD_BYTES.set(THREAD_BYTES.get().wrapping_add(bytes as u64));
-        PROCESS_ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        PROCESS_BYTES.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 

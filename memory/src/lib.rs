@@ -68,9 +68,7 @@ mod window;
 pub use affinity::{AffinityError, allowed_cores, numa_node_of, pin_current_thread};
 pub use buffer::Buffer;
 pub use copied::page_bytes_copied;
-pub use counting::{
-    CountingAllocator, allocated_bytes, allocations, process_allocated_bytes, process_allocations,
-};
+pub use counting::{CountingAllocator, allocated_bytes, allocations};
 pub use mapping::{Backing, Mapping, MappingError, MappingOptions};
 pub use observed::{ObservedAllocator, observe_allocations};
 pub use pages::Pages;

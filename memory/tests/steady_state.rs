@@ -2,7 +2,7 @@
 
 use culvert_memory::{
     CountingAllocator, Pages, Pool, PoolOptions, SlotTable, Window, WindowOptions, allocated_bytes,
-    allocations, process_allocated_bytes, process_allocations, spsc,
+    allocations, spsc,
 };
 
 #[global_allocator]
@@ -34,14 +34,11 @@ fn the_data_plane_allocates_nothing() {
 #[test]
 fn allocations_are_counted() {
     let (count, bytes) = (allocations(), allocated_bytes());
-    let (process_count, process_bytes) = (process_allocations(), process_allocated_bytes());
     let mut values: Vec<u8> = Vec::with_capacity(100);
     values.resize(1000, 0);
     drop(values);
     assert_eq!(allocations() - count, 2);
     assert_eq!(allocated_bytes() - bytes, 1100);
-    assert!(process_allocations() >= process_count + 2);
-    assert!(process_allocated_bytes() >= process_bytes + 1100);
 
     let elsewhere = allocations();
     std::thread::spawn(|| drop(vec![0u8; 10])).join().unwrap();

@@ -63,9 +63,8 @@ impl Chunkserver {
             running.checkpoint_times.note(running.shard.is_checkpointing(), self.now_ns);
             for _ in 0..COPYSETS_PER_TURN {
                 let Some(id) = running.shard.checkpoint_wants() else { break };
-                let served = self.by_id.binary_search_by_key(&id, |(id, _)| *id);
-                if let Ok(at) = served {
-                    let copyset = &self.copysets[self.by_id[at].1 as usize];
+                if let Some(at) = self.by_id.get(id) {
+                    let copyset = &self.copysets[*at as usize];
                     let mark = copyset.catch_up_mark();
                     let partial = copyset.partial_state();
                     give(running, id, copyset.group.log(), &copyset.state, mark, partial);

@@ -33,6 +33,7 @@ pub use replaying::rebuild;
 pub use start::{ReplicaPlan, ShardPlan, StartError};
 pub use status::{ChunkserverStatus, CopysetStatus, DeviceStatus, OutOfService};
 
+use crate::by_copyset::ByCopyset;
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::{BatchNumber, CopysetId};
 use crate::network::{Class, ConnectionId, Event, Identity, Network, Payloads, PeerKind};
@@ -169,7 +170,7 @@ pub struct Chunkserver {
     shards: Vec<RunningShard>,
     copysets: Vec<Copyset>,
     /// Positions in `copysets`, ordered by id.
-    by_id: Vec<(CopysetId, u32)>,
+    by_id: ByCopyset<u32>,
     out_of_service: Vec<OutOfService>,
     /// Replicas on these shards that do not serve.
     held: Vec<checkpoint::Held>,
@@ -421,7 +422,8 @@ impl Chunkserver {
     /// Passes the shards' durability on to the groups that wait for it.
     fn settle_durable(&mut self) {
         let now_ns = self.now_ns;
-        for running in &mut self.shards {
+        for shard in 0..self.shards.len() {
+            let running = &mut self.shards[shard];
             let durable = running.shard.durable();
             while let Some(stored) = running.stored.front().copied() {
                 if stored.batch > durable {
@@ -437,18 +439,18 @@ impl Chunkserver {
                     self.stages.note(Stage::AppendReply, taken_ns, count);
                 }
             }
-            while let Some((batch, position)) = running.waiting.front().copied() {
+            while let Some(&(batch, position)) = self.shards[shard].waiting.front() {
                 if batch > durable {
                     break;
                 }
-                running.waiting.pop_front();
-                let copyset = &mut self.copysets[position as usize];
-                copyset.group.durable(durable, &mut self.outbox, self.now_ns);
-                Self::mark(&mut self.dirty, copyset, position);
+                self.shards[shard].waiting.pop_front();
+                let group = &mut self.copysets[position as usize].group;
+                group.durable(durable, &mut self.outbox, now_ns);
+                // Answers that waited for durability; only followers have them.
+                self.route_outbox(position);
+                self.mark_ready(position);
             }
         }
-        // Answers that waited for durability; only followers have them.
-        self.route_outbox(None);
     }
 
     /// Runs the state machine of every copyset that has something to do.
@@ -508,11 +510,9 @@ impl Chunkserver {
         {
             running.waiting.push_back((batch, position));
         }
-        if copyset.group.has_ready() {
-            Self::mark(&mut self.dirty, copyset, position);
-        }
         let wanted = copyset.group.log_mut().take_snapshot_wanted();
-        self.route_outbox(Some(position));
+        self.mark_ready(position);
+        self.route_outbox(position);
         if let Some(to) = wanted {
             self.want_catch_up(position, to);
         }
@@ -528,13 +528,21 @@ impl Chunkserver {
         }
     }
 
+    /// Marks it dirty if its group has anything to do: most answers of a second follower change
+    /// nothing that must be carried out.
+    fn mark_ready(&mut self, position: u32) {
+        let copyset = &mut self.copysets[position as usize];
+        if copyset.group.has_ready() {
+            Self::mark(&mut self.dirty, copyset, position);
+        }
+    }
+
     fn mark_dirty(&mut self, position: u32) {
         Self::mark(&mut self.dirty, &mut self.copysets[position as usize], position);
     }
 
     fn position(&self, id: CopysetId) -> Option<u32> {
-        let at = self.by_id.binary_search_by_key(&id, |(id, _)| *id).ok()?;
-        Some(self.by_id[at].1)
+        self.by_id.get(id).copied()
     }
 
     /// The shard's device failed: its replicas stop at once; the process and the others go on.

@@ -65,7 +65,9 @@ impl Outgoing {
     }
 
     fn push(&mut self, message: &PeerMessage) {
-        if self.waiting.len() < self.waiting.capacity() {
+        if self.waiting.is_empty() && !self.frame.is_full() {
+            self.frame.push(message);
+        } else if self.waiting.len() < self.waiting.capacity() {
             self.waiting.push_back(*message);
         }
     }
@@ -312,6 +314,6 @@ impl Chunkserver {
             self.counters.messages_refused += 1;
             tracing::debug!(copyset = %message.copyset, from = %message.from, %refusal, "message refused");
         }
-        self.mark_dirty(position);
+        self.mark_ready(position);
     }
 }

@@ -164,35 +164,31 @@ impl Chunkserver {
         }
     }
 
-    /// Sorts what a group wants sent to feeds and peers.
-    pub(super) fn route_outbox(&mut self, position: Option<u32>) {
+    /// Sorts what the group of the copyset at `position` wants sent to feeds and peers.
+    pub(super) fn route_outbox(&mut self, position: u32) {
         let mut outbox = std::mem::take(&mut self.outbox);
         let Outbox { appends, messages, reads } = &mut outbox;
-        for message in messages.drain(..) {
-            let Some(at) = self.position(message.copyset) else { continue };
-            let place = self.copysets[at as usize].peer_of(message.to);
-            if let Some(peer) = place {
-                self.peers.push(peer, &message);
+        let copyset = &mut self.copysets[position as usize];
+        for message in &*messages {
+            if let Some(peer) = copyset.peer_of(message.to) {
+                self.peers.push(peer, message);
             }
         }
-        if let Some(position) = position {
-            for range in appends.drain(..) {
-                let copyset = &mut self.copysets[position as usize];
-                let Some(feed) = copyset.feeds.iter_mut().find(|feed| feed.to == range.to) else {
-                    continue;
-                };
-                if !self.peers.is_connected(feed.peer) || !feed.push(range) {
-                    feed.clear();
-                    copyset.group.report_unreachable(range.to);
-                } else {
-                    mark(&mut self.feeding, &mut copyset.feeding, position);
-                }
-            }
-            for (context, index) in reads.drain(..) {
-                self.round_done(position, context, index);
+        messages.clear();
+        for range in appends.drain(..) {
+            let Some(feed) = copyset.feeds.iter_mut().find(|feed| feed.to == range.to) else {
+                continue;
+            };
+            if !self.peers.is_connected(feed.peer) || !feed.push(range) {
+                feed.clear();
+                copyset.group.report_unreachable(range.to);
+            } else {
+                mark(&mut self.feeding, &mut copyset.feeding, position);
             }
         }
-        debug_assert!(appends.is_empty(), "only a leader's ready has entries to send");
+        for (context, index) in reads.drain(..) {
+            self.round_done(position, context, index);
+        }
         self.outbox = outbox;
     }
 
@@ -324,16 +320,17 @@ impl Chunkserver {
         }
         let stepped = copyset.group.step_append(
             &header,
-            entries.into_iter().map(|(entry, payload)| {
-                let AppendEntry { record, live_mask, superseded_by } = entry;
-                (StoredEntry { record, live_mask, superseded_by }, payload)
+            // By reference: the list has room for the longest frame and is costly to move.
+            entries.iter().map(|(entry, payload)| {
+                let AppendEntry { record, live_mask, superseded_by } = *entry;
+                (StoredEntry { record, live_mask, superseded_by }, *payload)
             }),
         );
         if let Err(refusal) = stepped {
             self.counters.messages_refused += 1;
             tracing::warn!(copyset = %header.copyset, from = %header.from, %refusal, "append refused");
         }
-        self.mark_dirty(position);
+        self.mark_ready(position);
         Ok(())
     }
 }
@@ -464,7 +461,7 @@ impl Pump<'_> {
             if count == 0 && range.count > 0 {
                 return Err(stop.unwrap_or(Stop::Lost));
             }
-            self.send_frame(payloads, network)?;
+            self.send_frame(&payloads, network)?;
             let feed = &mut copyset.feeds[self.at];
             feed.fetches.retain(|fetch| fetch.index > last.0 || fetch.outstanding > 0);
             range.count -= count;
@@ -484,11 +481,11 @@ impl Pump<'_> {
 
     fn send_frame<N: Network>(
         &mut self,
-        payloads: FramePayloads,
+        payloads: &FramePayloads,
         network: &mut N,
     ) -> Result<(), Stop> {
         let entries = u64::from(self.writer.count());
-        match network.send(self.connection, Class::Data, self.writer.frame(), &payloads) {
+        match network.send(self.connection, Class::Data, self.writer.frame(), payloads) {
             Ok(()) => {
                 self.counters.append_frames_sent += 1;
                 self.counters.entries_sent += entries;
@@ -496,7 +493,7 @@ impl Pump<'_> {
             }
             Err(refused) => {
                 for (placement, _) in payloads {
-                    network.cancel(self.connection, placement);
+                    network.cancel(self.connection, *placement);
                 }
                 Err(if refused == SendError::Full { Stop::Blocked } else { Stop::Lost })
             }

@@ -23,6 +23,7 @@ use super::timers::Ticker;
 use super::{
     Chunkserver, ChunkserverOptions, Copyset, DeviceStatus, Endpoint, ReplicaPlace, RunningShard,
 };
+use crate::by_copyset::ByCopyset;
 use crate::copyset::{self, CopysetState};
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::{CopysetId, LogIndex, Term};
@@ -155,7 +156,7 @@ impl Chunkserver {
             pool,
             shards: Vec::new(),
             copysets: Vec::new(),
-            by_id: Vec::new(),
+            by_id: ByCopyset::default(),
             out_of_service: Vec::new(),
             held: Vec::new(),
             reads,
@@ -178,7 +179,6 @@ impl Chunkserver {
         for plan in plans {
             server.start_shard(plan)?;
         }
-        server.by_id.sort_unstable();
         let copysets = server.copysets.len().max(1) as u64;
         server.retained = (server.options.log_entries_retained / copysets).max(RETAINED_MIN);
         Ok(server)
@@ -268,7 +268,7 @@ impl Chunkserver {
         let others = plan.places.iter();
         let feeds =
             others.filter_map(|place| Some(Feed::new(place.replica, place.peer?))).collect();
-        self.by_id.push((id, self.copysets.len() as u32));
+        self.by_id.insert(id, self.copysets.len() as u32);
         self.copysets.push(Copyset {
             id,
             shard: shard_position,
@@ -396,5 +396,5 @@ fn settle_hard_state(log: &mut Log, found: &RecoveredGroup, state: &CopysetState
         hard_state.term = last_term;
         hard_state.vote = 0;
     }
-    log.set_hard_state(hard_state);
+    log.set_hard_state(&hard_state);
 }

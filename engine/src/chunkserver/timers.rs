@@ -51,9 +51,7 @@ impl Chunkserver {
             for _ in 0..ticks {
                 copyset.group.tick();
             }
-            if copyset.group.has_ready() {
-                self.mark_dirty(position as u32);
-            }
+            self.mark_ready(position as u32);
         }
     }
 

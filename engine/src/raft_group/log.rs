@@ -223,8 +223,10 @@ impl Log {
     }
 
     /// Replaces it.
-    pub fn set_hard_state(&mut self, hard_state: HardState) {
-        self.hard_state = hard_state;
+    pub fn set_hard_state(&mut self, hard_state: &HardState) {
+        let HardState { term, vote, commit, .. } = *hard_state;
+        (self.hard_state.term, self.hard_state.vote) = (term, vote);
+        self.hard_state.commit = commit;
     }
 
     /// The group's membership.
@@ -247,6 +249,11 @@ impl Log {
     /// Takes back what was offered to `to`: it has it, or will never have it.
     pub fn withdraw_snapshot(&mut self, to: ReplicaId) {
         self.offers.retain(|(offered_to, ..)| *offered_to != to);
+    }
+
+    /// Whether [`Self::take_snapshot_wanted`] has something to say.
+    pub(super) fn wants_snapshot(&self) -> bool {
+        self.snapshot_wanted.get().is_some()
     }
 
     /// The replica that the library wants a raft snapshot for, once per request.

@@ -5,7 +5,6 @@
 //! knows the place of a proposal beforehand, because nothing else appends between a proposal and
 //! its [flush](super::Group::flush_proposals), so that a record is encoded once.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 
 use culvert_memory::Pages;
@@ -41,20 +40,25 @@ pub struct Stash {
     bytes: Vec<u8>,
     /// Payload of all records, claimed or not: it goes back when all of them are cleared.
     pages: Vec<Pages>,
-    waiting: VecDeque<Waiting>,
+    /// Not a queue: each turn begins at the front again, in memory that is at hand.
+    waiting: Vec<Waiting>,
+    /// How many of them were claimed or overtaken.
+    passed: usize,
     /// Records at the end of `waiting` that the library was not asked to append yet.
     proposals: usize,
 }
 
 impl Stash {
-    pub(super) fn has_proposals(&self) -> bool {
-        self.proposals > 0
+    /// Whether no record waits, neither to be proposed nor to be claimed or dropped.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.len() == self.passed
     }
 
     /// Drops what nobody claimed; payload pages go back to where they came from.
     pub(super) fn clear(&mut self) {
         assert_eq!(self.proposals, 0);
         self.waiting.clear();
+        self.passed = 0;
         self.bytes.clear();
         self.pages.clear();
     }
@@ -64,7 +68,7 @@ impl Stash {
         self.pages.extend_from_slice(payload);
         let start = self.bytes.len();
         self.bytes.extend_from_slice(entry.record.bytes());
-        self.waiting.push_back(Waiting {
+        self.waiting.push(Waiting {
             index: entry.record.index(),
             term: entry.record.term(),
             start,
@@ -82,16 +86,17 @@ impl Stash {
         index: LogIndex,
         term: Term,
     ) -> Option<(StoredEntry<'_>, &[Pages])> {
-        let at = self.waiting.iter().position(|w| w.index == index && w.term == term)?;
-        self.waiting.drain(..at);
-        let waiting = self.waiting.pop_front()?;
+        let rest = &self.waiting[self.passed..];
+        let at = rest.iter().position(|w| w.index == index && w.term == term)?;
+        let waiting = &rest[at];
+        self.passed += at + 1;
         let bytes = &self.bytes[waiting.start..waiting.start + waiting.length];
         let entry = StoredEntry {
             record: RecordView::trusted(bytes),
             live_mask: waiting.live_mask,
             superseded_by: waiting.superseded_by,
         };
-        Some((entry, &self.pages[waiting.runs]))
+        Some((entry, &self.pages[waiting.runs.clone()]))
     }
 }
 

@@ -18,7 +18,7 @@ impl Group {
     /// Whether [`Self::ready`] has anything to do.
     #[must_use]
     pub fn has_ready(&self) -> bool {
-        self.stash.has_proposals() || self.raw.has_ready()
+        !self.stash.is_empty() || self.raw.has_ready() || self.raw.store().wants_snapshot()
     }
 
     /// Carries out what the library decided: stores, applies, and fills `outbox`.
@@ -42,14 +42,14 @@ impl Group {
                 let term = Term(hard_state.term);
                 host.store_hard_state(self.copyset, term, hard_state.vote, commit);
             }
-            self.raw.mut_store().set_hard_state(hard_state.clone());
+            self.raw.mut_store().set_hard_state(hard_state);
         }
-        for entry in ready.take_entries() {
-            self.store(&entry, host);
+        for entry in ready.entries() {
+            self.store(entry, host);
         }
         self.stash.clear();
-        for message in ready.take_messages() {
-            self.send(&message, outbox, now_ns);
+        for message in &ready.take_messages() {
+            self.send(message, outbox, now_ns);
         }
         outbox.reads.extend(ready.take_read_states().iter().filter_map(|state| {
             let context = state.request_ctx[..].try_into().ok()?;

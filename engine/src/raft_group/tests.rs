@@ -544,7 +544,7 @@ fn a_raft_snapshot_restarts_the_log() {
         let extent = Extent { start: 100 + index as u32, blocks: 1 };
         log.append(&RecordView::trusted(record), &[extent], None, None);
     }
-    log.set_hard_state(raft::eraftpb::HardState {
+    log.set_hard_state(&raft::eraftpb::HardState {
         term: 1,
         vote: 0,
         commit: 4,

@@ -1,7 +1,6 @@
 //! What the shard itself knows of each group: its replica's name and how far it has applied.
 
-use std::collections::BTreeMap;
-
+use crate::by_copyset::ByCopyset;
 use crate::ids::{CopysetId, LogIndex};
 use crate::journal::ReplicaIdentity;
 
@@ -22,7 +21,7 @@ pub(super) struct Group {
 /// The groups of a shard, in order of their names.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
-    groups: BTreeMap<CopysetId, Group>,
+    groups: ByCopyset<Group>,
     /// Groups whose note is due.
     dirty: Vec<CopysetId>,
 }
@@ -34,20 +33,20 @@ impl Groups {
     }
 
     pub(super) fn remove(&mut self, copyset: CopysetId) {
-        self.groups.remove(&copyset);
+        self.groups.remove(copyset);
         self.dirty.retain(|&other| other != copyset);
     }
 
     pub(super) fn get(&self, copyset: CopysetId) -> Option<&Group> {
-        self.groups.get(&copyset)
+        self.groups.get(copyset)
     }
 
     pub(super) fn get_mut(&mut self, copyset: CopysetId) -> Option<&mut Group> {
-        self.groups.get_mut(&copyset)
+        self.groups.get_mut(copyset)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (CopysetId, &Group)> {
-        self.groups.iter().map(|(&copyset, group)| (copyset, group))
+        self.groups.iter()
     }
 
     /// Notes how far a group has applied.
@@ -56,7 +55,7 @@ impl Groups {
     ///
     /// If the shard holds no such group.
     pub(super) fn note_applied(&mut self, copyset: CopysetId, index: LogIndex) {
-        let group = self.groups.get_mut(&copyset).expect("a group of this shard");
+        let group = self.groups.get_mut(copyset).expect("a group of this shard");
         if index <= group.applied {
             return;
         }
@@ -75,13 +74,13 @@ impl Groups {
     /// A note that is due.
     pub(super) fn next_note(&self) -> Option<(CopysetId, LogIndex)> {
         let copyset = *self.dirty.last()?;
-        Some((copyset, self.groups[&copyset].applied))
+        Some((copyset, self.groups.get(copyset)?.applied))
     }
 
     /// That note was journalled.
     pub(super) fn note_taken(&mut self) {
         if let Some(copyset) = self.dirty.pop()
-            && let Some(group) = self.groups.get_mut(&copyset)
+            && let Some(group) = self.groups.get_mut(copyset)
         {
             group.dirty = false;
         }
@@ -96,10 +95,8 @@ impl Groups {
 
     /// The first group behind `after` that the checkpoint in progress keeps.
     pub(super) fn kept_after(&self, after: Option<CopysetId>) -> Option<CopysetId> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let from = after.map_or(Unbounded, Excluded);
-        let mut rest = self.groups.range((from, Unbounded));
-        rest.find(|(_, group)| group.kept).map(|(&copyset, _)| copyset)
+        let mut behind = self.groups.iter_after(after);
+        behind.find(|(_, group)| group.kept).map(|(copyset, _)| copyset)
     }
 
     /// Forgets what the checkpoint keeps.

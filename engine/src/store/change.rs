@@ -4,8 +4,9 @@
 //! installed whole, each at one index, so that "above the chunk" implies "above each of its
 //! blocks"; that is checked, in debug builds, at every block.
 
-use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::btree_map::Entry;
 
+use crate::by_copyset::ByCopyset;
 use crate::ids::{BlockRange, CopysetId, Extent, LogIndex};
 use crate::store::chunk_map::{Chunk, ChunkMap};
 use crate::store::frozen::FrozenTable;
@@ -19,7 +20,7 @@ pub(super) struct Swing<'a> {
     chunk: &'a mut Chunk,
     leaves: &'a mut LeafPool,
     frozen: &'a FrozenTable,
-    mapped: &'a mut BTreeMap<CopysetId, u64>,
+    mapped: &'a mut ByCopyset<u64>,
     /// Whether images of the chunk may name what it lets go.
     shared: bool,
     /// Blocks newly mapped, less those unmapped.
@@ -206,7 +207,7 @@ impl ChunkMap {
             self.drop_chunk(chunk.key, releases);
         }
         self.absences.remove_copyset(copyset);
-        self.mapped.remove(&copyset);
+        self.mapped.remove(copyset);
     }
 
     pub(super) fn relocate(

@@ -15,6 +15,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use crate::by_copyset::ByCopyset;
 use crate::ids::{BlockRange, ChunkId, CopysetId, LogIndex};
 use crate::store::absence::Absences;
 use crate::store::frozen::{Frozen, FrozenId, FrozenTable};
@@ -49,7 +50,7 @@ pub(super) struct ChunkMap {
     pub(super) chunk_blocks: u32,
     pub(super) chunks: BTreeMap<ChunkKey, Chunk>,
     /// Mapped blocks per copyset.
-    pub(super) mapped: BTreeMap<CopysetId, u64>,
+    pub(super) mapped: ByCopyset<u64>,
     pub(super) absences: Absences,
     pub(super) leaves: LeafPool,
     pub(super) frozen: FrozenTable,
@@ -74,7 +75,7 @@ impl ChunkMap {
         ChunkMap {
             chunk_blocks,
             chunks: BTreeMap::new(),
-            mapped: BTreeMap::new(),
+            mapped: ByCopyset::default(),
             absences: Absences::default(),
             leaves: LeafPool::default(),
             frozen: FrozenTable::default(),
@@ -140,7 +141,7 @@ impl ChunkMap {
     }
 
     pub(super) fn mapped_blocks(&self, copyset: CopysetId) -> u64 {
-        self.mapped.get(&copyset).copied().unwrap_or(0)
+        self.mapped.get(copyset).copied().unwrap_or(0)
     }
 
     pub(super) fn freeze(&mut self, key: ChunkKey) -> Result<FrozenId, FreezeError> {
@@ -210,10 +211,14 @@ impl ChunkMap {
     }
 
     /// Adds to the copyset's count of mapped blocks.
-    pub(super) fn count(mapped: &mut BTreeMap<CopysetId, u64>, copyset: CopysetId, change: i64) {
-        if change != 0 {
-            let count = mapped.entry(copyset).or_insert(0);
-            *count = count.checked_add_signed(change).expect("fewer unmapped than mapped");
+    pub(super) fn count(mapped: &mut ByCopyset<u64>, copyset: CopysetId, change: i64) {
+        if change == 0 {
+            return;
+        }
+        let sum = |count: u64| count.checked_add_signed(change).expect("fewer unmapped than mapped");
+        match mapped.get_mut(copyset) {
+            Some(count) => *count = sum(*count),
+            None => mapped.insert(copyset, sum(0)),
         }
     }
 

@@ -32,7 +32,7 @@ impl Store {
         StoreStatistics {
             data_blocks: self.geometry.data_blocks.into(),
             free_blocks: self.free_blocks(),
-            mapped_blocks: self.map.mapped.values().sum(),
+            mapped_blocks: self.map.mapped.iter().map(|(_, blocks)| blocks).sum(),
             waiting_blocks: self.releases.waiting_blocks(),
             deallocating_blocks: self.releases.deallocating_blocks(),
             chunks: self.map.chunks.len() as u64,

@@ -233,9 +233,9 @@ impl Iterator for PeerMessages<'_> {
     type Item = Result<PeerMessage, FrameError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (body, rest) = PeerMessageBody::read_from_prefix(self.bytes).ok()?;
+        let (body, rest) = PeerMessageBody::ref_from_prefix(self.bytes).ok()?;
         self.bytes = rest;
-        Some(PeerMessage::from_body(&body))
+        Some(PeerMessage::from_body(body))
     }
 }
 
@@ -392,7 +392,7 @@ impl<'a> AppendReader<'a> {
     /// [`FrameError::Truncated`] where it is short.
     pub fn parse(count: u16, body: &'a [u8]) -> Result<AppendReader<'a>, FrameError> {
         let (fixed, bytes) =
-            AppendBody::read_from_prefix(body).map_err(|_| FrameError::Truncated)?;
+            AppendBody::ref_from_prefix(body).map_err(|_| FrameError::Truncated)?;
         let header = AppendHeader {
             copyset: CopysetId(fixed.copyset.get()),
             from: ReplicaId(fixed.from.get()),
@@ -428,7 +428,7 @@ impl<'a> AppendReader<'a> {
             return if self.bytes.is_empty() { Ok(None) } else { Err(FrameError::Field("count")) };
         }
         let (prefix, rest) =
-            EntryBody::read_from_prefix(self.bytes).map_err(|_| FrameError::Truncated)?;
+            EntryBody::ref_from_prefix(self.bytes).map_err(|_| FrameError::Truncated)?;
         let record = RecordView::parse(rest)?;
         if record.copyset() != self.header.copyset {
             return Err(FrameError::Field("copyset"));
