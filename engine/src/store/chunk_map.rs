@@ -215,7 +215,8 @@ impl ChunkMap {
         if change == 0 {
             return;
         }
-        let sum = |count: u64| count.checked_add_signed(change).expect("fewer unmapped than mapped");
+        let sum =
+            |count: u64| count.checked_add_signed(change).expect("fewer unmapped than mapped");
         match mapped.get_mut(copyset) {
             Some(count) => *count = sum(*count),
             None => mapped.insert(copyset, sum(0)),
