@@ -3,6 +3,8 @@
 
 mod bench;
 mod cli;
+#[allow(dead_code, reason = "its parts are put together in the next steps")]
+mod sim;
 
 use std::process::ExitCode;
 
