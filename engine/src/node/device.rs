@@ -49,21 +49,42 @@ impl ClaimedDevices {
     }
 }
 
-/// Opens all devices, and of each the shards that reactor `number` runs.
-pub(super) fn open_all<D: QueuePair>(
+/// Opens the queue pairs of reactor `number` on all devices.
+pub(super) fn open_queue_pairs(
     claims: &ClaimedDevices,
     config: &NodeConfig,
-    cluster: &Cluster,
     number: usize,
     pool: &Pool,
+) -> Result<Vec<AnyQueuePair>, NodeError> {
+    // The check of the configuration has seen that a device takes so many.
+    let pool_regions = config.reactors[number].pool_regions_max().max(pool.regions().len() as u64);
+    let regions_max = (config.transport.regions_max() + pool_regions) as u32;
+    assert_eq!(claims.0.len(), config.devices.len(), "the claims are of this configuration");
+    let devices = claims.0.iter().zip(&config.devices);
+    let pairs = devices.map(|(claim, device)| {
+        let options = OpenOptions { depth: device.depth_max, regions_max };
+        open_claimed(claim, &options)
+            .map_err(|source| NodeError::Open { uri: device.uri.clone(), source: source.into() })
+    });
+    pairs.collect()
+}
+
+/// Recovers, over a queue pair on each device, the shards that reactor `number` runs.
+pub(super) fn recover_all<D: QueuePair>(
+    (config, cluster, number): (&NodeConfig, &Cluster, usize),
+    queue_pairs: Vec<D>,
+    pool: &Pool,
     create: bool,
-    mut wrap: impl FnMut(&DeviceConfig, AnyQueuePair) -> D,
 ) -> Result<(Vec<Device<D>>, Vec<ShardPlan>), NodeError> {
     let mut devices = Vec::new();
     let mut plans = Vec::new();
-    assert_eq!(claims.0.len(), config.devices.len(), "the claims are of this configuration");
-    for (claim, device) in claims.0.iter().zip(&config.devices) {
-        let mut queue_pair = wrap(device, open_queue_pair(claim, device, config, number, pool)?);
+    assert_eq!(queue_pairs.len(), config.devices.len(), "a queue pair on each device");
+    for (mut queue_pair, device) in queue_pairs.into_iter().zip(&config.devices) {
+        for region in pool.regions() {
+            queue_pair
+                .register(region)
+                .map_err(|source| NodeError::Register { uri: device.uri.clone(), source })?;
+        }
         let header = device::read_header(&mut queue_pair, pool)
             .map_err(|source| NodeError::Header { uri: device.uri.clone(), source })?;
         check_listed(device, config, cluster, &header)?;
@@ -89,27 +110,6 @@ pub(super) fn open_all<D: QueuePair>(
         devices.push(Device { queue_pair, shards: first..plans.len() });
     }
     Ok((devices, plans))
-}
-
-fn open_queue_pair(
-    claim: &DeviceClaim,
-    device: &DeviceConfig,
-    config: &NodeConfig,
-    number: usize,
-    pool: &Pool,
-) -> Result<AnyQueuePair, NodeError> {
-    // The check of the configuration has seen that a device takes so many.
-    let pool_regions = config.reactors[number].pool_regions_max().max(pool.regions().len() as u64);
-    let regions_max = (config.transport.regions_max() + pool_regions) as u32;
-    let options = OpenOptions { depth: device.depth_max, regions_max };
-    let mut queue_pair = open_claimed(claim, &options)
-        .map_err(|source| NodeError::Open { uri: device.uri.clone(), source: source.into() })?;
-    for region in pool.regions() {
-        queue_pair
-            .register(region)
-            .map_err(|source| NodeError::Register { uri: device.uri.clone(), source })?;
-    }
-    Ok(queue_pair)
 }
 
 /// A device serves only under the name by which the cluster file lists it, for this node.

@@ -27,7 +27,7 @@ use crate::chunkserver::{
 };
 use crate::cluster::{Cluster, EndpointIndex};
 use crate::config::{DeviceConfig, NodeConfig};
-use crate::network::Address;
+use crate::network::{Address, Network};
 use crate::raft_group::GroupOptions;
 use crate::reactor::{Clock, Idle, IdleOptions, Reactor, TurnBudget};
 
@@ -108,47 +108,31 @@ impl<D: QueuePair> NodeReactor<D> {
         claims: &ClaimedDevices,
         (config, cluster, number): (&NodeConfig, &Cluster, usize),
         create_replicas: bool,
-        wrap: impl FnMut(&DeviceConfig, AnyQueuePair) -> D,
+        mut wrap: impl FnMut(&DeviceConfig, AnyQueuePair) -> D,
     ) -> Result<NodeReactor<D>, NodeError> {
         let mut clock = SystemClock;
-        let now_ns = clock.now_ns();
-        let node = cluster
-            .nodes()
-            .iter()
-            .position(|node| node.uuid == config.node)
-            .ok_or(NodeError::NotInCluster { node: config.node })?;
+        let own = place_of(config, cluster, number)?;
         device::check_batch_bytes(config, cluster)?;
-        let own = EndpointIndex { node, reactor: number };
         let pool = open_pool(config, number)?;
         // An address that is taken is found before recovery writes; connections are refused until
         // there is somebody to serve them.
-        let (mut transport, listening) = open_transport(config, cluster, own, pool.clone())?;
-        let endpoints = peers_of(cluster, own);
-        let (devices, mut plans) =
-            device::open_all(claims, config, cluster, number, &pool, create_replicas, wrap)?;
-        for plan in &mut plans {
-            place_replicas(&mut plan.replicas, cluster, own, &endpoints);
-        }
-        let chunkserver = Chunkserver::start(
-            chunkserver_options(config, cluster),
-            pool,
-            (config.node, number as u32),
-            endpoints,
-            plans,
-            now_ns,
-        )?;
+        let (transport, listening) = open_transport(config, cluster, own, pool.clone())?;
+        let queue_pairs = device::open_queue_pairs(claims, config, number, &pool)?;
+        let queue_pairs = config.devices.iter().zip(queue_pairs);
+        let queue_pairs = queue_pairs.map(|(device, pair)| wrap(device, pair)).collect();
+        let now_ns = clock.now_ns();
+        let place = (config, cluster, number);
+        let mut reactor = assemble(place, pool, transport, queue_pairs, create_replicas, now_ns)?;
         for address in &listening {
-            transport
+            reactor
+                .network_mut()
                 .listen(address)
                 .map_err(|source| NodeError::Listen { address: address.clone(), source })?;
         }
-        let budget =
-            TurnBudget { events: config.turn.events_max, completions: config.turn.completions_max };
         let idle = IdleOptions {
             poll_ns: u64::from(config.idle.polling_us) * NS_PER_US,
             yields: config.idle.yields,
         };
-        let reactor = Reactor::new(chunkserver, transport, devices, budget);
         Ok(NodeReactor { reactor, idle: Idle::new(idle), listening, clock })
     }
 
@@ -174,6 +158,54 @@ impl<D: QueuePair> NodeReactor<D> {
     pub fn reactor(&mut self) -> &mut Reactor<D, Transport> {
         &mut self.reactor
     }
+}
+
+/// Puts a reactor together over drivers that are open: recovers its shards, through a queue pair on
+/// each of the configuration's devices, and starts its replicas. It does not listen yet.
+///
+/// This is what all nodes are made by, over whatever drivers. Nothing in it reads a clock: `now_ns`
+/// is when it starts.
+///
+/// # Errors
+///
+/// [`NodeError`] says which device or capacity is at fault and how to mend it.
+pub fn assemble<D: QueuePair, N: Network>(
+    (config, cluster, number): (&NodeConfig, &Cluster, usize),
+    pool: Pool,
+    network: N,
+    queue_pairs: Vec<D>,
+    create_replicas: bool,
+    now_ns: u64,
+) -> Result<Reactor<D, N>, NodeError> {
+    let own = place_of(config, cluster, number)?;
+    let endpoints = peers_of(cluster, own);
+    let place = (config, cluster, number);
+    let (devices, mut plans) = device::recover_all(place, queue_pairs, &pool, create_replicas)?;
+    for plan in &mut plans {
+        place_replicas(&mut plan.replicas, cluster, own, &endpoints);
+    }
+    let chunkserver = Chunkserver::start(
+        chunkserver_options(config, cluster),
+        pool,
+        (config.node, number as u32),
+        endpoints,
+        plans,
+        now_ns,
+    )?;
+    let budget =
+        TurnBudget { events: config.turn.events_max, completions: config.turn.completions_max };
+    Ok(Reactor::new(chunkserver, network, devices, budget))
+}
+
+/// The endpoint that reactor `number` of a configuration is.
+fn place_of(
+    config: &NodeConfig,
+    cluster: &Cluster,
+    number: usize,
+) -> Result<EndpointIndex, NodeError> {
+    let node = cluster.nodes().iter().position(|node| node.uuid == config.node);
+    let node = node.ok_or(NodeError::NotInCluster { node: config.node })?;
+    Ok(EndpointIndex { node, reactor: number })
 }
 
 fn open_pool(config: &NodeConfig, number: usize) -> Result<Pool, NodeError> {

@@ -61,6 +61,7 @@ const MODULES: &[Module] = &[
     module("client", Kind::Composer, &["ids", "record", "wire", "network", "cluster"]),
     module("node", Kind::Driver, &["*"]),
     module("bench", Kind::Outside, &["*"]),
+    module("sim", Kind::Outside, &["*"]),
     module("cli", Kind::Outside, &["*"]),
 ];
 
