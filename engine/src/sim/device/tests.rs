@@ -1,0 +1,1 @@
+//! Disks against what they promise.
