@@ -70,7 +70,8 @@ impl Disk {
         Disk(Rc::new(RefCell::new(Controller::new(options, random))))
     }
 
-    /// A queue pair for a process. A process may open several.
+    /// A queue pair for a process, which may open several. A process that ends in order is crashed
+    /// too, with [`Crash::Kill`]: nothing else ends its queue pairs.
     ///
     /// # Panics
     ///
