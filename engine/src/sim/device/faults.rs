@@ -5,10 +5,11 @@
 
 use std::ops::Range;
 
+use culvert_nvme::Status;
+
 use super::SECTORS_PER_BLOCK;
 use super::command::{Command, Kind, Turn};
 use super::controller::Controller;
-use culvert_nvme::Status;
 
 /// Chances per million commands of the kind, and states. All off by default.
 #[derive(Clone, Debug)]

@@ -1,7 +1,8 @@
 //! The contract of a queue pair.
 
-use super::*;
 use culvert_nvme::{Counters, LbaRange, RegisterError, Wake};
+
+use super::*;
 
 #[test]
 fn arguments_are_checked() {
