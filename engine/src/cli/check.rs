@@ -17,8 +17,9 @@ Examples:
   culvert check --device uring:/dev/nvme0n1
   culvert check --device 'emulated:2GiB?file=/dev/shm/disk' --json
 
-The node must be stopped: a device that is in use is refused. Nothing is written. Exit code 4 says that something is damaged; what a
-crash leaves behind by design (a torn tail of the journal) is a note, not damage.";
+The node must be stopped: a device that is in use is refused. Nothing is written. Exit code 4 says
+that something is damaged; what a crash leaves behind by design (a torn tail of the journal) is a
+note, not damage.";
 
 /// Memory for the reads of a check.
 const POOL_BYTES: ByteSize = ByteSize::mib(64);

@@ -12,6 +12,7 @@ pub mod exit;
 pub mod format;
 mod quickstart;
 mod serve;
+mod sim;
 pub mod status;
 pub mod terminal;
 mod transfer;
@@ -48,6 +49,7 @@ enum Command {
     Status(status::StatusArgs),
     Check(check::CheckArgs),
     Bench(bench::BenchArgs),
+    Sim(sim::SimArgs),
 }
 
 /// Reads the command line, does what it says, and reports failures.
@@ -72,6 +74,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Volume(command) => volume::run(command),
         Command::Check(arguments) => check::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Sim(arguments) => sim::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
     }
 }

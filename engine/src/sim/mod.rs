@@ -3,13 +3,33 @@
 //!
 //! | part | what |
 //! | --- | --- |
-//! | `random` | chance, from the seed alone |
+//! | `run` | one seed from beginning to end, and its verdict |
+//! | `world` | hosts, wires and time, which moves from one event to the next |
+//! | `scene` | the cluster that is simulated |
+//! | `faults` | what goes wrong, when, and for how long |
+//! | `process`, `guest` | a node's process, a client |
+//! | `clock` | a node's own clock |
 //! | `device` | disks that outlive processes, and the queue pairs on them |
 //! | `network` | hosts, connections and one-sided writes between them |
 //! | `history` | what clients saw, and whether a store of blocks could have said so |
+//! | `agreement` | what the replicas say, compared |
+//! | `random` | chance, from the seed alone |
 //!
 //! Nothing here is known to the production code: it implements the traits that the reactor and the
 //! client are written against.
 
-pub mod device;
-pub mod random;
+mod agreement;
+mod clock;
+mod device;
+pub mod faults;
+mod guest;
+mod history;
+mod network;
+mod process;
+mod random;
+pub mod run;
+mod scene;
+mod world;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! A client of the simulated cluster: the production client, and what it asks for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use culvert::client::{
+    Client, ClientError, ClientOptions, Completion, Operation, OperationKind, VolumeHandle,
+};
+use culvert::cluster::Cluster;
+use culvert::network::{Identity, Network, PeerKind};
+use culvert::reactor::Clock;
+use culvert_memory::Pool;
+use uuid::Uuid;
+
+use super::clock::LocalClock;
+use super::history::{History, OperationId, fill};
+use super::network::{Fabric, SimNetwork};
+use super::random::Random;
+use super::scene::{NODES, VOLUME, VOLUME_BLOCKS};
+
+const BLOCK_SIZE: usize = 4096;
+
+/// Blocks that most operations go to, so that they meet.
+const HOT_BLOCKS: u64 = 24;
+
+/// Blocks of the longest operation.
+const BLOCKS_MAX: u64 = 12;
+
+/// See the module's documentation.
+pub struct Guest {
+    number: usize,
+    client: Client<SimNetwork>,
+    volume: VolumeHandle,
+    clock: LocalClock,
+    random: Random,
+    in_flight: BTreeMap<u64, Asked>,
+    next_token: u64,
+    depth: usize,
+    /// True time at which it has to run although nothing comes in.
+    pub wake_ns: u64,
+}
+
+/// An operation under way.
+struct Asked {
+    id: OperationId,
+    blocks: u64,
+}
+
+/// What one turn of a guest saw.
+pub struct Ended {
+    token: u64,
+    kind: OperationKind,
+    result: Result<(), ClientError>,
+    bytes: Vec<u8>,
+}
+
+impl Guest {
+    /// Client number `number`, on a host of its own, with up to `depth` operations in flight.
+    pub fn new(
+        number: usize,
+        depth: usize,
+        cluster: &Cluster,
+        (pool, fabric): (&Pool, &Fabric),
+        clock: LocalClock,
+        mut random: Random,
+    ) -> Guest {
+        let name = Uuid::from_u128(0xc11e_0000 + number as u128);
+        let identity = Identity { node: name, kind: PeerKind::Client, endpoint: 0 };
+        let network = fabric.host(Guest::host(number), identity);
+        let options = ClientOptions {
+            in_flight_max: depth as u32,
+            request_timeout: Duration::from_secs(20),
+            attempt_timeout: Duration::from_millis(500),
+            seed: random.bits(),
+            ..ClientOptions::default()
+        };
+        let client = Client::new(cluster.clone(), network, pool.clone(), options);
+        let mut client = client.expect("options that make sense");
+        let volume = client.open_volume(VOLUME).expect("the scene's volume");
+        Guest {
+            number,
+            client,
+            volume,
+            clock,
+            random,
+            in_flight: BTreeMap::new(),
+            next_token: 0,
+            depth,
+            wake_ns: 0,
+        }
+    }
+
+    /// The host that a client's process is on.
+    pub fn host(number: usize) -> usize {
+        NODES + number
+    }
+
+    /// Operations under way.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Asks for something new while there is room. Returns how many it asked for.
+    pub fn ask(&mut self, history: &mut History, now_ns: u64, max: usize) -> usize {
+        let mut asked = 0;
+        while asked < max && self.in_flight.len() < self.depth {
+            let from = if self.random.chance(800_000) { HOT_BLOCKS } else { VOLUME_BLOCKS };
+            let longest = if self.random.chance(750_000) { 1 } else { BLOCKS_MAX };
+            let blocks = 1 + self.random.below(longest);
+            let first = self.random.below(from - blocks + 1);
+            match self.random.below(100) {
+                0..50 => self.write(history, first, blocks as u32, now_ns),
+                50..54 => self.discard(history, first, blocks, now_ns),
+                _ => self.read(history, first, blocks as u32, now_ns),
+            }
+            asked += 1;
+        }
+        if asked > 0 {
+            self.wake_ns = now_ns;
+        }
+        asked
+    }
+
+    fn write(&mut self, history: &mut History, first: u64, blocks: u32, now_ns: u64) {
+        let Some(mut buffer) = self.client.pool().acquire(blocks) else { return };
+        let (id, values) = history.invoke_write(self.number, first, blocks, now_ns);
+        let pages = buffer.as_mut_slice().chunks_exact_mut(BLOCK_SIZE);
+        for ((block, value), page) in (first..).zip(values).zip(pages) {
+            fill(block, value, page);
+        }
+        let write =
+            Operation::Write { volume: self.volume, offset_blocks: first, pages: buffer.freeze() };
+        self.submit(write, id, blocks.into());
+    }
+
+    fn discard(&mut self, history: &mut History, first: u64, blocks: u64, now_ns: u64) {
+        let id = history.invoke_discard(self.number, first, blocks as u32, now_ns);
+        let discard = Operation::Discard { volume: self.volume, offset_blocks: first, blocks };
+        self.submit(discard, id, blocks);
+    }
+
+    /// Reads a run of blocks.
+    pub fn read(&mut self, history: &mut History, first: u64, blocks: u32, now_ns: u64) {
+        let id = history.invoke_read(self.number, first, blocks, now_ns);
+        let read = Operation::Read { volume: self.volume, offset_blocks: first, blocks };
+        self.submit(read, id, blocks.into());
+        self.wake_ns = now_ns;
+    }
+
+    fn submit(&mut self, operation: Operation, id: OperationId, blocks: u64) {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.client.submit(operation, token).expect("room was looked for");
+        self.in_flight.insert(token, Asked { id, blocks });
+    }
+
+    /// One turn at a true time. Returns how many operations ended.
+    pub fn turn(&mut self, history: &mut History, now_ns: u64) -> usize {
+        self.clock.set_true(now_ns);
+        let mut ended = Vec::new();
+        let turn = self.client.poll(self.clock.now_ns(), &mut |completion: Completion<'_>| {
+            let mut bytes = vec![0; completion.data.len()];
+            completion.data.copy_to_slice(&mut bytes);
+            ended.push(Ended {
+                token: completion.token,
+                kind: completion.kind,
+                result: completion.result,
+                bytes,
+            });
+        });
+        for end in &ended {
+            self.record(history, end, now_ns);
+        }
+        let timers = [self.client.next_timer_ns(), self.client.network().next_deadline_ns()];
+        let timer = timers.into_iter().flatten().min();
+        let timer = timer.map_or(u64::MAX, |at| self.clock.true_time_of(at));
+        self.wake_ns = if turn.active { now_ns + 1000 } else { timer.max(now_ns + 1000) };
+        ended.len()
+    }
+
+    fn record(&mut self, history: &mut History, end: &Ended, now_ns: u64) {
+        let asked = self.in_flight.remove(&end.token).expect("an operation under way");
+        match (end.kind, end.result) {
+            (OperationKind::Read, Ok(())) => history.complete_read(asked.id, now_ns, &end.bytes),
+            (_, Ok(())) => history.complete(asked.id, now_ns),
+            // A block is one piece, and of one piece the client says whether it was executed.
+            (_, Err(error)) if error != ClientError::OutcomeUnknown && asked.blocks == 1 => {
+                history.failed_cleanly(asked.id, now_ns);
+            }
+            (_, Err(_)) => history.unknown(asked.id, now_ns),
+        }
+    }
+
+    /// It was not answered and never will be: the run is over.
+    pub fn abandon(&mut self, history: &mut History, now_ns: u64) {
+        for (_, asked) in std::mem::take(&mut self.in_flight) {
+            history.unknown(asked.id, now_ns);
+        }
+    }
+}

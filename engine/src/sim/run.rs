@@ -1,0 +1,200 @@
+//! One seed from beginning to end, and its verdict.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use culvert_memory::{Backing, Pool, PoolOptions};
+
+use super::agreement::is_settled;
+use super::faults::{FaultPlan, Profile};
+use super::random::Random;
+use super::scene::{NODES, POOL_BYTES, VOLUME_BLOCKS};
+use super::world::World;
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1000 * MS;
+
+/// Clients that run beside each other; one more reads everything at the end.
+const GUESTS: usize = 3;
+
+/// Once all is well, everything must have come to its end within so long.
+const PATIENCE_NS: u64 = 60 * SECOND;
+
+/// What is to be run.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// Kinds of faults.
+    pub profile: Profile,
+    /// Operations of clients.
+    pub operations: u64,
+    /// Whether to keep a readable history.
+    pub traced: bool,
+}
+
+/// What became of a seed.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// What did not hold.
+    pub violation: Option<String>,
+    /// Hash of all that happened.
+    pub hash: u64,
+    /// Operations that ended.
+    pub operations: u64,
+    /// Faults that came.
+    pub faults: u64,
+    /// Nanoseconds that passed in the world.
+    pub simulated_ns: u64,
+    /// A readable history, if asked for.
+    pub trace: Vec<String>,
+}
+
+thread_local! {
+    /// Memory of the hosts, kept from seed to seed: mapping it is the costliest part of a run.
+    static POOLS: RefCell<Vec<Pool>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs one seed.
+pub fn run(seed: u64, options: &RunOptions) -> Outcome {
+    let pools = POOLS.with_borrow_mut(|pools| {
+        if pools.is_empty() {
+            pools.extend((0..NODES + GUESTS + 1).map(|_| open_pool()));
+        }
+        pools.clone()
+    });
+    let mut outcome = Outcome {
+        seed,
+        violation: None,
+        hash: 0,
+        operations: 0,
+        faults: 0,
+        simulated_ns: 0,
+        trace: Vec::new(),
+    };
+    let lived = catch_unwind(AssertUnwindSafe(|| live(seed, options, &pools, &mut outcome)));
+    let leaked = pools.iter().any(|pool| pool.free_pages() != pool.total_pages());
+    let violation = match lived {
+        Ok(Ok(())) if leaked => Some("pages did not come back to their pool".to_owned()),
+        Ok(result) => result.err(),
+        Err(panic) => Some(format!("panicked: {}", words_of(&*panic))),
+    };
+    if violation.is_some() {
+        // What a panic left behind is nobody's memory any more.
+        POOLS.with_borrow_mut(Vec::clear);
+    }
+    outcome.violation = violation;
+    outcome
+}
+
+fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("without a word")
+}
+
+fn open_pool() -> Pool {
+    let options = PoolOptions {
+        name: "culvert-sim".to_owned(),
+        bytes: POOL_BYTES,
+        backing: Backing::Ordinary,
+        numa_node: None,
+        lock: false,
+    };
+    Pool::new(&options).expect("memory for a modelled host")
+}
+
+fn live(
+    seed: u64,
+    options: &RunOptions,
+    pools: &[Pool],
+    outcome: &mut Outcome,
+) -> Result<(), String> {
+    let mut random = Random::new(seed ^ 0x5ce7_e5ce_7e5c_e7e5);
+    let depths: Vec<usize> = (0..GUESTS).map(|_| 1 + random.below(8) as usize).collect();
+    let mut world = World::new(seed, &depths, pools, options.traced);
+    let mut plan = FaultPlan::new(options.profile, NODES + GUESTS, random.fork("faults"));
+    let result = suffer(&mut world, &mut plan, options.operations, outcome)
+        .and_then(|()| recover(&mut world, &pools[NODES + GUESTS], outcome));
+    for guest in 0..world.guests.len() {
+        let now_ns = world.now_ns;
+        world.guests[guest].abandon(&mut world.history, now_ns);
+    }
+    outcome.hash = world.hash();
+    outcome.faults = world.faults;
+    outcome.simulated_ns = world.now_ns;
+    let result = result.and_then(|()| world.history.check().map_err(|what| what.to_string()));
+    if let Some(mut trace) = world.trace.take() {
+        let mut text = String::new();
+        world.history.trace(&mut text).expect("writing to a string");
+        trace.extend(text.lines().map(str::to_owned));
+        outcome.trace = trace;
+    }
+    result
+}
+
+/// Operations and faults, until so many operations have ended.
+fn suffer(
+    world: &mut World,
+    plan: &mut FaultPlan,
+    operations: u64,
+    outcome: &mut Outcome,
+) -> Result<(), String> {
+    // Whatever the faults, somebody gets through now and then.
+    let limit_ns = world.now_ns + operations * 100 * MS + PATIENCE_NS;
+    while outcome.operations < operations {
+        for guest in 0..world.guests.len() {
+            let now_ns = world.now_ns;
+            world.guests[guest].ask(&mut world.history, now_ns, 1);
+        }
+        outcome.operations += world.step(plan.next_ns)? as u64;
+        if world.now_ns >= plan.next_ns {
+            let fault = plan.take(world.now_ns);
+            world.suffer(fault);
+        }
+        if world.now_ns > limit_ns {
+            return Err(format!(
+                "only {} of {operations} operations ended in {} s",
+                outcome.operations,
+                world.now_ns / SECOND
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// All is well again: everything comes to its end, everything is read, and all replicas agree.
+fn recover(world: &mut World, pool: &Pool, outcome: &mut Outcome) -> Result<(), String> {
+    world.heal();
+    wait_for(world, outcome, "operations to end", |world| {
+        world.guests.iter().all(|guest| guest.in_flight() == 0)
+    })?;
+    world.add_guest(1, pool);
+    let reader = world.guests.len() - 1;
+    for block in 0..VOLUME_BLOCKS {
+        let now_ns = world.now_ns;
+        world.guests[reader].read(&mut world.history, block, 1, now_ns);
+        wait_for(world, outcome, "a read", |world| world.guests[reader].in_flight() == 0)?;
+    }
+    wait_for(world, outcome, "all replicas to be equal", |world| is_settled(&world.statuses()))?;
+    world.compare()?;
+    world.check_disks()
+}
+
+fn wait_for(
+    world: &mut World,
+    outcome: &mut Outcome,
+    what: &str,
+    done: impl Fn(&World) -> bool,
+) -> Result<(), String> {
+    let limit_ns = world.now_ns + PATIENCE_NS;
+    while !done(world) {
+        outcome.operations += world.step(limit_ns)? as u64;
+        if world.now_ns >= limit_ns {
+            return Err(format!(
+                "waited in vain for {what}, a minute after all was well: {:#?}",
+                world.statuses()
+            ));
+        }
+    }
+    Ok(())
+}
