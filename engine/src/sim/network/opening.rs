@@ -112,10 +112,14 @@ impl State {
         if end.landing.last_region().is_some_and(|region| refused.contains(&region)) {
             return self.refuse_region(at);
         }
-        match end.stage {
-            Stage::Opening => self.confirm(at),
-            Stage::Open => self.tell_grant(at),
-            Stage::Absent | Stage::Closing | Stage::Gone => {}
+        if !end.is_live() {
+            return;
+        }
+        // The peer may be done with the handshake before this end is, and wish for more already.
+        if end.confirmed {
+            self.tell_grant(at);
+        } else {
+            self.confirm(at);
         }
     }
 

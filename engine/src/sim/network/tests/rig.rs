@@ -52,12 +52,13 @@ impl Side {
         Side { network, pool: pool.expect("memory"), seen, regions, refuses_regions: false }
     }
 
-    /// One turn, as a reactor does it.
-    pub fn turn(&mut self) {
+    /// One turn, as a reactor does it. Answers how many events there were.
+    pub fn turn(&mut self) -> usize {
         self.take_regions();
         let seen = &mut self.seen;
-        self.network.poll(0, 16, &mut |event| seen.push(own(event)));
+        let events = self.network.poll(0, 16, &mut |event| seen.push(own(event)));
         self.network.post(0);
+        events
     }
 
     fn take_regions(&mut self) {
@@ -87,6 +88,12 @@ impl Side {
         let place = self.network.reserve(to, pages).expect("credits");
         let payload = [(place, self.pages(pages, pattern))];
         self.network.send(to, Class::Data, frame, &payload).expect("room");
+    }
+
+    /// Whether a run of the peer's window could be reserved.
+    pub fn has_credits(&mut self, to: ConnectionId, pages: u32) -> bool {
+        let place = self.network.reserve(to, pages);
+        place.inspect(|place| self.network.cancel(to, *place)).is_some()
     }
 
     /// Takes the frames that came.
@@ -191,8 +198,7 @@ impl Rig {
     pub fn step(&mut self) -> bool {
         let mut pending = false;
         for (host, side) in self.sides.iter_mut().enumerate() {
-            side.turn();
-            pending |= self.fabric.has_events(host);
+            pending |= side.turn() > 0 || self.fabric.has_events(host);
         }
         if let Some(at_ns) = self.fabric.next_ns().filter(|_| !pending) {
             self.now_ns = self.now_ns.max(at_ns);
@@ -211,6 +217,5 @@ impl Rig {
     /// Until nothing happens any more. A partition must not last.
     pub fn settle(&mut self) {
         while self.step() {}
-        self.sides.iter_mut().for_each(Side::turn);
     }
 }
