@@ -25,7 +25,7 @@ pub(super) enum What {
     /// The handshake should have been done.
     HandshakeTimeout,
     /// A frame arrives; it is delivered once its sectors are there and it is the next.
-    Arrival { class: Class, flight: u64 },
+    Arrival { flight: u64 },
     /// A group of sectors of a payload is read from the sender's pages and written here.
     Sectors { flight: u64, group: usize },
     /// Credits come back.
@@ -35,7 +35,7 @@ pub(super) enum What {
     /// The peer wishes for a larger window.
     Want,
     /// The peer grants pages of its window, or none.
-    Grant { page: u32, pages: u32 },
+    Grant { pages: u32 },
     /// The peer has taken the grant.
     Taken,
     /// The peer has closed; what it sent before comes first.

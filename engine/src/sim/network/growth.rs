@@ -35,7 +35,7 @@ impl State {
         let Some(link) = self.links.get(&at.0) else { return };
         let end = link.end(at.1);
         if end.is_live() && !end.landing.granting && !self.grow(at) {
-            self.send_word((at.0, at.1.other()), What::Grant { page: 0, pages: 0 });
+            self.send_word((at.0, at.1.other()), What::Grant { pages: 0 });
         }
     }
 
@@ -57,11 +57,11 @@ impl State {
     pub(super) fn tell_grant(&mut self, at: (LinkId, Side)) {
         let Some(link) = self.links.get_mut(&at.0) else { return };
         let landing = &mut link.end_mut(at.1).landing;
-        let (page, pages) = landing.last_segment();
+        let pages = landing.last_pages();
         if landing.mode() == WindowMode::Granted {
             landing.acknowledge();
         }
-        self.send_word((at.0, at.1.other()), What::Grant { page, pages });
+        self.send_word((at.0, at.1.other()), What::Grant { pages });
     }
 
     /// The peer grants the end `at` pages of its window, or says that there are none.

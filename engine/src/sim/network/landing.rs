@@ -63,9 +63,9 @@ impl Landing {
         Some(region)
     }
 
-    /// The first page and the pages of the last segment.
-    pub(super) fn last_segment(&self) -> (u32, u32) {
-        self.segments.last().map_or((0, 0), |last| (last.first, last.window.pages()))
+    /// The pages of the last segment.
+    pub(super) fn last_pages(&self) -> u32 {
+        self.segments.last().map_or(0, |last| last.window.pages())
     }
 
     /// The region of the last segment.
@@ -82,8 +82,7 @@ impl Landing {
     pub(super) fn acknowledge(&mut self) {
         self.granting = false;
         if self.mode == WindowMode::Named {
-            let (_, pages) = self.last_segment();
-            self.named.grow(pages);
+            self.named.grow(self.last_pages());
         }
     }
 

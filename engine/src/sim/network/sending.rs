@@ -161,7 +161,7 @@ impl State {
             let what = What::Sectors { flight: number, group };
             self.schedule(to, at_ns - self.now_ns, what);
         }
-        self.schedule(to, delay_ns, What::Arrival { class, flight: number });
+        self.schedule(to, delay_ns, What::Arrival { flight: number });
     }
 
     /// A group of sectors is written into the window of the end `at`, unless that is revoked.
