@@ -11,4 +11,5 @@
 //! Nothing here is known to the production code: it implements the traits that the reactor and the
 //! client are written against.
 
+pub mod history;
 pub mod random;
