@@ -71,7 +71,7 @@ impl fmt::Display for Sector {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BadBlock {
     /// Its sectors are whole, but not of one write.
-    Torn([Sector; SECTORS]),
+    Torn(Box<[Sector; SECTORS]>),
     /// It is another block, whole.
     OtherBlock {
         /// Which one.
@@ -82,7 +82,7 @@ pub enum BadBlock {
     /// It is whole, but no operation so far has this number.
     NobodyWrote(u64),
     /// Some of its bytes were never written by anybody.
-    Garbage([Sector; SECTORS]),
+    Garbage(Box<[Sector; SECTORS]>),
 }
 
 impl fmt::Display for BadBlock {
@@ -96,7 +96,7 @@ impl fmt::Display for BadBlock {
             BadBlock::Garbage(sectors) => ("the bytes are damaged", sectors),
         };
         write!(f, "{what}; its sectors:")?;
-        for sector in sectors {
+        for sector in sectors.iter() {
             write!(f, " [{sector}]")?;
         }
         Ok(())
@@ -133,10 +133,10 @@ pub fn parse(block: u64, bytes: &[u8]) -> Result<Value, BadBlock> {
         *sector = parse_sector(place, bytes);
     }
     if sectors.iter().any(|sector| matches!(sector, Sector::Damaged { .. })) {
-        return Err(BadBlock::Garbage(sectors));
+        return Err(BadBlock::Garbage(sectors.into()));
     }
     if sectors.iter().any(|sector| *sector != sectors[0]) {
-        return Err(BadBlock::Torn(sectors));
+        return Err(BadBlock::Torn(sectors.into()));
     }
     match sectors[0] {
         Sector::Whole { block: said, value } if said == block => Ok(Value::Written(value)),

@@ -29,7 +29,8 @@ pub enum Cause {
 pub struct Violation {
     block: u64,
     cause: Cause,
-    offender: Record,
+    /// The number of the offending operation.
+    offender: u64,
     /// The block's operations around the offending one, in the order of their invocation.
     around: Vec<Record>,
 }
@@ -53,7 +54,7 @@ impl Violation {
             .filter(|(index, record)| shown.contains(index) || is_source(record))
             .map(|(_, record)| record.clone())
             .collect();
-        Violation { block, cause, offender: offender.clone(), around }
+        Violation { block, cause, offender: offender.operation, around }
     }
 
     /// The block.
@@ -70,7 +71,7 @@ impl Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Violation { block, offender, .. } = self;
-        write!(f, "block {block}, operation {}: ", offender.operation)?;
+        write!(f, "block {block}, operation {offender}: ")?;
         match &self.cause {
             Cause::Bad(bad) => write!(f, "{bad}")?,
             Cause::NoOrder { possible } => {
@@ -82,7 +83,7 @@ impl fmt::Display for Violation {
             }
         }
         for record in &self.around {
-            let mark = if record.operation == offender.operation { '>' } else { ' ' };
+            let mark = if record.operation == *offender { '>' } else { ' ' };
             write!(f, "\n{mark} {record}")?;
         }
         Ok(())
