@@ -39,6 +39,20 @@ fn nobody_is_connected_before_regions_were_taken() {
 }
 
 #[test]
+fn a_client_has_no_regions_to_take() {
+    let fabric = Fabric::new(small(), Random::new(2));
+    let (mut server, mut client) = (Side::start(&fabric, 0), Side::start(&fabric, 3));
+    client.network.connect(&address_of(0), WindowMode::Named).expect("room");
+    fabric.advance(1_000_000_000);
+    server.turn();
+    fabric.advance(2_000_000_000);
+    let mut connected = 0;
+    client.network.poll(0, 9, &mut |_| connected += 1);
+    assert_eq!(connected, 1);
+    client.network.regions(&mut |event| panic!("{event:?}"));
+}
+
+#[test]
 fn a_connection_closes_once_and_for_all() {
     for seed in 0..20 {
         let (mut rig, server, client) = Rig::connected(small(), seed);
