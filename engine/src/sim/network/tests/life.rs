@@ -154,3 +154,15 @@ fn a_dropped_process_closes_what_it_had() {
     assert_eq!(rig.sides[0].closed(), [(server, CloseReason::PeerClosed)]);
     rig.sides[0].assert_nothing_lost();
 }
+
+/// As in the transport: a table beside the connections must expect it.
+#[test]
+fn a_slot_may_be_used_again_before_the_close_is_told() {
+    let (mut rig, _, client) = Rig::connected(small(), 7);
+    rig.sides[1].network.close(client, "done");
+    let again = rig.sides[1].network.connect(&address_of(0), WindowMode::Granted).expect("room");
+    assert_eq!(again.slot(), client.slot());
+    assert!(rig.sides[1].closed().is_empty());
+    rig.until(|rig| rig.sides[1].connected() == Some(again));
+    assert_eq!(rig.sides[1].closed(), [(client, CloseReason::Caller("done"))]);
+}
