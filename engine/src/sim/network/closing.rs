@@ -33,8 +33,17 @@ impl State {
             self.send_word((at.0, at.1.other()), What::Reset { reason: CloseReason::PeerClosed });
             self.sever(at);
         }
-        let copied = self.end(at, CloseReason::Caller(reason));
-        self.count_copied(id, copied);
+        self.end_in_turn(at, CloseReason::Caller(reason));
+    }
+
+    /// The connection ends at this end while its process has a turn, among whose copies are those
+    /// for the wire.
+    pub(super) fn end_in_turn(&mut self, at: (LinkId, Side), reason: CloseReason) {
+        let copied = self.end(at, reason);
+        let process = self.links.get(&at.0).and_then(|link| link.end(at.1).process);
+        if let Some(process) = process.and_then(|id| self.process(id)) {
+            process.counters.wire_copy_bytes += copied;
+        }
     }
 
     /// The process ends in an orderly place: all its connections are closed.
@@ -161,7 +170,7 @@ impl State {
 
     /// The connection ends at this end. Answers the bytes of pages that were copied, so that the
     /// process has them all back.
-    pub(super) fn end(&mut self, at: (LinkId, Side), reason: CloseReason) -> u64 {
+    fn end(&mut self, at: (LinkId, Side), reason: CloseReason) -> u64 {
         let Some(link) = self.links.get_mut(&at.0) else { return 0 };
         let was = link.end(at.1).stage;
         if !link.end(at.1).is_live() {
@@ -176,7 +185,8 @@ impl State {
         if !severed {
             self.send_word((at.0, at.1.other()), What::Fin);
         }
-        self.injected.handshakes_failed += u64::from(was == Stage::Opening);
+        let failed = was == Stage::Opening && at.1 == Side::Initiator;
+        self.injected.handshakes_failed += u64::from(failed);
         if let Some(process) = process.and_then(|id| self.process(id)) {
             process.forget(connection);
             match was {

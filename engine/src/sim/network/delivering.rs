@@ -55,9 +55,7 @@ impl State {
                 Pending::Frame { connection, at, flight } => {
                     return Some(self.deliver_frame(id, connection, at, flight));
                 }
-                Pending::Ending { at, reason } => {
-                    self.end(at, reason);
-                }
+                Pending::Ending { at, reason } => self.end_in_turn(at, reason),
                 Pending::Closed { connection, at, reason } => {
                     self.revoke(at);
                     return Some(Delivery::Closed { connection, reason });

@@ -5,7 +5,7 @@
 //! first, then the peer is told, and the owner of a named window uses the pages once the peer has
 //! said that it knows them.
 
-use culvert::network::{ConnectionId, RegionEvent, WindowMode};
+use culvert::network::{ConnectionId, WindowMode};
 use culvert_memory::Buffer;
 
 use super::agenda::What;
@@ -46,10 +46,7 @@ impl State {
         let end = link.end_mut(at.1);
         let Some(region) = end.landing.grow(pages, pages_max) else { return false };
         end.landing.granting = true;
-        if let Some(process) = end.process.and_then(|id| self.process(id)) {
-            process.regions.push(RegionEvent::Added(region));
-            process.unreported.push(at);
-        }
+        self.report(at, region);
         true
     }
 

@@ -83,6 +83,10 @@ impl Fabric {
 
     /// The network of a process that has just been started on a host. An earlier process there is
     /// dead from here on.
+    ///
+    /// A process that says it is a node has its regions reported, and must call
+    /// [`Network::regions`](culvert::network::Network::regions) before anybody is connected; a
+    /// client has no devices, and need not, as in production.
     pub fn host(&self, host: usize, identity: Identity) -> SimNetwork {
         let process = self.state.borrow_mut().start(host, identity);
         SimNetwork::new(Rc::clone(&self.state), process)

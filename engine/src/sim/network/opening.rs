@@ -6,7 +6,7 @@
 use culvert::network::{
     Address, CloseReason, ConnectError, ConnectionId, ListenError, RegionEvent, WindowMode,
 };
-use culvert_memory::RegionId;
+use culvert_memory::{Region, RegionId};
 use culvert_transport::Refusal;
 use rustix::io::Errno;
 
@@ -69,10 +69,19 @@ impl State {
         end.connection = connection;
         end.stage = Stage::Opening;
         let region = end.landing.grow(initial, max);
-        let process = self.process(id)?;
-        process.regions.extend(region.map(RegionEvent::Added));
-        process.unreported.push(at);
+        self.report(at, region?);
         Some(connection)
+    }
+
+    /// The window of an end has a new region: its process is to take it before the peer may know.
+    pub(super) fn report(&mut self, at: (LinkId, Side), region: Region) {
+        let process = self.links.get(&at.0).and_then(|link| link.end(at.1).process);
+        let Some(process) = process.and_then(|id| self.process(id)) else { return };
+        if !process.reports_regions {
+            return self.reported(at, &[]);
+        }
+        process.regions.push(RegionEvent::Added(region));
+        process.unreported.push(at);
     }
 
     /// Somebody wishes to connect.
@@ -129,7 +138,7 @@ impl State {
         if opening && at.1 == Side::Acceptor {
             self.refuse(at.0, CloseReason::RefusedByPeer(Refusal::Resources));
         }
-        self.end(at, CloseReason::RegionRefused);
+        self.end_in_turn(at, CloseReason::RegionRefused);
     }
 
     /// One end's window may be told of; once both may, the handshake comes to its end.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use culvert::network::{
-    Address, Class, CloseReason, ConnectionId, Identity, NetworkCounters, RegionEvent,
+    Address, Class, CloseReason, ConnectionId, Identity, NetworkCounters, PeerKind, RegionEvent,
 };
 use culvert_memory::{RegionId, SlotId, SlotTable};
 
@@ -79,6 +79,8 @@ pub(super) struct Process {
     pub(super) listening: Vec<Address>,
     connections: SlotTable<(LinkId, Side)>,
     pub(super) events: VecDeque<Pending>,
+    /// Whether it registers regions with devices: a client has none and never asks.
+    pub(super) reports_regions: bool,
     /// Regions to be reported, and the connections that wait for it.
     pub(super) regions: Vec<RegionEvent>,
     pub(super) unreported: Vec<(LinkId, Side)>,
@@ -94,6 +96,7 @@ impl Process {
             listening: Vec::new(),
             connections: SlotTable::new(connections_max),
             events: VecDeque::new(),
+            reports_regions: identity.kind == PeerKind::Node,
             regions: Vec::new(),
             unreported: Vec::new(),
             retiring: Vec::new(),
@@ -142,7 +145,7 @@ impl Process {
 
     /// Takes the window of a connection that is gone.
     pub(super) fn retire(&mut self, landing: Landing) {
-        let regions = landing.regions().collect();
+        let regions = landing.regions().filter(|_| self.reports_regions).collect();
         self.retiring.push(Retiring { landing, regions });
         self.poll_retiring();
     }

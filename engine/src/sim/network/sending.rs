@@ -71,8 +71,7 @@ impl State {
             return Err(SendError::Full);
         }
         if link.end(at.1).unsent_pages + pages > unsent_max {
-            let copied = self.end(at, CloseReason::UnsentBound);
-            self.count_copied(id, copied);
+            self.end_in_turn(at, CloseReason::UnsentBound);
             return Err(SendError::Closed);
         }
         let flight = Flight::new(self.flights_begun, class, frame, record_bytes, payloads);
@@ -89,13 +88,6 @@ impl State {
             process.counters.payload_bytes_sent += u64::from(pages) * PAGE_SIZE as u64;
         }
         Ok(())
-    }
-
-    /// Pages that were copied in a turn of this process, in place of a wire.
-    pub(super) fn count_copied(&mut self, id: ProcessId, bytes: u64) {
-        if let Some(process) = self.process(id) {
-            process.counters.wire_copy_bytes += bytes;
-        }
     }
 
     /// Sends what was queued on all connections of a process, and the credits that are due.

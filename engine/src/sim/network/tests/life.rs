@@ -39,6 +39,20 @@ fn nobody_is_connected_before_regions_were_taken() {
 }
 
 #[test]
+fn a_client_has_no_regions_to_take() {
+    let fabric = Fabric::new(small(), Random::new(2));
+    let (mut server, mut client) = (Side::start(&fabric, 0), Side::start(&fabric, 3));
+    client.network.connect(&address_of(0), WindowMode::Named).expect("room");
+    fabric.advance(1_000_000_000);
+    server.turn();
+    fabric.advance(2_000_000_000);
+    let mut connected = 0;
+    client.network.poll(0, 9, &mut |_| connected += 1);
+    assert_eq!(connected, 1);
+    client.network.regions(&mut |event| panic!("{event:?}"));
+}
+
+#[test]
 fn a_connection_closes_once_and_for_all() {
     for seed in 0..20 {
         let (mut rig, server, client) = Rig::connected(small(), seed);
@@ -139,4 +153,16 @@ fn a_dropped_process_closes_what_it_had() {
     rig.settle();
     assert_eq!(rig.sides[0].closed(), [(server, CloseReason::PeerClosed)]);
     rig.sides[0].assert_nothing_lost();
+}
+
+/// As in the transport: a table beside the connections must expect it.
+#[test]
+fn a_slot_may_be_used_again_before_the_close_is_told() {
+    let (mut rig, _, client) = Rig::connected(small(), 7);
+    rig.sides[1].network.close(client, "done");
+    let again = rig.sides[1].network.connect(&address_of(0), WindowMode::Granted).expect("room");
+    assert_eq!(again.slot(), client.slot());
+    assert!(rig.sides[1].closed().is_empty());
+    rig.until(|rig| rig.sides[1].connected() == Some(again));
+    assert_eq!(rig.sides[1].closed(), [(client, CloseReason::Caller("done"))]);
 }
