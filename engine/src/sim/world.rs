@@ -75,7 +75,7 @@ impl World {
     /// flight each. `pools`: memory of the nodes and clients.
     pub fn new(seed: u64, depths: &[usize], pools: &[Pool], traced: bool) -> World {
         let mut random = Random::new(seed);
-        let fabric = Fabric::new(FabricOptions::default(), random.fork("fabric"));
+        let fabric = Fabric::new(fabric_options(), random.fork("fabric"));
         let cluster = scene::cluster(address_of);
         let host = |node: usize| {
             let cached = random.chance(750_000);
@@ -216,7 +216,7 @@ impl World {
             }
             Fault::Cut { one, other } => self.fabric.cut(one, other),
             Fault::SlowLink { from, to, factor, for_ns } => {
-                self.fabric.slow(from, to, factor);
+                self.fabric.slow(from, to, factor.into());
                 self.later(for_ns, Relief::FastLink { from, to });
             }
         }
@@ -365,6 +365,11 @@ impl World {
             (hash.rotate_left(5) ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15)
         })
     }
+}
+
+/// Windows so small that credits run out now and then, and are cheap to make.
+fn fabric_options() -> FabricOptions {
+    FabricOptions { window_pages_max: 72, segment_pages: 64, ..FabricOptions::default() }
 }
 
 fn slow(disk: &Disk, factor: u32) {

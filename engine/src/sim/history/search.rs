@@ -17,6 +17,9 @@
 //! - A change takes effect only for a pending read of its value, or when it comes back.
 //! - Discards all write the same, so the one that comes back first takes effect first: those left
 //!   have more time. Those of unknown outcome are last.
+//!
+//! The cost is exponential only in the writes of one block that are pending together with reads of
+//! their values: eight such pairs take milliseconds, sixteen take seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
 

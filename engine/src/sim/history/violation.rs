@@ -62,6 +62,11 @@ impl Violation {
         self.block
     }
 
+    /// The operation whose answer is the first that is wrong.
+    pub fn operation(&self) -> u64 {
+        self.offender
+    }
+
     /// Why.
     pub fn cause(&self) -> &Cause {
         &self.cause

@@ -148,10 +148,28 @@ fn compare(steps: &[Step]) -> bool {
     assert_eq!(said.is_ok(), verdict, "{said:?} of {:#?}", pair.tried);
     let settled = settled.and_then(|()| forgetful.history.check());
     assert_eq!(settled.is_ok(), verdict, "{settled:?} step by step of {:#?}", pair.tried);
-    if verdict {
-        compare_possible(&pair, &forgetful);
+    match said {
+        Ok(()) => compare_possible(&pair, &forgetful),
+        Err(violation) => expect_first(&pair.tried, violation.operation()),
     }
     verdict
+}
+
+/// What is blamed is the first answer that no order explains.
+fn expect_first(tried: &[Tried], blamed: u64) {
+    let Fate::Done(point) = tried[blamed as usize - 1].fate else {
+        panic!("operation {blamed} never came back")
+    };
+    let until = |point: usize| {
+        let begun = tried.iter().filter(|tried| tried.invoked <= point);
+        let known = begun.map(|tried| match tried.fate {
+            Fate::Done(at) if at > point => Tried { fate: Fate::Open, ..tried.clone() },
+            _ => tried.clone(),
+        });
+        has_order(&known.collect::<Vec<_>>())
+    };
+    assert!(until(point - 1), "operation {blamed} is not the first of {tried:#?}");
+    assert!(!until(point), "operation {blamed} is explained: {tried:#?}");
 }
 
 /// Every value that may be found last, and no other.
