@@ -56,9 +56,9 @@ pub struct FaultPlan {
 }
 
 impl FaultPlan {
-    /// A plan for so many hosts.
-    pub fn new(profile: Profile, hosts: usize, mut random: Random) -> FaultPlan {
-        let next_ns = random.within(MS..400 * MS);
+    /// A plan for so many hosts, from `now_ns` on.
+    pub fn new(profile: Profile, hosts: usize, now_ns: u64, mut random: Random) -> FaultPlan {
+        let next_ns = now_ns + random.within(MS..100 * MS);
         FaultPlan { profile, random, hosts, next_ns }
     }
 
@@ -66,9 +66,10 @@ impl FaultPlan {
     pub fn take(&mut self, now_ns: u64) -> Fault {
         // Sometimes one upon the other, sometimes after a rest.
         let pause = match self.random.below(4) {
-            0 => 5 * MS,
-            1 => 50 * MS,
-            _ => 600 * MS,
+            0 => 2 * MS,
+            1 => 20 * MS,
+            2 => 150 * MS,
+            _ => 1500 * MS,
         };
         self.next_ns = now_ns + self.random.within(MS / 10..pause);
         let network = match self.profile {

@@ -24,6 +24,9 @@ const HOT_BLOCKS: u64 = 24;
 /// Blocks of the longest operation.
 const BLOCKS_MAX: u64 = 12;
 
+/// How long clients think between two requests at most: some are busy, some are not.
+const THINKING_NS: [u64; 3] = [50_000, 2_000_000, 20_000_000];
+
 /// See the module's documentation.
 pub struct Guest {
     number: usize,
@@ -34,6 +37,10 @@ pub struct Guest {
     in_flight: BTreeMap<u64, Asked>,
     next_token: u64,
     depth: usize,
+    /// How long it thinks between two requests at most.
+    think_ns: u64,
+    /// When it asks again.
+    pub asks_ns: u64,
     /// True time at which it has to run although nothing comes in.
     pub wake_ns: u64,
 }
@@ -80,10 +87,12 @@ impl Guest {
             client,
             volume,
             clock,
-            random,
             in_flight: BTreeMap::new(),
             next_token: 0,
             depth,
+            think_ns: THINKING_NS[random.below(THINKING_NS.len() as u64) as usize],
+            asks_ns: 0,
+            random,
             wake_ns: 0,
         }
     }
@@ -98,25 +107,22 @@ impl Guest {
         self.in_flight.len()
     }
 
-    /// Asks for something new while there is room. Returns how many it asked for.
-    pub fn ask(&mut self, history: &mut History, now_ns: u64, max: usize) -> usize {
-        let mut asked = 0;
-        while asked < max && self.in_flight.len() < self.depth {
-            let from = if self.random.chance(800_000) { HOT_BLOCKS } else { VOLUME_BLOCKS };
-            let longest = if self.random.chance(750_000) { 1 } else { BLOCKS_MAX };
-            let blocks = 1 + self.random.below(longest);
-            let first = self.random.below(from - blocks + 1);
-            match self.random.below(100) {
-                0..50 => self.write(history, first, blocks as u32, now_ns),
-                50..54 => self.discard(history, first, blocks, now_ns),
-                _ => self.read(history, first, blocks as u32, now_ns),
-            }
-            asked += 1;
+    /// Asks for something new, if it is time and there is room.
+    pub fn ask(&mut self, history: &mut History, now_ns: u64) {
+        if now_ns < self.asks_ns || self.in_flight.len() >= self.depth {
+            return;
         }
-        if asked > 0 {
-            self.wake_ns = now_ns;
+        self.asks_ns = now_ns + self.random.below(self.think_ns);
+        let from = if self.random.chance(800_000) { HOT_BLOCKS } else { VOLUME_BLOCKS };
+        let longest = if self.random.chance(750_000) { 1 } else { BLOCKS_MAX };
+        let blocks = 1 + self.random.below(longest);
+        let first = self.random.below(from - blocks + 1);
+        match self.random.below(100) {
+            0..50 => self.write(history, first, blocks as u32, now_ns),
+            50..54 => self.discard(history, first, blocks, now_ns),
+            _ => self.read(history, first, blocks as u32, now_ns),
         }
-        asked
+        self.wake_ns = now_ns;
     }
 
     fn write(&mut self, history: &mut History, first: u64, blocks: u32, now_ns: u64) {
