@@ -45,6 +45,14 @@ quickstart *ARGS:
 bench *ARGS:
     cargo run --release -- bench {{ARGS}}
 
+# Whole clusters in a modelled world
+sim *ARGS:
+    cargo run --release -- sim {{ARGS}}
+
+# Bugs that the simulator must find
+mutations *ARGS:
+    scripts/mutations {{ARGS}}
+
 # Micro-benchmarks
 criterion *ARGS:
     cargo bench --workspace {{ARGS}}

@@ -3,7 +3,7 @@
 
 mod bench;
 mod cli;
-#[allow(dead_code, reason = "its parts are put together in the next steps")]
+#[allow(dead_code, reason = "damage of devices, which they can do, comes with its repair")]
 mod sim;
 
 use std::process::ExitCode;

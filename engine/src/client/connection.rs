@@ -55,13 +55,21 @@ impl Core {
         if self.connections.len() <= slot {
             self.connections.resize(slot + 1, None);
         }
-        self.connections[slot] = Some((connection, id));
+        let before = self.connections[slot].replace((connection, id));
+        // A connection that was closed leaves its slot at once, and is heard of once more.
+        self.replaced.extend(before);
     }
 
     /// The endpoint of a connection of ours.
     pub(super) fn endpoint_of(&self, connection: ConnectionId) -> Option<EndpointId> {
         let entry = self.connections.get(connection.slot() as usize)?;
-        entry.filter(|(known, _)| *known == connection).map(|(_, id)| id)
+        let mut entries = entry.iter().chain(&self.replaced);
+        entries.find(|(known, _)| *known == connection).map(|(_, id)| *id)
+    }
+
+    fn forget_connection(&mut self, connection: ConnectionId) {
+        self.connections[connection.slot() as usize].take_if(|(known, _)| *known == connection);
+        self.replaced.retain(|(known, _)| *known != connection);
     }
 
     /// None of the addresses can be reached: later again, and elsewhere for now.
@@ -136,7 +144,7 @@ impl Core {
     pub(super) fn on_closed(&mut self, connection: ConnectionId, reason: CloseReason) {
         let Some(id) = self.endpoint_of(connection) else { return };
         tracing::debug!(%connection, %reason, "connection closed");
-        self.connections[connection.slot() as usize] = None;
+        self.forget_connection(connection);
         self.quarantine.release_connection(connection);
         self.interrupt_status(connection);
         for index in self.pieces.indices() {

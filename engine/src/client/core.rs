@@ -66,6 +66,8 @@ pub(super) struct Core {
     pub(super) endpoints: Box<[Endpoint]>,
     /// The endpoint of each connection, by the connection's slot.
     pub(super) connections: Vec<Option<(ConnectionId, EndpointId)>>,
+    /// Those whose end has not been told yet although another has their slot; hardly ever any.
+    pub(super) replaced: Vec<(ConnectionId, EndpointId)>,
     /// Connections to be closed in this turn, and why.
     pub(super) closing: Vec<(ConnectionId, &'static str)>,
     pub(super) operations: SlotTable<OperationSlot>,
@@ -110,6 +112,7 @@ impl Core {
             routes,
             endpoints: Endpoint::all(cluster, options.transports),
             connections: Vec::new(),
+            replaced: Vec::new(),
             closing: Vec::new(),
             operations: SlotTable::new(in_flight),
             fresh: Vec::with_capacity(in_flight as usize),

@@ -35,8 +35,8 @@ pub enum Fault {
     SlowDevice { node: usize, factor: u32, for_ns: u64 },
     /// Nothing that one host sends arrives at another.
     Partition { from: usize, to: usize, for_ns: u64 },
-    /// A node hears and reaches nobody.
-    Isolate { node: usize, for_ns: u64 },
+    /// A node hears and reaches nobody, or no other node although clients reach it.
+    Isolate { node: usize, from_clients: bool, for_ns: u64 },
     /// All connections between two hosts break.
     Cut { one: usize, other: usize },
     /// What one host sends to another takes longer, by a factor.
@@ -108,7 +108,11 @@ impl FaultPlan {
         let for_ns = self.duration();
         match self.random.below(8) {
             0 | 1 => Fault::Partition { from, to, for_ns },
-            2 | 3 => Fault::Isolate { node: from % NODES, for_ns },
+            2 | 3 => Fault::Isolate {
+                node: from % NODES,
+                from_clients: self.random.chance(500_000),
+                for_ns,
+            },
             4 | 5 => Fault::Cut { one: from, other: to },
             _ => Fault::SlowLink { from, to, factor: 2 << self.random.below(8), for_ns },
         }

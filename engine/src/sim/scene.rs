@@ -24,8 +24,9 @@ pub const VOLUME_BLOCKS: u64 = 768;
 /// Blocks of a chunk.
 pub const CHUNK_BLOCKS: u32 = 64;
 
-/// Blocks of 4 KiB of a node's device.
-pub const DEVICE_BLOCKS: u64 = 4096;
+/// Blocks of 4 KiB of a node's device: hardly more than quotas and reserve, so that what was let go
+/// is soon written again.
+pub const DEVICE_BLOCKS: u64 = 2816;
 
 /// Memory of a node's pool.
 pub const POOL_BYTES: usize = 16 << 20;

@@ -205,8 +205,8 @@ impl World {
                 self.fabric.partition(from, to);
                 self.later(for_ns, Relief::Heal { from, to });
             }
-            Fault::Isolate { node, for_ns } => {
-                let hosts = NODES + self.guests.len();
+            Fault::Isolate { node, from_clients, for_ns } => {
+                let hosts = NODES + if from_clients { self.guests.len() } else { 0 };
                 for other in (0..hosts).filter(|other| *other != node) {
                     for (from, to) in [(node, other), (other, node)] {
                         self.fabric.partition(from, to);

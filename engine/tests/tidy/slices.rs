@@ -20,6 +20,7 @@ const SEERS: &[(&str, &str)] = &[
     ("engine/src/shard/checkpointing.rs", "superblocks"),
     ("engine/src/shard/opening/beginning.rs", "the journal"),
     ("engine/src/shard/opening/mod.rs", "superblocks"),
+    ("engine/src/sim/guest.rs", "what a simulated client writes"),
     ("engine/src/shard/reader.rs", "the journal and the checkpoint, read back"),
     ("transport/src/shm/link.rs", "no pages: a list of file descriptors"),
 ];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::world::{Faults, OwnedEvent};
 use super::*;
 use crate::ids::Epoch;
-use crate::network::Address;
+use crate::network::{Address, CloseReason, ConnectionId};
 use crate::wire::{ReplyStatus, RequestKind};
 
 fn write_lengths(bench: &Bench) -> Vec<u32> {
@@ -675,4 +675,19 @@ fn the_epoch_goes_along() {
     bench.write(1, 71, 0, 1).expect("room");
     assert_eq!(bench.outcome(), Ok(vec![]));
     assert_eq!(bench.world().servers.epochs, [9, 9], "of the session and of the write");
+}
+
+#[test]
+fn a_connection_is_known_until_its_end_is_told_although_another_has_its_slot() {
+    let mut bench = Bench::plain();
+    let core = &mut bench.client.core;
+    let [closed, opened] = [7, 8].map(|generation| ConnectionId::new(0, generation));
+    let [one, other] = [0, 1].map(EndpointId);
+    core.note_connection(closed, one);
+    core.note_connection(opened, other);
+    assert_eq!((core.endpoint_of(closed), core.endpoint_of(opened)), (Some(one), Some(other)));
+    core.on_closed(closed, CloseReason::PeerClosed);
+    assert_eq!((core.endpoint_of(closed), core.endpoint_of(opened)), (None, Some(other)));
+    core.on_closed(opened, CloseReason::PeerClosed);
+    assert_eq!(core.endpoint_of(opened), None);
 }

@@ -178,7 +178,15 @@ impl World {
     }
 
     fn link(&mut self, connection: ConnectionId) -> Option<&mut Link> {
-        self.links.get_mut(connection.slot() as usize).filter(|link| link.open)
+        self.links.get_mut(connection.generation() as usize).filter(|link| link.open)
+    }
+
+    /// The lowest slot that no open connection has: one that was closed leaves its own at once,
+    /// before its end is told. Generations are places in `links`.
+    fn free_id(&self) -> ConnectionId {
+        let taken = |slot: &u32| self.links.iter().any(|link| link.open && link.id.slot() == *slot);
+        let slot = (0..).find(|slot| !taken(slot)).expect("there are always more numbers");
+        ConnectionId::new(slot, self.links.len() as u32)
     }
 
     fn happen(&mut self, after_ns: u64, happening: Happening) {
@@ -264,7 +272,7 @@ impl World {
     }
 
     fn finish_connecting(&mut self, connection: ConnectionId) {
-        let shm = matches!(self.asked[connection.slot() as usize], Address::Shm(_));
+        let shm = matches!(self.asked[connection.generation() as usize], Address::Shm(_));
         let fails = self.random.chance(self.faults.connect_fails) || (shm && self.faults.no_shm);
         let Some(link) = self.link(connection) else { return };
         let endpoint = link.endpoint;
@@ -403,7 +411,7 @@ impl Network for ModelNetwork {
         });
         let found = reactors.find(|(_, _, reactor)| reactor.addresses.contains(address));
         let (node, reactor, _) = found.expect("an address of the cluster file");
-        let id = ConnectionId::new(world.links.len() as u32, 1);
+        let id = world.free_id();
         let endpoint = EndpointIndex { node, reactor };
         world.links.push(Link::new(id, endpoint, world.window_pages));
         let delay = world.delay_ns + world.random.below(world.delay_ns);
