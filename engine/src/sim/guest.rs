@@ -25,7 +25,7 @@ const HOT_BLOCKS: u64 = 24;
 const BLOCKS_MAX: u64 = 12;
 
 /// How long clients think between two requests at most: some are busy, some are not.
-const THINKING_NS: [u64; 3] = [50_000, 2_000_000, 20_000_000];
+const THINKING_NS: [u64; 3] = [400_000, 4_000_000, 20_000_000];
 
 /// See the module's documentation.
 pub struct Guest {

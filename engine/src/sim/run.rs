@@ -23,6 +23,9 @@ const PATIENCE_NS: u64 = 60 * SECOND;
 /// Faults come for so long at most.
 const SUFFERING_NS_MAX: u64 = 40 * SECOND;
 
+/// A run has so many faults at least, however fast its clients are.
+const FAULTS_MIN: u64 = 3;
+
 /// What is to be run.
 #[derive(Clone, Copy, Debug)]
 pub struct RunOptions {
@@ -138,7 +141,7 @@ fn live(
     result
 }
 
-/// Operations and faults, until so many operations have ended or there were faults enough.
+/// Operations and faults, until there were enough of both, or for long enough.
 fn suffer(
     world: &mut World,
     plan: &mut FaultPlan,
@@ -147,7 +150,8 @@ fn suffer(
 ) -> Result<(), String> {
     // Where one fault follows the other nobody gets through; progress is asked for afterwards.
     let limit_ns = world.now_ns + SUFFERING_NS_MAX;
-    while outcome.operations < operations && world.now_ns < limit_ns {
+    let done = |world: &World, ended| ended >= operations && world.faults >= FAULTS_MIN;
+    while !done(world, outcome.operations) && world.now_ns < limit_ns {
         for guest in 0..world.guests.len() {
             let now_ns = world.now_ns;
             world.guests[guest].ask(&mut world.history, now_ns);
