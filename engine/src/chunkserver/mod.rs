@@ -113,11 +113,12 @@ struct Stored {
     leads: bool,
 }
 
-/// Journal bytes and commands that entries already taken in will need.
+/// Journal bytes, commands and data blocks that entries already taken in will need.
 #[derive(Clone, Copy, Debug, Default)]
 struct Staged {
     bytes: usize,
     commands: u32,
+    blocks: u32,
 }
 
 impl RunningShard {
@@ -152,10 +153,13 @@ impl RunningShard {
     fn stage(&mut self, record_bytes: usize, blocks: u32) -> bool {
         let bytes = self.staged.bytes + record_bytes + ENTRY_OVERHEAD_BYTES;
         let commands = self.staged.commands + blocks + 1;
-        if bytes > self.shard.room() || commands > self.shard.commands_free() {
+        // What was overwritten is free only behind a durable mark: a slow device may owe it.
+        let blocks = self.staged.blocks + blocks;
+        let spacious = u64::from(blocks) <= self.shard.store().free_blocks();
+        if !spacious || bytes > self.shard.room() || commands > self.shard.commands_free() {
             return false;
         }
-        self.staged = Staged { bytes, commands };
+        self.staged = Staged { bytes, commands, blocks };
         true
     }
 }
