@@ -40,6 +40,7 @@ impl Host for Nothing {
     fn store_conf_state(&mut self, _: CopysetId, _: &ConfState) {}
     fn apply(&mut self, _: &LogEntry<'_>) {}
     fn install_snapshot(&mut self, _: LogIndex, _: Term, _: &ConfState) {}
+    fn doubt_over(&mut self, _: CopysetId) {}
     fn role_changed(&mut self, _: Role, _: Option<ReplicaId>) {}
 }
 

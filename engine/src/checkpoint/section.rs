@@ -47,11 +47,11 @@ pub enum SectionError {
 #[repr(C)]
 struct CopysetBytes {
     copyset: U32,
-    damaged: U32,
+    in_doubt: U32,
     replica: U64,
     uuid: [u8; 16],
     applied: U64,
-    first_damaged: U64,
+    zero: U64,
     items: U32,
     reserved: U32,
 }
@@ -67,8 +67,8 @@ pub struct CopysetHead {
     pub identity: ReplicaIdentity,
     /// Highest applied note.
     pub applied: LogIndex,
-    /// The first index that was lost to damage and not repaired yet.
-    pub damaged: Option<LogIndex>,
+    /// Whether the replica may have forgotten votes and acknowledgements.
+    pub in_doubt: bool,
 }
 
 impl CopysetHead {
@@ -76,11 +76,11 @@ impl CopysetHead {
     pub(super) fn emit(&self, items: usize, out: &mut Vec<u8>) {
         let fields = CopysetBytes {
             copyset: self.copyset.0.into(),
-            damaged: u32::from(self.damaged.is_some()).into(),
+            in_doubt: u32::from(self.in_doubt).into(),
             replica: self.identity.id.0.into(),
             uuid: *self.identity.uuid.as_bytes(),
             applied: self.applied.0.into(),
-            first_damaged: self.damaged.unwrap_or_default().0.into(),
+            zero: U64::ZERO,
             items: (items as u32).into(),
             reserved: U32::ZERO,
         };
@@ -123,9 +123,8 @@ impl<'a> Section<'a> {
 fn parse_copyset(body: &[u8]) -> Option<Section<'_>> {
     let (fields, rest) = CopysetBytes::ref_from_prefix(body).ok()?;
     let (items, image) = rest.split_at_checked(fields.items.get() as usize)?;
-    let damaged = match fields.damaged.get() {
-        0 => None,
-        1 => Some(LogIndex(fields.first_damaged.get())),
+    let in_doubt = match fields.in_doubt.get() {
+        flag @ (0 | 1) => flag == 1,
         _ => return None,
     };
     let head = CopysetHead {
@@ -135,7 +134,7 @@ fn parse_copyset(body: &[u8]) -> Option<Section<'_>> {
             uuid: Uuid::from_bytes(fields.uuid),
         },
         applied: LogIndex(fields.applied.get()),
-        damaged,
+        in_doubt,
     };
     Some(Section::Copyset(head, items, image))
 }

@@ -15,7 +15,7 @@ fn head(copyset: u32) -> CopysetHead {
         copyset: CopysetId(copyset),
         identity: ReplicaIdentity { id: ReplicaId(7), uuid: Uuid::from_u128(8) },
         applied: LogIndex(9),
-        damaged: (copyset == 2).then_some(LogIndex(5)),
+        in_doubt: copyset == 2,
     }
 }
 
@@ -84,7 +84,7 @@ fn bytes_are_pinned() {
     assert_eq!(bytes[..16], [1, 0, 0, 0, 97, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0]);
     assert_eq!(bytes[16..24], 7_u64.to_le_bytes());
     assert_eq!(bytes[24..40], *Uuid::from_u128(8).as_bytes());
-    assert_eq!(bytes[40..56], [9, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(bytes[40..56], [9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(bytes[56..64], [36, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(bytes[100..], *b"state");
     let (page, place) = pages(&[bytes.clone()], 1);

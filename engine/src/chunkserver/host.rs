@@ -163,6 +163,11 @@ impl Host for CopysetHost<'_> {
         *self.state = arrival.state;
     }
 
+    fn doubt_over(&mut self, copyset: CopysetId) {
+        self.shard.append_item(&Item::Doubt(copyset, false));
+        tracing::info!(%copyset, "readmitted: this replica votes and acknowledges again");
+    }
+
     fn role_changed(&mut self, role: Role, leader: Option<ReplicaId>) {
         self.state.reset_leadership();
         if role == Role::Leader {

@@ -376,6 +376,10 @@ impl Chunkserver {
                 shard::Event::Durable(_) => {}
                 shard::Event::CheckpointDone { pages } => {
                     tracing::debug!(shard = position, pages, "checkpoint done");
+                    // Every checkpoint of this process began behind its start.
+                    for copyset in self.copysets.iter_mut().filter(|c| c.shard == position) {
+                        copyset.group.settle_doubt();
+                    }
                 }
                 shard::Event::CheckpointTooLarge => {
                     tracing::error!(

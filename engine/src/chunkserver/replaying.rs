@@ -207,7 +207,7 @@ pub(super) struct Salvaged {
 /// Replays what was found of a replica, up to where it does not hang together any more.
 pub(super) fn salvage(store: &mut Store, found: &RecoveredGroup) -> Salvaged {
     let id = found.copyset;
-    let mut whole = found.damaged.is_none();
+    let mut whole = !found.cut_off;
     for past in &found.past {
         whole &= self::past(past, id, 0, store).is_ok();
     }
@@ -225,9 +225,26 @@ pub(super) fn salvage(store: &mut Store, found: &RecoveredGroup) -> Salvaged {
     whole &= changed.is_ok();
     let through = found.applied_note.min(log.last());
     whole &= apply(&log, &mut state, through, store).is_ok();
-    let ahead = changed.unwrap_or_default().max(mark::parse(found.catch_up.as_deref()));
+    let mut ahead = changed.unwrap_or_default().max(mark::parse(found.catch_up.as_deref()));
+    if found.cut_off {
+        ahead = ahead.max(cut_off(&mut log, &state, store));
+    }
     drop_covered(&mut log, &state, ahead, store);
     Salvaged { log, state, ahead, whole }
+}
+
+/// Takes a log back to what was applied: what its later entries name may belong to others by now,
+/// and its leader sends them again. Returns how far ahead of the state its chunks are, because the
+/// checkpoint took them later.
+pub(super) fn cut_off(log: &mut Log, state: &CopysetState, store: &Store) -> LogIndex {
+    log.truncate(state.applied().next(), |_nobody_names_them| ());
+    let mut chunk = store.chunk_after(state.id(), None);
+    let mut ahead = LogIndex(0);
+    while let Some(summary) = chunk {
+        ahead = ahead.max(summary.applied);
+        chunk = store.chunk_after(state.id(), Some(summary.key.chunk));
+    }
+    ahead
 }
 
 /// Brings the maps of one group up to what its device knows to be committed, for the offline
@@ -242,5 +259,5 @@ pub fn rebuild(store: &mut Store, found: &RecoveredGroup) -> Rebuilt {
         extents: entry.extents().to_vec(),
         crcs: entry.record.crcs().collect(),
     });
-    Rebuilt { held: held.collect(), whole }
+    Rebuilt { held: held.collect(), whole, applied: state.applied() }
 }

@@ -2,8 +2,9 @@
 //!
 //! A replica is started only where file and device agree on its name. One that the device does not
 //! hold is created only on an explicit wish, once, and that is recorded in the journal before
-//! anything that it says can leave; one that is damaged or unnamed stays out of service and says
-//! so in `status`. So a wiped device never votes under its old name.
+//! anything that it says can leave; one that is unnamed stays out of service and says so in
+//! `status`. One that lost records to damage goes on from before them, in doubt: it promises
+//! nothing before its leader has readmitted it. So nobody votes who may have forgotten a vote.
 
 use std::collections::VecDeque;
 
@@ -91,8 +92,6 @@ pub enum StartError {
 /// Why one replica does not serve.
 #[derive(Debug, thiserror::Error)]
 enum Unfit {
-    #[error("its journal is damaged from index {0} on; it must be repaired from a peer")]
-    Damaged(LogIndex),
     #[error("the device holds another replica of this copyset: {0}")]
     Foreign(Uuid),
     #[error("the device does not hold it; start with --create-replicas to create it, once")]
@@ -190,12 +189,16 @@ impl Chunkserver {
         let room = room(position, &shard, &plan.replicas, &groups)?;
         let mut live = Vec::new();
         let mut unserved = Vec::new();
+        let mut damaged = Vec::new();
         for replica in plan.replicas {
             let found = groups.iter().position(|group| group.copyset == replica.copyset);
             let found = found.map(|at| groups.swap_remove(at));
             match restore(&mut shard, found, &replica, plan.create) {
                 Ok(revived) => {
                     live.extend(replaying::live_payload(&revived.log, &revived.state));
+                    if revived.doubt == Some(Doubt::CutOff) {
+                        damaged.push(replica.copyset);
+                    }
                     self.start_replica(position, &shard, &replica, revived);
                 }
                 Err((unfit, found)) => {
@@ -208,7 +211,6 @@ impl Chunkserver {
             self.leave_out(position, group.copyset, &Unfit::Unlisted);
             unserved.push(group);
         }
-        let mut damaged = Vec::new();
         for found in unserved {
             let kept = self.hold(position, &mut shard, &found);
             live.extend(kept.live);
@@ -224,6 +226,10 @@ impl Chunkserver {
         let lost = shard
             .finish_recovery(payloads, &damaged)
             .map_err(|source| StartError::Space { shard: position, source })?;
+        if !damaged.is_empty() {
+            // Until it is written, they would be found as they were, and not as they are.
+            shard.start_checkpoint();
+        }
         for (copyset, blocks) in lost {
             tracing::warn!(%copyset, blocks, "blocks of a damaged replica belong to others by now");
         }
@@ -238,7 +244,7 @@ impl Chunkserver {
             replaying::salvage(shard.store_mut(), found);
         settle_hard_state(&mut log, found, &state);
         if !whole {
-            shard.damage_found(id, state.applied().next());
+            shard.set_in_doubt(id);
         }
         let live = replaying::live_payload(&log, &state);
         self.held.push(Held { id, shard: position, log, state, ahead });
@@ -252,11 +258,11 @@ impl Chunkserver {
         plan: &ReplicaPlan,
         revived: Revived,
     ) {
-        let Revived { log, state, ahead } = revived;
+        let Revived { log, state, ahead, doubt } = revived;
         let id = plan.copyset;
         let applied = state.applied();
         let restarts = u64::from(shard.incarnation());
-        let group = Group::new(
+        let mut group = Group::new(
             id,
             plan.identity.id,
             log,
@@ -265,6 +271,10 @@ impl Chunkserver {
             self.options.group,
             self.now_ns,
         );
+        if let Some(doubt) = doubt {
+            tracing::warn!(copyset = %id, %applied, "replica is in doubt: it waits for its leader");
+            group.put_in_doubt(doubt != Doubt::CutOff);
+        }
         let others = plan.places.iter();
         let feeds =
             others.filter_map(|place| Some(Feed::new(place.replica, place.peer?))).collect();
@@ -311,6 +321,18 @@ struct Revived {
     state: CopysetState,
     /// See [`Copyset::ahead`].
     ahead: LogIndex,
+    /// Whether it may have forgotten what it promised.
+    doubt: Option<Doubt>,
+}
+
+/// Why a replica may have forgotten what it promised.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// It lost records to damage and is what it was before them. What it names gives way to others,
+    /// and that is not durable before the next checkpoint.
+    CutOff,
+    /// So it was found, or made.
+    Known,
 }
 
 /// Log and state of one replica, applied as far as the device knows that it is committed; or why
@@ -328,18 +350,33 @@ fn restore(
         shard.append_item(&Item::ReplicaCreated(plan.copyset, plan.identity, &[]));
         let state = CopysetState::new(plan.copyset, plan.quota_blocks);
         let log = Log::new(HardState::default(), first_members(plan), first_base());
-        return Ok(Revived { log, state, ahead: LogIndex(0) });
+        return Ok(Revived { log, state, ahead: LogIndex(0), doubt: None });
     };
     match revive(shard, &found, plan) {
         Ok(revived) => Ok(revived),
+        Err(unfit) if found.cut_off && !matches!(unfit, Unfit::Foreign(_)) => {
+            tracing::warn!(
+                copyset = %plan.copyset,
+                reason = %unfit,
+                "what damage left of the replica does not hang together: it begins from nothing"
+            );
+            Ok(begin_anew(shard, plan))
+        }
         Err(unfit) => Err((unfit, Some(Box::new(found)))),
     }
 }
 
+/// A replica with nothing in it, that may once have been more.
+fn begin_anew(shard: &mut Shard, plan: &ReplicaPlan) -> Revived {
+    shard.store_mut().remove_copyset(plan.copyset);
+    shard.append_item(&Item::ReplicaCreated(plan.copyset, plan.identity, &[]));
+    shard.append_item(&Item::Doubt(plan.copyset, true));
+    let state = CopysetState::new(plan.copyset, plan.quota_blocks);
+    let log = Log::new(HardState::default(), first_members(plan), first_base());
+    Revived { log, state, ahead: LogIndex(0), doubt: Some(Doubt::Known) }
+}
+
 fn revive(shard: &mut Shard, found: &RecoveredGroup, plan: &ReplicaPlan) -> Result<Revived, Unfit> {
-    if let Some(damage) = found.damaged {
-        return Err(Unfit::Damaged(damage.first_bad));
-    }
     let identity = found.identity.ok_or(Unfit::Absent)?;
     if identity != plan.identity {
         return Err(Unfit::Foreign(identity.uuid));
@@ -366,9 +403,14 @@ fn revive(shard: &mut Shard, found: &RecoveredGroup, plan: &ReplicaPlan) -> Resu
     }
     let changed = replaying::changes(&found.changes, &log, &mut state, shard.store_mut())?;
     replaying::apply(&log, &mut state, found.applied_note.min(log.last()), shard.store_mut())?;
-    let ahead = ahead.max(changed);
+    let mut ahead = ahead.max(changed);
+    let mut doubt = found.in_doubt.then_some(Doubt::Known);
+    if found.cut_off {
+        ahead = ahead.max(replaying::cut_off(&mut log, &state, shard.store()));
+        doubt = Some(Doubt::CutOff);
+    }
     replaying::drop_covered(&mut log, &state, ahead, shard.store());
-    Ok(Revived { log, state, ahead })
+    Ok(Revived { log, state, ahead, doubt })
 }
 
 /// Every replica of a new copyset votes.

@@ -8,7 +8,7 @@ use super::{CatchUpStatus, Chunkserver, RunningShard};
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::CopysetId;
 use crate::journal::Space;
-use crate::raft_group::Role;
+use crate::raft_group::{DoubtStage, Role};
 use crate::shard::ShardCounters;
 use crate::stages::StageStatus;
 
@@ -127,9 +127,10 @@ pub struct CopysetStatus {
     pub id: u32,
     /// Raft id of this replica.
     pub replica: u64,
-    /// `leader`, `follower`, `candidate` or `out of service`.
+    /// `leader`, `follower`, `candidate`, `in doubt` (it may have forgotten what it promised, and
+    /// waits to be readmitted) or `out of service`.
     pub role: &'static str,
-    /// Why it is out of service; empty otherwise.
+    /// Why it is out of service, or how far it is where it is in doubt; empty otherwise.
     pub reason: String,
     /// Raft id of the leader, 0 if none is known.
     pub leader: u64,
@@ -249,12 +250,20 @@ impl Chunkserver {
         CopysetStatus {
             id: copyset.id.0,
             replica: group.replica().0,
-            role: match group.role() {
-                Role::Leader => "leader",
-                Role::Follower => "follower",
-                Role::Candidate => "candidate",
+            role: match (group.doubt_stage(), group.role()) {
+                (Some(_), _) => "in doubt",
+                (None, Role::Leader) => "leader",
+                (None, Role::Follower) => "follower",
+                (None, Role::Candidate) => "candidate",
             },
-            reason: String::new(),
+            reason: match group.doubt_stage() {
+                Some(DoubtStage::Settling) => "lost records; a checkpoint is written first".into(),
+                Some(DoubtStage::Asking) => {
+                    "waits for a leader that all other voters answer".into()
+                }
+                Some(DoubtStage::Following) => "takes in what its leader has".into(),
+                None => String::new(),
+            },
             leader: group.leader().map_or(0, |leader| leader.0),
             term: group.term().0,
             commit: group.commit().0,

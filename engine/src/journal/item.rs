@@ -31,6 +31,7 @@ pub(super) mod kind {
     pub(in crate::journal) const CHUNKS_RETAINED: u8 = 13;
     pub(in crate::journal) const STATE_PART: u8 = 14;
     pub(in crate::journal) const EXTENSION: u8 = 15;
+    pub(in crate::journal) const DOUBT: u8 = 17;
 }
 
 /// Why bytes are not an item. Inside a block whose checksum is right it means another version of
@@ -106,6 +107,8 @@ pub enum Item<'a> {
     StatePart(CopysetId, StatePart<'a>),
     /// Bytes of the composer's.
     Extension(CopysetId, &'a [u8]),
+    /// Whether the replica may have forgotten votes and acknowledgements that it once gave.
+    Doubt(CopysetId, bool),
 }
 
 /// See [`Item::StatePart`].
@@ -151,6 +154,7 @@ impl<'a> Item<'a> {
             Item::Verdict(verdict) => verdict.bytes().len(),
             Item::ReplicaCreated(_, _, bytes) => 28 + bytes.len(),
             Item::ReplicaRemoved(_) => 4,
+            Item::Doubt(..) => 8,
             Item::StatePart(_, part) => 12 + part.bytes.len(),
             Item::ConfState(_, bytes) | Item::CatchUp(_, bytes) | Item::Extension(_, bytes) => {
                 4 + bytes.len()
@@ -219,6 +223,11 @@ impl<'a> Item<'a> {
                 put(&copyset.0.to_le_bytes());
                 (kind::REPLICA_REMOVED, &[])
             }
+            Item::Doubt(copyset, in_doubt) => {
+                put(&copyset.0.to_le_bytes());
+                put(&u32::from(in_doubt).to_le_bytes());
+                (kind::DOUBT, &[])
+            }
             Item::StatePart(copyset, part) => {
                 put(&copyset.0.to_le_bytes());
                 put(&part.total.to_le_bytes());
@@ -283,6 +292,7 @@ impl<'a> Item<'a> {
             | Item::ReplicaRemoved(copyset)
             | Item::ConfState(copyset, _)
             | Item::ChunksRetained(copyset, ..)
+            | Item::Doubt(copyset, _)
             | Item::CatchUp(copyset, _)
             | Item::StatePart(copyset, _)
             | Item::Extension(copyset, _) => Some(*copyset),
@@ -327,6 +337,7 @@ fn parse_local(kind: u8, body: &[u8]) -> Result<Item<'_>, ItemError> {
         kind::LOG_START => (20, false),
         kind::REPLICA_CREATED => (28, true),
         kind::REPLICA_REMOVED => (4, false),
+        kind::DOUBT => (8, false),
         kind::CONF_STATE | kind::CATCH_UP | kind::EXTENSION => (4, true),
         _ => return Err(ItemError::Kind(kind)),
     };
@@ -361,6 +372,10 @@ fn parse_local(kind: u8, body: &[u8]) -> Result<Item<'_>, ItemError> {
         kind::REPLICA_REMOVED => Item::ReplicaRemoved(copyset),
         kind::CONF_STATE => Item::ConfState(copyset, rest),
         kind::CATCH_UP => Item::CatchUp(copyset, rest),
+        kind::DOUBT => match u32_at(fixed, 4) {
+            flag @ (0 | 1) => Item::Doubt(copyset, flag == 1),
+            _ => return Err(ItemError::Body),
+        },
         kind::STATE_PART => {
             let part = StatePart { total: u32_at(fixed, 4), offset: u32_at(fixed, 8), bytes: rest };
             let end = u64::from(part.offset) + rest.len() as u64;

@@ -93,6 +93,7 @@ fn samples() -> Vec<Vec<u8>> {
         bytes_of(&Item::CatchUp(copyset, b"")),
         bytes_of(&Item::StatePart(copyset, StatePart { total: 9, offset: 3, bytes: b"xyz" })),
         bytes_of(&Item::Extension(copyset, b"xyz")),
+        bytes_of(&Item::Doubt(copyset, true)),
     ]
 }
 

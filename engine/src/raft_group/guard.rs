@@ -42,6 +42,9 @@ pub enum Refusal {
     /// A raft snapshot for which no catch-up prepared this replica.
     #[error("raft snapshot without a finished catch-up")]
     UnpreparedSnapshot,
+    /// This replica may have forgotten what it promised, and waits to be readmitted.
+    #[error("this replica is in doubt")]
+    InDoubt,
     /// A raft snapshot is on its way to the device.
     #[error("this replica is just being restored")]
     Restoring,

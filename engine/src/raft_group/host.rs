@@ -26,6 +26,8 @@ pub trait Host {
     fn apply(&mut self, entry: &LogEntry<'_>);
     /// The group starts anew behind a raft snapshot that a catch-up led to.
     fn install_snapshot(&mut self, index: LogIndex, term: Term, conf_state: &ConfState);
+    /// The replica has been readmitted by its leader: says so in the open batch.
+    fn doubt_over(&mut self, copyset: CopysetId);
     /// The group's role or leader changed.
     fn role_changed(&mut self, role: Role, leader: Option<ReplicaId>);
 }

@@ -22,6 +22,9 @@ impl Group {
     ) -> Result<(), Refusal> {
         self.flush_proposals();
         guard::append(self, header)?;
+        if !self.may_follow(header.term) {
+            return Err(Refusal::InDoubt);
+        }
         let mut message = Message {
             from: header.from.0,
             to: header.to.0,
@@ -63,8 +66,20 @@ impl Group {
             self.flush_proposals();
         }
         let message = guard::message(self, message, now_ns)?;
+        match message.kind {
+            PeerMessageKind::Doubt => {
+                self.asked(&message, now_ns);
+                return Ok(());
+            }
+            PeerMessageKind::Readmit => {
+                self.readmitted(&message);
+                return Ok(());
+            }
+            _ => self.doubts(&message)?,
+        }
         if answers_leader && self.is_leader() && message.term == self.term() {
             self.renew_lease(message.from, message.sent_ns, now_ns);
+            self.note_answer(message.from, message.sent_ns);
         }
         if message.kind == PeerMessageKind::Heartbeat {
             self.heard(message.term, message.sent_ns);
@@ -81,7 +96,7 @@ impl Group {
         Ok(())
     }
 
-    fn step_library(&mut self, message: Message) {
+    pub(super) fn step_library(&mut self, message: Message) {
         // The library refuses answers of strangers; nobody needs to know.
         let _stranger = self.raw.step(message);
         self.set_election_timeout();

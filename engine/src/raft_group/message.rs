@@ -82,6 +82,7 @@ pub fn incoming(message: &PeerMessage, conf_state: &ConfState) -> Message {
         PeerMessageKind::HeartbeatResponse => MessageType::MsgHeartbeatResponse,
         PeerMessageKind::TimeoutNow => MessageType::MsgTimeoutNow,
         PeerMessageKind::Snapshot => MessageType::MsgSnapshot,
+        PeerMessageKind::Doubt | PeerMessageKind::Readmit => unreachable!("not the library's"),
     });
     match message.context {
         0 => {}

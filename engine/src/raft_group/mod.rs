@@ -28,9 +28,11 @@
 //! | `log`, `arena` | the log in memory |
 //! | `handover` | memory that the library takes |
 //! | `lease` | a leader's promise bounded in time |
+//! | `doubt` | a replica that may have forgotten its promises |
 //! | `membership`, `options` | who votes; timings and limits |
 
 mod arena;
+mod doubt;
 mod guard;
 mod handover;
 mod host;
@@ -52,6 +54,7 @@ use std::collections::VecDeque;
 
 use raft::{Config, RawNode, StateRole};
 
+pub use doubt::DoubtStage;
 pub use guard::Refusal;
 pub use host::{Host, Role, StoredEntry};
 pub use lease::Lease;
@@ -63,6 +66,7 @@ pub use proposals::NotLeader;
 pub use snapshot::ExpectedSnapshot;
 
 use crate::ids::{CopysetId, LogIndex, ReplicaId, Term};
+use crate::wire::PeerMessage;
 use proposals::Stash;
 use ready::Unpersisted;
 
@@ -87,6 +91,12 @@ pub struct Group {
     silent_until_ns: u64,
     read_round: u64,
     expected_snapshot: Option<ExpectedSnapshot>,
+    /// This replica may have forgotten what it promised.
+    doubt: Option<doubt::Doubt>,
+    /// Followers that may, and ask this leader.
+    questions: Vec<doubt::Question>,
+    /// Messages of our own, not the library's.
+    said: Vec<PeerMessage>,
 }
 
 impl Group {
@@ -143,6 +153,9 @@ impl Group {
             silent_until_ns: now_ns + options.lease_ns() + options.lease_margin_ns,
             read_round: message::CONTEXT_TRANSFER,
             expected_snapshot: None,
+            doubt: None,
+            questions: Vec::new(),
+            said: Vec::new(),
         };
         group.set_election_timeout();
         group
@@ -249,7 +262,7 @@ impl Group {
 
     /// One tick of the group's clock.
     pub fn tick(&mut self) {
-        if self.is_restoring() {
+        if self.is_restoring() || self.doubt.is_some() {
             return;
         }
         // A lone voter would lead at once, and the library then requires that nothing it wrote
@@ -270,7 +283,7 @@ impl Group {
 
     /// Starts an election at once; for tests and single-replica copysets.
     pub fn campaign(&mut self) {
-        if self.is_restoring() {
+        if self.is_restoring() || self.doubt.is_some() {
             return;
         }
         let _refused_while_changing_members = self.raw.campaign();

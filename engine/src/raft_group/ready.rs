@@ -18,12 +18,15 @@ impl Group {
     /// Whether [`Self::ready`] has anything to do.
     #[must_use]
     pub fn has_ready(&self) -> bool {
-        !self.stash.is_empty() || self.raw.has_ready() || self.raw.store().wants_snapshot()
+        let library = self.raw.has_ready() || self.raw.store().wants_snapshot();
+        !self.stash.is_empty() || library || !self.said.is_empty() || self.is_doubt_over()
     }
 
     /// Carries out what the library decided: stores, applies, and fills `outbox`.
     pub fn ready<H: Host>(&mut self, host: &mut H, outbox: &mut Outbox, now_ns: u64) {
         self.flush_proposals();
+        self.end_doubt(host);
+        outbox.messages.append(&mut self.said);
         if !self.raw.has_ready() {
             self.stash.clear();
             return;

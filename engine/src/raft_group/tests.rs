@@ -59,6 +59,7 @@ impl Host for Journal {
         self.applied.push((entry.record.index().0, entry.record.bytes().to_vec()));
     }
     fn install_snapshot(&mut self, _: LogIndex, _: Term, _: &ConfState) {}
+    fn doubt_over(&mut self, _: CopysetId) {}
     fn role_changed(&mut self, _: Role, _: Option<ReplicaId>) {}
 }
 
@@ -179,7 +180,35 @@ impl World {
             let record = RecordView::parse(bytes).expect("a record of the log");
             (StoredEntry { record, live_mask: 0, superseded_by: None }, &[][..])
         });
-        to.group.step_append(&header, entries).expect("a correct leader's append");
+        match to.group.step_append(&header, entries) {
+            Ok(()) | Err(Refusal::InDoubt) => {}
+            Err(refusal) => panic!("a correct leader's append: {refusal}"),
+        }
+    }
+
+    /// A replica loses its journal from behind entry `kept` on, votes and all, and starts again.
+    fn forget(&mut self, at: usize, kept: u64, restarts: u64) {
+        let node = &mut self.nodes[at];
+        let voters = node.group.voters().len() as u64;
+        let mut log = fresh_log(voters);
+        for index in 1..=kept {
+            let entry = node.group.log().get(LogIndex(index)).expect("nothing is compacted");
+            log.append(&entry.record, &entry.extents(), None, None);
+        }
+        let term = log.term_at(LogIndex(kept)).expect("within the log").0;
+        let hard_state = raft::eraftpb::HardState { term, commit: kept, ..Default::default() };
+        log.set_hard_state(&hard_state);
+        let (id, now_ns) = (ReplicaId(at as u64 + 1), self.now_ns);
+        let applied = LogIndex(kept);
+        node.group = Group::new(COPYSET, id, log, applied, restarts, options(), now_ns);
+        node.group.put_in_doubt(true);
+        node.journal.applied.truncate(kept as usize);
+        node.outbox = Outbox::default();
+        for (other, node) in self.nodes.iter_mut().enumerate() {
+            if other != at && node.group.is_leader() {
+                node.group.report_unreachable(id);
+            }
+        }
     }
 
     fn settle(&mut self) {
@@ -599,4 +628,135 @@ fn only_memberships_that_can_be_are_restored() {
     assert!(!can(lists(&[1, 2], &[2], &[], &[])));
     assert!(!can(lists(&[1, 2], &[], &[1], &[3])));
     assert!(!can(lists(&[], &[2], &[], &[])));
+}
+
+#[test]
+fn a_replica_in_doubt_promises_nothing_until_all_others_answered() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    for token in 0..5 {
+        world.nodes[leader].group.propose(&write(token), None).expect("leader");
+    }
+    for _ in 0..4 {
+        world.settle();
+        world.tick();
+    }
+    let (doubtful, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    world.forget(doubtful, 2, 1);
+    world.nodes[other].cut = true;
+    for _ in 0..60 {
+        world.tick();
+        world.settle();
+        assert_eq!(world.nodes[doubtful].group.doubt_stage(), Some(DoubtStage::Asking));
+        assert_eq!(world.nodes[doubtful].group.log().last(), LogIndex(2), "it takes nothing in");
+    }
+    assert_eq!(world.leader(), None, "its answers are no majority's");
+    let now_ns = world.now_ns;
+    let request = PeerMessage {
+        from: ReplicaId(leader as u64 + 1),
+        to: ReplicaId(doubtful as u64 + 1),
+        term: Term(9),
+        ..leaders_word(PeerMessageKind::RequestVote, 9)
+    };
+    assert_eq!(world.nodes[doubtful].group.step(&request, now_ns), Err(Refusal::InDoubt));
+    world.nodes[other].cut = false;
+    world.elect();
+    for _ in 0..20 {
+        world.tick();
+        world.settle();
+    }
+    assert_eq!(world.nodes[doubtful].group.doubt_stage(), None);
+    let expected = world.nodes[leader].journal.applied.clone();
+    assert!(expected.len() >= 6);
+    assert_eq!(world.nodes[doubtful].journal.applied, expected);
+}
+
+#[test]
+fn readmission_is_good_for_one_question_and_one_term() {
+    let mut group = Group::new(COPYSET, ReplicaId(2), fresh_log(3), LogIndex(0), 4, options(), 0);
+    group.put_in_doubt(false);
+    let (mut journal, mut outbox) = (Journal::default(), Outbox::default());
+    let now_ns = TICK_NS * 100;
+    let heartbeat = leaders_word(PeerMessageKind::Heartbeat, 0);
+    assert_eq!(group.step(&heartbeat, now_ns), Err(Refusal::InDoubt));
+    assert!(!group.has_ready(), "what it is now is not durable yet");
+    group.settle_doubt();
+    assert_eq!(group.step(&heartbeat, now_ns), Err(Refusal::InDoubt));
+    group.ready(&mut journal, &mut outbox, now_ns);
+    let question = outbox.messages.pop().expect("a question");
+    assert_eq!((question.kind, question.to), (PeerMessageKind::Doubt, heartbeat.from));
+    let mut answer = leaders_word(PeerMessageKind::Readmit, 7);
+    answer.context = question.context + 1;
+    assert_eq!(group.step(&answer, now_ns), Ok(()));
+    assert_eq!(group.doubt_stage(), Some(DoubtStage::Asking), "another question was meant");
+    answer.context = question.context;
+    assert_eq!(group.step(&answer, now_ns), Ok(()));
+    assert_eq!(group.doubt_stage(), Some(DoubtStage::Following));
+    assert_eq!(group.step(&heartbeat, now_ns), Ok(()));
+    let later = PeerMessage { term: Term(heartbeat.term.0 + 1), ..heartbeat };
+    assert_eq!(group.step(&later, now_ns), Err(Refusal::InDoubt));
+    assert_eq!(group.step(&answer, now_ns), Ok(()), "too late");
+    assert_eq!(group.doubt_stage(), Some(DoubtStage::Asking));
+}
+
+/// What any replica applied at an index, all apply there, although replicas forget what they
+/// promised: one at a time, as the others have to know what it knew.
+fn forgetful(seed: u64, voters: u64) {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut below = |bound: u64| {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (state >> 33) % bound
+    };
+    let mut world = World::new(voters);
+    let mut decided: Vec<Vec<u8>> = Vec::new();
+    let (mut token, mut restarts, mut forgotten) = (0, 0, 0);
+    for step in 0..700 {
+        let healing = step >= 600;
+        let at = below(voters) as usize;
+        let in_doubt = world.nodes.iter().any(|node| node.group.doubt_stage().is_some());
+        match below(12) {
+            _ if healing => world.nodes.iter_mut().for_each(|node| node.cut = false),
+            0 => world.nodes[at].cut = true,
+            1 | 2 => world.nodes[at].cut = false,
+            3 if !in_doubt => {
+                restarts += 1;
+                forgotten += 1;
+                let applied = world.nodes[at].group.applied().0;
+                world.forget(at, below(applied + 1), restarts);
+            }
+            4..8 if world.nodes[at].group.is_leader() => {
+                token += 1;
+                let _handing_over = world.nodes[at].group.propose(&write(token), None);
+            }
+            _ => {}
+        }
+        if below(2) == 0 {
+            world.tick();
+        }
+        (0..below(4)).for_each(|_| world.turn());
+        for node in &world.nodes {
+            for (at, (index, bytes)) in node.journal.applied.iter().enumerate() {
+                assert_eq!(*index, at as u64 + 1);
+                match decided.get(at) {
+                    Some(known) => assert_eq!(known, bytes, "entry {index} of seed {seed}"),
+                    None => decided.push(bytes.clone()),
+                }
+            }
+        }
+    }
+    for _ in 0..80 {
+        world.tick();
+        world.settle();
+    }
+    assert!(forgotten > 0);
+    for node in &world.nodes {
+        assert_eq!(node.group.doubt_stage(), None, "seed {seed}");
+        assert!(node.journal.applied.len() >= decided.len(), "seed {seed}");
+    }
+}
+
+#[test]
+fn nothing_decided_is_lost_with_what_one_replica_forgets() {
+    (0..150).for_each(|seed| forgetful(seed, 3));
+    (0..60).for_each(|seed| forgetful(seed, 5));
 }

@@ -81,7 +81,7 @@ impl Shard {
             copyset,
             identity: group.identity,
             applied: group.applied,
-            damaged: group.damaged,
+            in_doubt: group.in_doubt,
         };
         let state = &mut self.checkpointing;
         state.image.begin(copyset);

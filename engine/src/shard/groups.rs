@@ -12,8 +12,8 @@ pub(super) struct Group {
     pub(super) applied: LogIndex,
     /// Whether the note is due to be journalled.
     pub(super) dirty: bool,
-    /// First index lost to damage and not repaired.
-    pub(super) damaged: Option<LogIndex>,
+    /// Whether the replica may have forgotten votes and acknowledgements.
+    pub(super) in_doubt: bool,
     /// Whether the checkpoint in progress keeps it.
     pub(super) kept: bool,
 }

@@ -51,8 +51,8 @@ pub use counters::ShardCounters;
 pub use event::{Event, FailedCommand, Failure};
 pub use opening::{OpenError, Opened, Opening, OpeningMode, Place};
 pub use recovered::{
-    Change, ChangeList, Damage, EntryList, Inspection, PastLog, Recovered, RecoveredEntry,
-    RecoveredGroup, RecoveryReport,
+    Change, ChangeList, EntryList, Inspection, PastLog, Recovered, RecoveredEntry, RecoveredGroup,
+    RecoveryReport,
 };
 
 use arrayvec::ArrayVec;
@@ -60,7 +60,7 @@ use culvert_memory::Pool;
 use culvert_nvme::{Namespace, Submission, Tag};
 
 use crate::device::{Salt, ShardLayout, Superblock};
-use crate::ids::{BLOCK_SIZE, BatchNumber, CopysetId, Extent, LogIndex};
+use crate::ids::{BLOCK_SIZE, BatchNumber, CopysetId, Extent};
 use crate::journal::{ReplicaIdentity, Ring, Space};
 use crate::store::{LivePayload, SpaceError, Store};
 use appender::{Appender, AppenderOptions};
@@ -226,8 +226,8 @@ impl Shard {
     }
 
     /// Ends recovery: free is what neither a map nor `live` names. `live`: the payload of all
-    /// entries that are kept and not applied. `damaged`: groups that lost records; they are out of
-    /// service, and give way to the others. Returned is how many blocks each has lost to them.
+    /// entries that are kept and not applied. `damaged`: groups that lost records; they give way to
+    /// the others. Returned is how many blocks each has lost to them.
     ///
     /// # Errors
     ///
@@ -310,26 +310,17 @@ impl Shard {
         self.groups.iter().map(|(copyset, group)| (copyset, group.identity))
     }
 
-    /// The first index that a group lost to damage and that was not repaired yet.
+    /// Whether the next checkpoint says that a replica may have forgotten votes and
+    /// acknowledgements.
     #[must_use]
-    pub fn damaged(&self, copyset: CopysetId) -> Option<LogIndex> {
-        self.groups.get(copyset)?.damaged
+    pub fn is_in_doubt(&self, copyset: CopysetId) -> bool {
+        self.groups.get(copyset).is_some_and(|group| group.in_doubt)
     }
 
-    /// What recovery found of a group does not hang together: it is damaged from `first_bad` on, or
-    /// from where it was already known to be, and the next checkpoint says so.
-    pub fn damage_found(&mut self, copyset: CopysetId, first_bad: LogIndex) {
+    /// What recovery found of a replica does not hang together: the next checkpoint says so.
+    pub fn set_in_doubt(&mut self, copyset: CopysetId) {
         if let Some(group) = self.groups.get_mut(copyset) {
-            let known = group.damaged.unwrap_or(first_bad);
-            group.damaged = Some(known.min(first_bad));
-        }
-    }
-
-    /// A damaged group is whole again. It counts as damaged at the next opening unless a
-    /// checkpoint was written since.
-    pub fn repaired(&mut self, copyset: CopysetId) {
-        if let Some(group) = self.groups.get_mut(copyset) {
-            group.damaged = None;
+            group.in_doubt = true;
         }
     }
 

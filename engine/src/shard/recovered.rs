@@ -28,22 +28,12 @@ pub struct Inspection {
     pub report: RecoveryReport,
 }
 
-/// Damage to a group below the mark. Until it is repaired from a peer the group neither votes nor
-/// acknowledges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Damage {
-    /// Entries from here on may be missing, or may be ones that were truncated later.
-    pub first_bad: LogIndex,
-    /// The term and vote that are known may not be the newest.
-    pub vote_unknown: bool,
-}
-
 /// One group as recovery found it.
 #[derive(Default)]
 pub struct RecoveredGroup {
     /// The copyset.
     pub copyset: CopysetId,
-    /// The replica's name; `None` only for a damaged group.
+    /// The replica's name; `None` only for a group that is cut off.
     pub identity: Option<ReplicaIdentity>,
     /// The bytes that its creation was journalled with, if that is still in the journal.
     pub created: Option<Vec<u8>>,
@@ -60,7 +50,7 @@ pub struct RecoveredGroup {
     /// Everything up to here is committed and was applied: to be applied again, where the image
     /// and the chunks are behind.
     pub applied_note: LogIndex,
-    /// The entries kept, ascending. Without gaps, unless the group is damaged.
+    /// The entries kept, ascending. Without gaps.
     pub entries: EntryList,
     /// What catch-up did, in order; each is skipped by the store where it is already done. One that
     /// brings what changed above an index wants the entries up to that index applied before.
@@ -70,8 +60,12 @@ pub struct RecoveredGroup {
     pub past: Vec<PastLog>,
     /// Extension items, in order.
     pub extensions: Vec<Vec<u8>>,
-    /// What was lost to damage.
-    pub damaged: Option<Damage>,
+    /// Records below the mark are lost: this is the group as it was before them, and what is known
+    /// of it behind them does not count.
+    pub cut_off: bool,
+    /// Whether the replica may have forgotten votes and acknowledgements: it gives none before its
+    /// leader has readmitted it.
+    pub in_doubt: bool,
     /// Whether records were lost that were never acknowledged: a torn tail.
     pub torn: bool,
     /// Parts of a state that is not complete.
@@ -259,6 +253,6 @@ pub struct RecoveryReport {
     pub payload_blocks: u64,
     /// Groups that lost records above the mark to bad payload.
     pub torn_groups: u32,
-    /// Groups that are damaged.
-    pub damaged_groups: u32,
+    /// Groups that lost records below the mark.
+    pub cut_off_groups: u32,
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::recovered::{Damage, RecoveredGroup};
+use super::recovered::RecoveredGroup;
 use super::verdict::Voids;
 use crate::checkpoint::CopysetHead;
-use crate::ids::{CopysetId, LogIndex};
+use crate::ids::CopysetId;
 use crate::journal::{Item, ItemError, Located, MalformedItem, Scanned, Step};
 
 /// The groups, while items are replayed. It says nothing of chunks: their images are the store's,
@@ -30,7 +30,7 @@ impl Replay {
         group.identity = Some(head.identity);
         group.applied_note = head.applied;
         group.image = Some(image.to_vec());
-        group.damaged = head.damaged.map(|first_bad| Damage { first_bad, vote_unknown: true });
+        group.in_doubt = head.in_doubt;
         while !items.is_empty() {
             let (item, length) = Item::parse(items)?;
             self.item(&item);
@@ -77,20 +77,22 @@ impl Replay {
                 self.removed.push(copyset);
                 self.groups.remove(&copyset);
             }
-            _ => change(self.group(copyset), item),
+            _ => {
+                let group = self.group(copyset);
+                if !group.cut_off {
+                    change(group, item);
+                }
+            }
         }
     }
 
-    /// Something of any group may be lost here: entries that are not known to be committed may
-    /// have been replaced, and a vote may have been given.
+    /// Anything of any group may be lost here. All of them are left at this point: what each has is
+    /// what it once had, and together they name no block twice, which what stands behind the hole
+    /// could not promise.
     fn hole(&mut self) {
         for group in self.groups.values_mut() {
-            let start = group.log_start.map_or(LogIndex(0), |(index, _)| index);
-            let known = group.applied_note.max(group.hard_state.commit);
-            let first_bad = known.min(group.last_index()).max(start).next();
-            let damage = group.damaged.get_or_insert(Damage { first_bad, vote_unknown: true });
-            damage.first_bad = damage.first_bad.min(first_bad);
-            damage.vote_unknown = true;
+            group.cut_off = true;
+            group.in_doubt = true;
         }
     }
 
@@ -99,8 +101,8 @@ impl Replay {
     pub(super) fn finish(mut self) -> (Vec<RecoveredGroup>, Vec<CopysetId>, u64) {
         for group in self.groups.values_mut() {
             if group.identity.is_none() {
-                let first_bad = LogIndex(1);
-                group.damaged = Some(Damage { first_bad, vote_unknown: true });
+                group.cut_off = true;
+                group.in_doubt = true;
             }
         }
         (self.groups.into_values().collect(), self.removed, self.items)
@@ -113,9 +115,6 @@ fn change(group: &mut RecoveredGroup, item: &Item<'_>) {
         Item::Entry(entry) => group.entries.push(entry),
         Item::HardState(_, state) => {
             group.hard_state = *state;
-            if let Some(damage) = &mut group.damaged {
-                damage.vote_unknown = false;
-            }
         }
         Item::AppliedNote(_, index) => group.applied_note = group.applied_note.max(*index),
         Item::Truncate(_, from) => group.entries.truncate(*from),
@@ -123,6 +122,7 @@ fn change(group: &mut RecoveredGroup, item: &Item<'_>) {
         Item::ConfState(_, bytes) => group.conf_state = Some(bytes.to_vec()),
         Item::CatchUp(_, bytes) => group.catch_up = Some(bytes.to_vec()),
         Item::Extension(_, bytes) => group.extensions.push(bytes.to_vec()),
+        Item::Doubt(_, in_doubt) => group.in_doubt = *in_doubt,
         Item::ChunkInstalled(_) | Item::ChunksRetained(..) => group.changes.push(item),
         Item::StatePart(_, part) => {
             group.partial_state.truncate(part.offset as usize);

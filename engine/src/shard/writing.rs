@@ -47,6 +47,11 @@ impl Shard {
                 self.groups.insert(*copyset, Group { identity: *identity, ..Group::default() });
             }
             Item::ReplicaRemoved(copyset) => self.groups.remove(*copyset),
+            Item::Doubt(copyset, in_doubt) => {
+                if let Some(group) = self.groups.get_mut(*copyset) {
+                    group.in_doubt = *in_doubt;
+                }
+            }
             _ => {}
         }
         if self.failure.is_some() {

@@ -3,8 +3,8 @@
 //! A group that lost records to damage is an exception. What it still names may have been released
 //! by a record that is lost, and given to another group since. So the whole groups are counted
 //! first, and they must not contradict each other; a damaged group keeps what it names beside them,
-//! and what a whole group names is *missing* in its maps from then on. Two damaged groups may name
-//! the same block: only its checksum can tell whose it is, so it is used, and both go on naming it.
+//! and what a whole group names is *missing* in its maps from then on. So is what two damaged groups
+//! name, or one of them twice: nobody may release what another may own.
 
 use std::collections::BTreeSet;
 
@@ -194,15 +194,21 @@ impl<'a> Census<'a> {
     }
 
     /// Blocks of damaged groups that cannot be where their maps say, because a whole group is
-    /// there or nothing can be.
+    /// there or nothing can be, or that two of them name.
     fn lost_to_others(&self) -> Vec<(ChunkKey, u32)> {
-        let mut lost = Vec::new();
-        self.each_damaged_block(|key, block, start| {
-            if start >= self.space.blocks() || !self.space.is_free(start) {
-                lost.push((key, block));
-            }
+        let mut named = Vec::new();
+        self.each_damaged_block(|key, block, start| named.push((start, key, block)));
+        named.sort_unstable();
+        let alone = |at: usize| {
+            let start = named[at].0;
+            let before = at.checked_sub(1).is_some_and(|before| named[before].0 == start);
+            !before && named.get(at + 1).is_none_or(|next| next.0 != start)
+        };
+        let lost = (0..named.len()).filter(|&at| {
+            let start = named[at].0;
+            start >= self.space.blocks() || !self.space.is_free(start) || !alone(at)
         });
-        lost
+        lost.map(|at| (named[at].1, named[at].2)).collect()
     }
 
     /// Counts what damaged groups name and no whole group does.
@@ -213,8 +219,8 @@ impl<'a> Census<'a> {
             named.extend(extent.start..extent.start.saturating_add(extent.blocks));
         }
         for start in named {
-            // Taken by a whole group, or named by another damaged one: see above. One that stands
-            // for missing payload lies behind the end.
+            // Taken by a whole group, or named by another damaged one: both are missing soon. One
+            // that stands for missing payload lies behind the end.
             let _taken = self.space.mark_used(Extent { start, blocks: 1 });
         }
     }

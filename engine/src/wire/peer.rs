@@ -7,7 +7,7 @@ use super::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameError, FrameKind, emit_hea
 use crate::ids::{CopysetId, LogIndex, ReplicaId, Term};
 use crate::record::RecordView;
 
-/// Kinds of [`PeerMessage`], each a message of the raft library.
+/// Kinds of [`PeerMessage`]. All but the last two are messages of the raft library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum PeerMessageKind {
@@ -29,15 +29,20 @@ pub enum PeerMessageKind {
     TimeoutNow = 8,
     /// The raft snapshot that ends a catch-up by block difference: index and term, no data.
     Snapshot = 9,
+    /// A replica that may have forgotten what it promised asks its leader to readmit it; the context
+    /// is the number of its question.
+    Doubt = 10,
+    /// The leader does so; `index` is its last one, the context that of the question.
+    Readmit = 11,
 }
 
 impl PeerMessageKind {
     pub(crate) fn from_byte(byte: u8) -> Option<PeerMessageKind> {
         use PeerMessageKind::{
-            AppendResponse, Heartbeat, HeartbeatResponse, RequestPreVote, RequestPreVoteResponse,
-            RequestVote, RequestVoteResponse, Snapshot, TimeoutNow,
+            AppendResponse, Doubt, Heartbeat, HeartbeatResponse, Readmit, RequestPreVote,
+            RequestPreVoteResponse, RequestVote, RequestVoteResponse, Snapshot, TimeoutNow,
         };
-        const ALL: [PeerMessageKind; 9] = [
+        const ALL: [PeerMessageKind; 11] = [
             AppendResponse,
             RequestVote,
             RequestVoteResponse,
@@ -47,6 +52,8 @@ impl PeerMessageKind {
             HeartbeatResponse,
             TimeoutNow,
             Snapshot,
+            Doubt,
+            Readmit,
         ];
         ALL.get(usize::from(byte).checked_sub(1)?).copied()
     }

@@ -41,6 +41,8 @@ pub struct Rebuilt {
     pub held: Vec<HeldPayload>,
     /// Whether everything was there and could be read; if not, the group is damaged.
     pub whole: bool,
+    /// Up to where its entries were applied.
+    pub applied: LogIndex,
 }
 
 /// Brings a group's maps up to its applied note, as its composer would, and says what the entries
@@ -131,12 +133,9 @@ impl<Q: QueuePair + ?Sized> ShardCheck<'_, Q> {
             let subject = Subject::Group { shard: number, copyset: group.copyset };
             let rebuilt = rebuild(&mut store, group);
             held.extend(rebuilt.held);
-            match (group.damaged, rebuilt.whole) {
-                (Some(damage), _) => report.lost(subject, damage.first_bad.0),
-                (None, true) => continue,
-                (None, false) => report.damage(subject, &"its state cannot be read"),
+            if !judge(report, subject, group, rebuilt.whole, rebuilt.applied) {
+                damaged.push(group.copyset);
             }
-            damaged.push(group.copyset);
         }
         shard.groups = groups.len() as u64;
         shard.recovery = recovery;
@@ -292,4 +291,22 @@ fn sweep_chunk<Q: QueuePair + ?Sized>(
         first += blocks;
     }
     Ok(missing)
+}
+
+/// Says what is the matter with a group; whether nothing is.
+fn judge(
+    report: &mut CheckReport,
+    subject: Subject,
+    group: &RecoveredGroup,
+    whole: bool,
+    applied: LogIndex,
+) -> bool {
+    if group.cut_off {
+        report.lost(subject, applied.next().0);
+    } else if !whole {
+        report.damage(subject, &"its state cannot be read");
+    } else if group.in_doubt {
+        report.note(subject, "waits for its leader to readmit it");
+    }
+    whole && !group.cut_off
 }

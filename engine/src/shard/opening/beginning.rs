@@ -106,7 +106,7 @@ impl Opening {
             let known = Group {
                 identity: group.identity.unwrap_or_default(),
                 applied: group.applied_note,
-                damaged: group.damaged.map(|damage| damage.first_bad),
+                in_doubt: group.in_doubt,
                 ..Group::default()
             };
             groups.insert(group.copyset, known);

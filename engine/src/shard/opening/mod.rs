@@ -446,7 +446,7 @@ impl Opening {
     }
 
     fn fill_report(&mut self, scanned: &Scanned, items: u64) {
-        let damaged = self.groups.iter().filter(|group| group.damaged.is_some());
+        let cut_off = self.groups.iter().filter(|group| group.cut_off);
         self.report = RecoveryReport {
             incarnation: scanned.incarnation + 1,
             position: scanned.from,
@@ -457,7 +457,7 @@ impl Opening {
             stale_blocks: scanned.stale_blocks,
             torn_blocks: scanned.torn_blocks,
             holes: scanned.holes().map(|hole| (hole.start, hole.end)).collect(),
-            damaged_groups: damaged.count() as u32,
+            cut_off_groups: cut_off.count() as u32,
             ..std::mem::take(&mut self.report)
         };
     }

@@ -233,7 +233,7 @@ impl Composer {
                 assert!(model.nothing_durable(durable), "{copyset} is lost");
                 continue;
             };
-            assert_eq!(group.damaged, None);
+            assert!(!group.cut_off && !group.in_doubt);
             let (log, hard_state) = model.check(group, durable);
             let applied = restore(&mut shard, group, model, &log);
             let mut next = ModelGroup {

@@ -261,18 +261,17 @@ fn damage_below_the_mark_flags_the_groups() {
     let ring = composer.shard.layout().ring();
     rig.overwrite(ring + 8 * 4096, |page| page[BLOCK_HEADER_BYTES + 5] ^= 1);
     let inspection = rig.inspect();
-    assert_eq!(inspection.report.damaged_groups, 2);
+    assert_eq!(inspection.report.cut_off_groups, 2);
     let recovered = rig.open();
     assert_eq!(recovered.report.holes.len(), 1);
     for group in &recovered.groups {
-        let damage = group.damaged.expect("flagged");
-        assert!(damage.first_bad <= group.entries.last().unwrap_or_default().next());
-        assert_eq!(recovered.shard.damaged(group.copyset), Some(damage.first_bad));
+        assert!(group.cut_off && group.in_doubt);
+        assert!(recovered.shard.is_in_doubt(group.copyset));
     }
     drop(recovered);
     rig.crash();
     let again = rig.open();
-    assert_eq!(again.report.damaged_groups, 2, "it stays so until a checkpoint");
+    assert_eq!(again.report.cut_off_groups, 2, "it stays so until a checkpoint");
 }
 
 #[test]
@@ -308,7 +307,7 @@ fn rebuild(store: &mut Store, group: &RecoveredGroup) -> Rebuilt {
             super::composer::apply_record(store, key, view, &entry.extents);
         }
     }
-    Rebuilt { held, whole: true }
+    Rebuilt { held, whole: true, applied: group.applied_note }
 }
 
 #[test]
