@@ -91,7 +91,7 @@ impl LocalCluster {
                 chunk_blocks: (chunk_size.bytes() / BLOCK_SIZE as u64) as u32,
                 ..LayoutOptions::default()
             };
-            let header = format_device(&uri, layout, options.force)?;
+            let header = format_device(&uri, None, layout, options.force)?;
             let socket = Address::Shm(scratch.path(&format!("node-{number}.sock")));
             let kept = LoopbackPort::keep().context("no free port on the loopback interface")?;
             let port = Address::Tcp(kept.address());

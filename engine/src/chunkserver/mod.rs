@@ -30,7 +30,7 @@ pub use catch_up::{CatchUpStatus, journal_write_bytes_min};
 pub use copyset::{Copyset, ReplicaPlace};
 pub use peers::{Endpoint, PeerOptions};
 pub use replaying::rebuild;
-pub use start::{ReplicaPlan, ShardPlan, StartError};
+pub use start::{AbsentReplicas, ReplicaPlan, ShardPlan, StartError};
 pub use status::{ChunkserverStatus, CopysetStatus, DeviceStatus, OutOfService};
 
 use crate::by_copyset::ByCopyset;

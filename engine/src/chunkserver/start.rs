@@ -55,8 +55,27 @@ pub struct ShardPlan {
     pub recovered: Recovered,
     /// What the cluster file wants.
     pub replicas: Vec<ReplicaPlan>,
-    /// Whether replicas that the device does not hold are to be created.
-    pub create: bool,
+    /// What becomes of those that the device does not hold.
+    pub absent: AbsentReplicas,
+}
+
+/// What becomes of replicas that the cluster file puts on a device that does not hold them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AbsentReplicas {
+    /// They stay out of service.
+    LeaveOut,
+    /// They are created, and vote at once: once only, when the cluster is new.
+    Create,
+    /// They are created in doubt, on a device that took the place of one that is lost: they have
+    /// everything of their leaders before they vote.
+    Rejoin,
+}
+
+impl From<bool> for AbsentReplicas {
+    /// Whether to create them.
+    fn from(create: bool) -> AbsentReplicas {
+        if create { AbsentReplicas::Create } else { AbsentReplicas::LeaveOut }
+    }
 }
 
 /// Why a chunkserver does not start.
@@ -94,7 +113,10 @@ pub enum StartError {
 enum Unfit {
     #[error("the device holds another replica of this copyset: {0}")]
     Foreign(Uuid),
-    #[error("the device does not hold it; start with --create-replicas to create it, once")]
+    #[error(
+        "the device does not hold it; start with --create-replicas to create it, once, or with \
+         --rejoin-replicas where it takes the place of a lost one"
+    )]
     Absent,
     #[error("the cluster file puts no replica of this copyset here")]
     Unlisted,
@@ -185,7 +207,7 @@ impl Chunkserver {
 
     fn start_shard(&mut self, plan: ShardPlan) -> Result<(), StartError> {
         let position = self.shards.len();
-        let Recovered { mut shard, mut groups, .. } = plan.recovered;
+        let Recovered { mut shard, mut groups, report } = plan.recovered;
         let room = room(position, &shard, &plan.replicas, &groups)?;
         let mut live = Vec::new();
         let mut unserved = Vec::new();
@@ -193,7 +215,7 @@ impl Chunkserver {
         for replica in plan.replicas {
             let found = groups.iter().position(|group| group.copyset == replica.copyset);
             let found = found.map(|at| groups.swap_remove(at));
-            match restore(&mut shard, found, &replica, plan.create) {
+            match restore(&mut shard, found, &replica, plan.absent) {
                 Ok(revived) => {
                     live.extend(replaying::live_payload(&revived.log, &revived.state));
                     if revived.doubt == Some(Doubt::CutOff) {
@@ -226,7 +248,7 @@ impl Chunkserver {
         let lost = shard
             .finish_recovery(payloads, &damaged)
             .map_err(|source| StartError::Space { shard: position, source })?;
-        if !damaged.is_empty() {
+        if !damaged.is_empty() || !report.holes.is_empty() {
             // Until it is written, they would be found as they were, and not as they are.
             shard.start_checkpoint();
         }
@@ -341,11 +363,13 @@ fn restore(
     shard: &mut Shard,
     found: Option<RecoveredGroup>,
     plan: &ReplicaPlan,
-    create: bool,
+    absent: AbsentReplicas,
 ) -> Result<Revived, LeftOut> {
     let Some(found) = found else {
-        if !create {
-            return Err((Unfit::Absent, None));
+        match absent {
+            AbsentReplicas::LeaveOut => return Err((Unfit::Absent, None)),
+            AbsentReplicas::Rejoin => return Ok(begin_anew(shard, plan)),
+            AbsentReplicas::Create => {}
         }
         shard.append_item(&Item::ReplicaCreated(plan.copyset, plan.identity, &[]));
         let state = CopysetState::new(plan.copyset, plan.quota_blocks);
@@ -407,6 +431,7 @@ fn revive(shard: &mut Shard, found: &RecoveredGroup, plan: &ReplicaPlan) -> Resu
     let mut doubt = found.in_doubt.then_some(Doubt::Known);
     if found.cut_off {
         ahead = ahead.max(replaying::cut_off(&mut log, &state, shard.store()));
+        settle_hard_state(&mut log, found, &state);
         doubt = Some(Doubt::CutOff);
     }
     replaying::drop_covered(&mut log, &state, ahead, shard.store());

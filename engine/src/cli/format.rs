@@ -9,6 +9,7 @@ use culvert::device::{DeviceHeader, FormatError, FormatOptions, LayoutOptions, f
 use culvert::ids::BLOCK_SIZE;
 use culvert_nvme::Access;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::connect::mint_uuid;
 use super::device::open_device;
@@ -49,6 +50,11 @@ pub struct FormatArgs {
     /// shard]
     #[arg(long, value_name = "SIZE")]
     checkpoint_size: Option<ByteSize>,
+    /// Name of the device, where it takes the place of one that was lost [default: a new one]
+    ///
+    /// Its node then starts with --rejoin-replicas, once.
+    #[arg(long, value_name = "UUID")]
+    uuid: Option<Uuid>,
     /// Format devices that are Culvert's already, or not empty
     #[arg(long)]
     force: bool,
@@ -70,9 +76,12 @@ pub fn run(arguments: &FormatArgs) -> Outcome {
             refuse!("--chunk-size {} is not whole blocks of 4KiB", arguments.chunk_size)
         })?,
     };
+    if arguments.uuid.is_some() && arguments.devices.len() > 1 {
+        return Err(refuse!("--uuid names one device, and {} are given", arguments.devices.len()));
+    }
     let paint = Paint::of_stdout();
     for uri in &arguments.devices {
-        let header = format_device(uri, layout, arguments.force)?;
+        let header = format_device(uri, arguments.uuid, layout, arguments.force)?;
         if arguments.json {
             say!("{}", device_json(uri, &header));
         } else {
@@ -83,11 +92,16 @@ pub fn run(arguments: &FormatArgs) -> Outcome {
 }
 
 /// Formats one device.
-pub fn format_device(uri: &str, layout: LayoutOptions, force: bool) -> Outcome<DeviceHeader> {
+pub fn format_device(
+    uri: &str,
+    uuid: Option<Uuid>,
+    layout: LayoutOptions,
+    force: bool,
+) -> Outcome<DeviceHeader> {
     let mut device = open_device(uri, Access::Exclusive, ByteSize::mib(2))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let options =
-        FormatOptions { uuid: mint_uuid()?, now_ns: now.as_nanos() as u64, layout, force };
+    let uuid = uuid.map_or_else(mint_uuid, Ok)?;
+    let options = FormatOptions { uuid, now_ns: now.as_nanos() as u64, layout, force };
     match format(&mut device.queue, &device.pool, &options) {
         Ok(header) => Ok(header),
         Err(

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
+use culvert::chunkserver::AbsentReplicas;
 use culvert::cluster::Cluster;
 use culvert::config::{LogLevel, NodeConfig};
 use culvert::node::{Stop, serve};
@@ -20,6 +21,7 @@ const EXAMPLES: &str = "\
 Examples:
   culvert serve --config node.toml --create-replicas    # the first time
   culvert serve --config node.toml                      # every other time
+  culvert serve --config node.toml --rejoin-replicas    # once, after a device was replaced
   culvert serve --config node.toml --print-config       # what is in effect, defaults included
 
 The log goes to standard error; RUST_LOG overrides the level of the configuration. SIGTERM and
@@ -37,10 +39,16 @@ pub struct ServeArgs {
     config: PathBuf,
     /// Create replicas that the cluster file lists and the devices do not hold
     ///
-    /// Once only, when the cluster is new: a device that has lost its content must not vote under
-    /// its old name.
-    #[arg(long)]
+    /// Once only, when the cluster is new: a replica that has lost its content must not vote as if
+    /// it had not. That is what --rejoin-replicas is for.
+    #[arg(long, conflicts_with = "rejoin_replicas")]
     create_replicas: bool,
+    /// Create them on a device that takes the place of one that was lost
+    ///
+    /// They take everything from their leaders, and vote only then. The new device was formatted
+    /// with the name of the old one (`culvert format --uuid`).
+    #[arg(long)]
+    rejoin_replicas: bool,
     /// Print the configuration with all defaults, and exit
     #[arg(long)]
     print_config: bool,
@@ -61,7 +69,11 @@ pub fn run(arguments: &ServeArgs) -> Outcome {
     start_log(config.log_level);
     let cluster = Cluster::load(&config.cluster_file).refuse()?;
     let stop = stop_on_signals()?;
-    serve(&config, &cluster, arguments.create_replicas, &stop, |addresses| {
+    let absent = match arguments.rejoin_replicas {
+        true => AbsentReplicas::Rejoin,
+        false => arguments.create_replicas.into(),
+    };
+    serve(&config, &cluster, absent, &stop, |addresses| {
         for address in addresses {
             tracing::info!(node = %config.node, %address, "serving");
         }

@@ -153,6 +153,29 @@ pub fn read_header<Q: QueuePair + ?Sized>(
     Ok(header)
 }
 
+/// Reads the header of a device that nobody else uses, as [`read_header`] does, and writes a copy
+/// of it that went bad anew.
+///
+/// # Errors
+///
+/// [`OpenDeviceError`], likewise.
+pub fn read_and_mend_header<Q: QueuePair + ?Sized>(
+    queue: &mut Q,
+    pool: &Pool,
+) -> Result<DeviceHeader, OpenDeviceError> {
+    let header = read_header(queue, pool)?;
+    let copies = read_copies(queue, pool)?;
+    for (copy, at) in copies.iter().zip([0, HEADER_COPY_AT]) {
+        if copy.is_err() {
+            tracing::warn!(device = %header.uuid, at, "a copy of the header is bad: written anew");
+            let mut device = Blocking::new(queue);
+            write(&mut device, pool, at, &header.emit())?;
+            device.flush()?;
+        }
+    }
+    Ok(header)
+}
+
 /// Both copies of the header, the primary first.
 pub(crate) fn read_copies<Q: QueuePair + ?Sized>(
     queue: &mut Q,

@@ -17,7 +17,9 @@ mod superblock;
 
 pub use blocking::{Blocking, DeviceIoError};
 pub(crate) use format::read_copies;
-pub use format::{FormatError, FormatOptions, OpenDeviceError, format, read_header};
+pub use format::{
+    FormatError, FormatOptions, OpenDeviceError, format, read_and_mend_header, read_header,
+};
 pub use header::{DEVICE_VERSION, DeviceHeader, HeaderError};
 pub use layout::{
     CHECKPOINT_BYTES_MIN, Layout, LayoutError, LayoutOptions, RING_BYTES_MIN, SHARDS_MAX,

@@ -6,7 +6,9 @@ use culvert_nvme::{
 };
 
 use super::NodeError;
-use crate::chunkserver::{DeviceStatus, ReplicaPlan, ShardPlan, journal_write_bytes_min};
+use crate::chunkserver::{
+    AbsentReplicas, DeviceStatus, ReplicaPlan, ShardPlan, journal_write_bytes_min,
+};
 use crate::cluster::Cluster;
 use crate::config::{ByteSize, DeviceConfig, NodeConfig};
 use crate::device::{self, DeviceHeader, RING_BYTES_MIN, ShardLayout};
@@ -74,7 +76,7 @@ pub(super) fn recover_all<D: QueuePair>(
     (config, cluster, number): (&NodeConfig, &Cluster, usize),
     queue_pairs: Vec<D>,
     pool: &Pool,
-    create: bool,
+    absent: AbsentReplicas,
 ) -> Result<(Vec<Device<D>>, Vec<ShardPlan>), NodeError> {
     let mut devices = Vec::new();
     let mut plans = Vec::new();
@@ -85,7 +87,7 @@ pub(super) fn recover_all<D: QueuePair>(
                 .register(region)
                 .map_err(|source| NodeError::Register { uri: device.uri.clone(), source })?;
         }
-        let header = device::read_header(&mut queue_pair, pool)
+        let header = device::read_and_mend_header(&mut queue_pair, pool)
             .map_err(|source| NodeError::Header { uri: device.uri.clone(), source })?;
         check_listed(device, config, cluster, &header)?;
         let first = plans.len();
@@ -105,7 +107,7 @@ pub(super) fn recover_all<D: QueuePair>(
             })?;
             let replicas = replicas_on(cluster, &header, shard.shard);
             let device = status_of(device, queue_pair.namespace(), &header);
-            plans.push(ShardPlan { device, recovered, replicas, create });
+            plans.push(ShardPlan { device, recovered, replicas, absent });
         }
         devices.push(Device { queue_pair, shards: first..plans.len() });
     }

@@ -13,6 +13,7 @@ use culvert_transport::{Identity, PeerKind, Transport, TransportOptions};
 use uuid::Uuid;
 
 use super::{LoopbackPort, NodeError, NodeReactor, SystemClock};
+use crate::chunkserver::AbsentReplicas;
 use crate::client::{Client, ClientOptions};
 use crate::cluster::{Cluster, Device, Node, PlanError, PlanOptions, Reactor, VolumeError};
 use crate::config::{ByteSize, DeviceConfig, NodeConfig};
@@ -120,9 +121,13 @@ impl LocalCluster {
     /// # Errors
     ///
     /// [`LocalError`].
-    pub fn open(&mut self, number: usize, create: bool) -> Result<(), LocalError> {
+    pub fn open(
+        &mut self,
+        number: usize,
+        absent: impl Into<AbsentReplicas>,
+    ) -> Result<(), LocalError> {
         assert!(self.nodes[number].is_none(), "the node is running");
-        let node = NodeReactor::open(&self.configs[number], &self.cluster, 0, create)?;
+        let node = NodeReactor::open(&self.configs[number], &self.cluster, 0, absent)?;
         self.nodes[number] = Some(node);
         Ok(())
     }

@@ -23,7 +23,8 @@ pub use port::LoopbackPort;
 pub use serve::{Stop, serve};
 
 use crate::chunkserver::{
-    Chunkserver, ChunkserverOptions, Endpoint, PeerOptions, ReplicaPlace, ReplicaPlan,
+    AbsentReplicas, Chunkserver, ChunkserverOptions, Endpoint, PeerOptions, ReplicaPlace,
+    ReplicaPlan,
 };
 use crate::cluster::{Cluster, EndpointIndex};
 use crate::config::{DeviceConfig, NodeConfig};
@@ -47,7 +48,7 @@ pub struct NodeReactor<D = AnyQueuePair> {
 
 impl NodeReactor {
     /// Opens the devices' shards that this reactor runs, starts their replicas and listens.
-    /// `create_replicas`: whether listed replicas that a device does not hold are to be created.
+    /// `absent`: what becomes of listed replicas that a device does not hold; `true` creates them.
     ///
     /// The devices are claimed for this reactor alone, so this is for nodes of one reactor; where
     /// there are more, claim once and use [`NodeReactor::open_claimed`].
@@ -59,10 +60,10 @@ impl NodeReactor {
         config: &NodeConfig,
         cluster: &Cluster,
         number: usize,
-        create_replicas: bool,
+        absent: impl Into<AbsentReplicas>,
     ) -> Result<NodeReactor, NodeError> {
         let claims = ClaimedDevices::take(config)?;
-        Self::open_claimed(&claims, config, cluster, number, create_replicas)
+        Self::open_claimed(&claims, config, cluster, number, absent)
     }
 
     /// As [`NodeReactor::open`], on devices that were claimed for all reactors of the node.
@@ -79,10 +80,10 @@ impl NodeReactor {
         config: &NodeConfig,
         cluster: &Cluster,
         number: usize,
-        create_replicas: bool,
+        absent: impl Into<AbsentReplicas>,
     ) -> Result<NodeReactor, NodeError> {
         let place = (config, cluster, number);
-        Self::open_wrapped(claims, place, create_replicas, |_, queue_pair| queue_pair)
+        Self::open_wrapped(claims, place, absent, |_, queue_pair| queue_pair)
     }
 }
 
@@ -97,17 +98,17 @@ impl<D: QueuePair> NodeReactor<D> {
         config: &NodeConfig,
         cluster: &Cluster,
         number: usize,
-        create_replicas: bool,
+        absent: impl Into<AbsentReplicas>,
         wrap: impl FnMut(&DeviceConfig, AnyQueuePair) -> D,
     ) -> Result<NodeReactor<D>, NodeError> {
         let claims = ClaimedDevices::take(config)?;
-        Self::open_wrapped(&claims, (config, cluster, number), create_replicas, wrap)
+        Self::open_wrapped(&claims, (config, cluster, number), absent, wrap)
     }
 
     fn open_wrapped(
         claims: &ClaimedDevices,
         (config, cluster, number): (&NodeConfig, &Cluster, usize),
-        create_replicas: bool,
+        absent: impl Into<AbsentReplicas>,
         mut wrap: impl FnMut(&DeviceConfig, AnyQueuePair) -> D,
     ) -> Result<NodeReactor<D>, NodeError> {
         let mut clock = SystemClock;
@@ -122,7 +123,7 @@ impl<D: QueuePair> NodeReactor<D> {
         let queue_pairs = queue_pairs.map(|(device, pair)| wrap(device, pair)).collect();
         let now_ns = clock.now_ns();
         let place = (config, cluster, number);
-        let mut reactor = assemble(place, pool, transport, queue_pairs, create_replicas, now_ns)?;
+        let mut reactor = assemble(place, pool, transport, queue_pairs, absent, now_ns)?;
         for address in &listening {
             reactor
                 .network_mut()
@@ -174,13 +175,13 @@ pub fn assemble<D: QueuePair, N: Network>(
     pool: Pool,
     network: N,
     queue_pairs: Vec<D>,
-    create_replicas: bool,
+    absent: impl Into<AbsentReplicas>,
     now_ns: u64,
 ) -> Result<Reactor<D, N>, NodeError> {
     let own = place_of(config, cluster, number)?;
     let endpoints = peers_of(cluster, own);
     let place = (config, cluster, number);
-    let (devices, mut plans) = device::recover_all(place, queue_pairs, &pool, create_replicas)?;
+    let (devices, mut plans) = device::recover_all(place, queue_pairs, &pool, absent.into())?;
     for plan in &mut plans {
         place_replicas(&mut plan.replicas, cluster, own, &endpoints);
     }

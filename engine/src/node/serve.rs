@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use super::{ClaimedDevices, NodeError, NodeReactor};
+use crate::chunkserver::AbsentReplicas;
 use crate::cluster::Cluster;
 use crate::config::NodeConfig;
 use crate::network::Address;
@@ -37,10 +38,11 @@ impl Stop {
 pub fn serve(
     config: &NodeConfig,
     cluster: &Cluster,
-    create_replicas: bool,
+    absent: impl Into<AbsentReplicas>,
     stop: &Stop,
     ready: impl FnOnce(&[Address]),
 ) -> Result<(), NodeError> {
+    let absent: AbsentReplicas = absent.into();
     let claims = ClaimedDevices::take(config)?;
     thread::scope(|scope| {
         let (sender, opened) = mpsc::channel();
@@ -48,9 +50,7 @@ pub fn serve(
         for number in 0..config.reactors.len() {
             let sender = sender.clone();
             let claims = claims.clone();
-            let open = move || {
-                NodeReactor::open_claimed(&claims, config, cluster, number, create_replicas)
-            };
+            let open = move || NodeReactor::open_claimed(&claims, config, cluster, number, absent);
             let core = config.reactors[number].core;
             let run = move || run_reactor((number, core), open, stop, &sender);
             let thread = thread::Builder::new().name(format!("reactor-{number}"));

@@ -34,7 +34,7 @@ impl Leaders {
     }
 }
 
-/// Whether all replicas have applied the same and nobody catches up.
+/// Whether all replicas have applied the same, nobody catches up and nobody is in doubt.
 pub fn is_settled(statuses: &[Vec<CopysetStatus>]) -> bool {
     let count = statuses.first().map_or(0, Vec::len);
     let equal = |id: u32| {
@@ -44,6 +44,7 @@ pub fn is_settled(statuses: &[Vec<CopysetStatus>]) -> bool {
             && all.iter().all(|status| status.applied == all[0].applied)
             && all.iter().all(|status| status.last == status.applied)
             && all.iter().all(|status| !status.catching_up && status.catch_ups.is_empty())
+            && all.iter().all(|status| status.role != "in doubt")
     };
     count > 0 && statuses.iter().flatten().all(|status| equal(status.id))
 }

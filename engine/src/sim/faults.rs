@@ -2,9 +2,10 @@
 //!
 //! It keeps within what the design promises to survive and what is built so far: processes and
 //! machines may die at any moment, all of them at once too, since what was acknowledged is durable
-//! on a majority; networks may fail in every way; devices may be slow. Damage on devices comes with
-//! its repair.
+//! on a majority; networks may fail in every way; devices may be slow; one of them at a time may be
+//! damaged (`damage`).
 
+use super::damage::Damage;
 use super::device::Crash;
 use super::random::Random;
 use super::scene::NODES;
@@ -16,6 +17,8 @@ pub enum Profile {
     Crash,
     /// Messages are late, connections break, networks part
     Network,
+    /// Devices go bad while their node is down, or are replaced by empty ones
+    Disk,
     /// All of it
     All,
 }
@@ -27,6 +30,8 @@ pub enum Fault {
     Crash { node: usize, kind: Crash, down_ns: u64 },
     /// All machines lose their power at once.
     Blackout { down_ns: u64 },
+    /// A node dies, and its device is damaged before it starts again.
+    Damage { node: usize, damage: Damage, kind: Crash, down_ns: u64 },
     /// A node's process is stopped for a while.
     Pause { node: usize, for_ns: u64 },
     /// A node's clock is set forward.
@@ -72,12 +77,17 @@ impl FaultPlan {
             _ => 1500 * MS,
         };
         self.next_ns = now_ns + self.random.within(MS / 10..pause);
-        let network = match self.profile {
-            Profile::Crash => false,
-            Profile::Network => true,
-            Profile::All => self.random.chance(500_000),
+        let kind = match self.profile {
+            Profile::Crash => 0,
+            Profile::Network => 5,
+            Profile::Disk => [0, 9][self.random.below(2) as usize],
+            Profile::All => self.random.below(10),
         };
-        if network { self.of_network() } else { self.of_process() }
+        match kind {
+            0..5 => self.of_process(),
+            5..9 => self.of_network(),
+            _ => self.of_device(),
+        }
     }
 
     /// Mostly short, now and then longer than everybody's patience.
@@ -100,6 +110,13 @@ impl FaultPlan {
             9 => Fault::SlowDevice { node, factor: 2 << self.random.below(7), for_ns },
             _ => Fault::Pause { node, for_ns },
         }
+    }
+
+    fn of_device(&mut self) -> Fault {
+        let node = self.random.below(NODES as u64) as usize;
+        let damage = Damage::draw(&mut self.random);
+        let kind = if self.random.chance(500_000) { Crash::Kill } else { Crash::Power };
+        Fault::Damage { node, damage, kind, down_ns: self.duration() }
     }
 
     fn of_network(&mut self) -> Fault {

@@ -20,6 +20,7 @@
 
 mod agreement;
 mod clock;
+mod damage;
 mod device;
 pub mod faults;
 mod guest;

@@ -1,5 +1,6 @@
 //! A node's process: the production reactor over modelled drivers, and when it runs next.
 
+use culvert::chunkserver::AbsentReplicas;
 use culvert::cluster::Cluster;
 use culvert::config::NodeConfig;
 use culvert::network::{Identity, Network, PeerKind};
@@ -31,7 +32,7 @@ impl Process {
         (config, cluster): (&NodeConfig, &Cluster),
         pool: &Pool,
         (disk, fabric): (&Disk, &Fabric),
-        (clock, create): (&mut LocalClock, bool),
+        (clock, absent): (&mut LocalClock, AbsentReplicas),
     ) -> Result<Process, NodeError> {
         let identity = Identity { node: config.node, kind: PeerKind::Node, endpoint: 0 };
         let network = fabric.host(node, identity);
@@ -40,7 +41,7 @@ impl Process {
         device.set_driven(true);
         let place = (config, cluster, 0);
         let started_ns = clock.now_ns();
-        let mut reactor = assemble(place, pool.clone(), network, vec![device], create, started_ns)?;
+        let mut reactor = assemble(place, pool.clone(), network, vec![device], absent, started_ns)?;
         reactor.devices_mut()[0].queue_pair.set_driven(false);
         let address = address_of(node);
         reactor

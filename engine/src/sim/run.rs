@@ -181,6 +181,9 @@ fn recover(world: &mut World, pool: &Pool, outcome: &mut Outcome) -> Result<(), 
         wait_for(world, outcome, "a read", |world| world.guests[reader].in_flight() == 0)?;
     }
     wait_for(world, outcome, "all replicas to be equal", |world| is_settled(&world.statuses()))?;
+    // What was applied is noted in the journal when nothing else is written for a while.
+    let noted_ns = world.now_ns + 100_000_000;
+    wait_for(world, outcome, "notes", |world| world.now_ns >= noted_ns)?;
     world.compare()?;
     world.check_disks()
 }

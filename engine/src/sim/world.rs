@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use culvert::chunkserver::{CopysetStatus, rebuild};
+use culvert::chunkserver::{AbsentReplicas, CopysetStatus, rebuild};
 use culvert::cluster::Cluster;
 use culvert::config::NodeConfig;
 use culvert::device::{FormatOptions, format};
+use culvert::node::NodeError;
 use culvert::shard::ShardConfig;
 use culvert::shard::check::check;
 use culvert_memory::Pool;
@@ -14,6 +15,7 @@ use culvert_nvme::QueuePair;
 
 use super::agreement::Leaders;
 use super::clock::LocalClock;
+use super::damage::{self, Damage};
 use super::device::{Crash, Disk, DiskFaults, DiskOptions, SimDevice};
 use super::faults::Fault;
 use super::guest::Guest;
@@ -63,6 +65,8 @@ pub struct World {
     cluster: Cluster,
     fabric: Fabric,
     hosts: Vec<Host>,
+    /// The node whose device was damaged and whose replicas do not promise again yet.
+    wounded: Option<usize>,
     reliefs: BTreeMap<(u64, u64), Relief>,
     relief_number: u64,
     leaders: Leaders,
@@ -85,7 +89,7 @@ impl World {
                 ..DiskOptions::default()
             };
             let disk = Disk::new(options, random.fork("disk"));
-            format_disk(node, &disk, &pools[node]);
+            format_disk(node, &disk, &pools[node], 1);
             Host {
                 config: scene::config(node),
                 disk,
@@ -105,6 +109,7 @@ impl World {
             cluster,
             fabric,
             hosts,
+            wounded: None,
             reliefs: BTreeMap::new(),
             relief_number: 0,
             leaders: Leaders::default(),
@@ -112,7 +117,7 @@ impl World {
             random,
         };
         for node in 0..NODES {
-            world.start(node, true);
+            world.start(node, AbsentReplicas::Create);
         }
         for (number, depth) in depths.iter().enumerate() {
             world.add_guest(*depth, &pools[Guest::host(number)]);
@@ -136,32 +141,46 @@ impl World {
     }
 
     /// Starts the process of a node, unless it runs.
-    fn start(&mut self, node: usize, create: bool) {
-        let host = &mut self.hosts[node];
-        if host.process.is_some() {
+    fn start(&mut self, node: usize, absent: AbsentReplicas) {
+        if self.hosts[node].process.is_some() {
             return;
         }
-        host.clock.set_true(self.now_ns);
-        host.disk.advance(self.now_ns);
-        let process = Process::start(
-            node,
-            (&host.config, &self.cluster),
-            &host.pool,
-            (&host.disk, &self.fabric),
-            (&mut host.clock, create),
-        );
+        // What its operator would do: what went with the damage comes from the leaders, and a
+        // device of which nothing is to be made is replaced.
+        let damaged = self.wounded == Some(node);
+        let absent = if damaged { AbsentReplicas::Rejoin } else { absent };
+        let mut process = self.open(node, absent);
+        if let Err(error) = &process
+            && damaged
+        {
+            self.say(|| format!("node {node} does not start: {error:?}"));
+            self.crash(node, Crash::Kill);
+            self.wipe(node);
+            process = self.open(node, absent);
+        }
         match process {
-            Ok(process) => host.process = Some(process),
-            Err(error) => panic!("node {node} does not start: {error}"),
+            Ok(process) => self.hosts[node].process = Some(process),
+            Err(error) => panic!("node {node} does not start: {error:?}"),
         }
         self.say(|| format!("node {node} starts"));
     }
 
+    fn open(&mut self, node: usize, absent: AbsentReplicas) -> Result<Process, NodeError> {
+        let host = &mut self.hosts[node];
+        host.clock.set_true(self.now_ns);
+        host.disk.advance(self.now_ns);
+        Process::start(
+            node,
+            (&host.config, &self.cluster),
+            &host.pool,
+            (&host.disk, &self.fabric),
+            (&mut host.clock, absent),
+        )
+    }
+
     fn crash(&mut self, node: usize, kind: Crash) {
         let host = &mut self.hosts[node];
-        if host.process.take().is_none() {
-            return;
-        }
+        host.process = None;
         self.fabric.kill(node);
         host.disk.crash(self.now_ns, kind);
         host.paused_ns = 0;
@@ -172,6 +191,39 @@ impl World {
         if self.hosts[node].process.is_some() {
             self.crash(node, kind);
             self.later(down_ns, Relief::Start { node });
+        }
+    }
+
+    /// Puts an empty device in the place of a node's own.
+    fn wipe(&mut self, node: usize) {
+        let host = &mut self.hosts[node];
+        format_disk(node, &host.disk, &host.pool, self.now_ns);
+    }
+
+    /// Damages the device of a node that is down, unless another is still not whole.
+    fn damage(&mut self, node: usize, damage: Damage) {
+        let whole = self.wounded.is_none_or(|wounded| wounded == node);
+        if !whole {
+            return;
+        }
+        self.wounded = Some(node);
+        let host = &self.hosts[node];
+        let hit = damage::inflict(damage, &host.disk, &host.pool, &mut self.random);
+        self.say(|| format!("node {node}: {hit} goes bad"));
+        if damage == Damage::Wipe {
+            self.wipe(node);
+        }
+    }
+
+    /// A damaged node is whole when all its replicas promise again.
+    fn note_recovery(&mut self) {
+        let Some(node) = self.wounded else { return };
+        let Some(process) = &self.hosts[node].process else { return };
+        let copysets = process.reactor.chunkserver().status().copysets;
+        let well = |role: &str| ["leader", "follower", "candidate"].contains(&role);
+        if copysets.iter().all(|copyset| well(copyset.role)) {
+            self.wounded = None;
+            self.say(|| format!("node {node} promises again"));
         }
     }
 
@@ -190,6 +242,13 @@ impl World {
                 for node in 0..NODES {
                     let spread = self.random.below(50 * MS);
                     self.take_down(node, Crash::Power, down_ns + spread);
+                }
+            }
+            Fault::Damage { node, damage, kind, down_ns } => {
+                if self.hosts[node].process.is_some() {
+                    self.crash(node, kind);
+                    self.damage(node, damage);
+                    self.later(down_ns, Relief::Start { node });
                 }
             }
             Fault::Pause { node, for_ns } => {
@@ -224,7 +283,7 @@ impl World {
 
     fn relieve(&mut self, relief: Relief) {
         match relief {
-            Relief::Start { node } => self.start(node, false),
+            Relief::Start { node } => self.start(node, AbsentReplicas::LeaveOut),
             Relief::FastDevice { node } => slow(&self.hosts[node].disk, 1),
             Relief::Heal { from, to } => self.fabric.heal(from, to),
             Relief::FastLink { from, to } => self.fabric.slow(from, to, 1),
@@ -300,6 +359,7 @@ impl World {
             for copysets in self.statuses() {
                 self.leaders.note(&copysets)?;
             }
+            self.note_recovery();
         }
         Ok(ended)
     }
@@ -352,7 +412,10 @@ impl World {
             let report = check(&mut device, &host.pool, &config, &mut rebuild, &mut |_| ());
             let report = report.map_err(|error| format!("node {node}: {error}"))?;
             if !report.is_clean() {
-                return Err(format!("the check of node {node} finds {:#?}", report.findings));
+                return Err(format!(
+                    "the check of node {node} finds {:#?} {:#?}",
+                    report.findings, report.shards[0].recovery
+                ));
             }
         }
         Ok(())
@@ -382,7 +445,7 @@ fn clock(random: &mut Random) -> LocalClock {
 }
 
 /// A queue pair of a program that has the disk to itself, so that time goes on while it waits.
-fn open_driven(disk: &Disk, pool: &Pool) -> SimDevice {
+pub fn open_driven(disk: &Disk, pool: &Pool) -> SimDevice {
     let mut device = disk.open();
     device.set_driven(true);
     for region in pool.regions() {
@@ -391,10 +454,10 @@ fn open_driven(disk: &Disk, pool: &Pool) -> SimDevice {
     device
 }
 
-fn format_disk(node: usize, disk: &Disk, pool: &Pool) {
+fn format_disk(node: usize, disk: &Disk, pool: &Pool, now_ns: u64) {
     let options = FormatOptions {
         uuid: scene::device_uuid(node),
-        now_ns: 1,
+        now_ns,
         layout: scene::layout(),
         force: true,
     };
