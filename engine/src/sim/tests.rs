@@ -5,7 +5,7 @@ use super::run::{RunOptions, run};
 const SEEDS: std::ops::Range<u64> = 0..4;
 
 fn options(profile: Profile) -> RunOptions {
-    RunOptions { profile, operations: 300, traced: false }
+    RunOptions { profile, operations: 300, without: Vec::new(), traced: false }
 }
 
 #[test]
