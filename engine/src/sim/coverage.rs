@@ -20,13 +20,8 @@ pub enum State {
 }
 
 /// All states, in the order of the table's columns.
-pub const STATES: [State; 5] = [
-    State::LeaderChange,
-    State::Checkpoint,
-    State::CatchUp,
-    State::RaftSnapshot,
-    State::Paused,
-];
+pub const STATES: [State; 5] =
+    [State::LeaderChange, State::Checkpoint, State::CatchUp, State::RaftSnapshot, State::Paused];
 
 impl State {
     /// The column's head.
@@ -114,9 +109,9 @@ pub fn is_in(state: State, statuses: &[CopysetStatus]) -> Option<bool> {
     match state {
         State::LeaderChange => any(&|status| status.role == "candidate" || status.leader == 0),
         State::CatchUp => any(&|status| status.catching_up || !status.catch_ups.is_empty()),
-        State::RaftSnapshot => any(&|status| {
-            status.catch_ups.iter().any(|catch_up| catch_up.phase == "finishing")
-        }),
+        State::RaftSnapshot => {
+            any(&|status| status.catch_ups.iter().any(|catch_up| catch_up.phase == "finishing"))
+        }
         State::Checkpoint | State::Paused => None,
     }
 }

@@ -45,8 +45,14 @@ struct Parts<'a> {
 type Scene = fn(&mut Parts<'_>) -> Plot;
 
 /// Plots of processes alone, of networks alone, and of both.
-const PROCESSES: [Scene; 6] =
-    [dies_when_elected, crash_loop, dark_after_storm, dark_after_checkpoint, left_behind, blackouts];
+const PROCESSES: [Scene; 6] = [
+    dies_when_elected,
+    crash_loop,
+    dark_after_storm,
+    dark_after_checkpoint,
+    left_behind,
+    blackouts,
+];
 const NETWORKS: [Scene; 4] = [two_sides, late_answers, late_transfer, missed_writes];
 const BOTH: [Scene; 5] = [sleeper, forgotten_promise, forgotten_promise, usurper, slow_heir];
 

@@ -233,8 +233,8 @@ fn wait_for(
         outcome.operations += world.step(limit_ns)? as u64;
         if world.now_ns >= limit_ns {
             return Err(format!(
-                "waited in vain for {what}, a minute after all was well: {:#?}",
-                world.statuses()
+                "waited in vain for {what}, a minute after all was well: {}",
+                world.words()
             ));
         }
     }

@@ -15,8 +15,9 @@ const MS: u64 = 1_000_000;
 /// How fast or slow clocks run at most: two of them differ by less than the lease allows for.
 const DRIFT_PPM_MAX: i64 = 4000;
 
-/// Blocks of a shard's data space that no quota may promise, at least.
-const RESERVE_BLOCKS_MIN: u64 = 64;
+/// Blocks of a shard's data space that no quota may promise: half of them must hold the chunks that
+/// a catch-up stages beside those that they replace.
+const RESERVE_BLOCKS: [u64; 3] = [192, 256, 384];
 
 /// How a client behaves.
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +75,8 @@ impl Temper {
         };
         Temper {
             volume_blocks,
-            reserve_blocks: RESERVE_BLOCKS_MIN << random.below(3),
-            slack_blocks: random.below(64),
+            reserve_blocks: *pick(random, &RESERVE_BLOCKS),
+            slack_blocks: *pick(random, &[0, 0, 16, 64]),
             full,
             cached: *pick(random, &[1_000_000, 1_000_000, 500_000, 0]),
             read_ns: slow(random, 50 * US..150 * US, 200 * US..20 * MS),

@@ -21,9 +21,9 @@ use super::faults::{Deed, Fault, Ways};
 use super::guest::Guest;
 use super::history::History;
 use super::network::{Fabric, FabricOptions, address_of};
+use super::plots::Cast;
 use super::process::Process;
 use super::random::Random;
-use super::plots::Cast;
 use super::scene::{self, NODES};
 use super::temper::Temper;
 use super::watch::{Elected, Watch};
@@ -473,7 +473,8 @@ impl World {
             self.watch.look(node, copyset, group, &mut self.elected)?;
         }
         let checkpointing = process.reactor.chunkserver_mut().shard_mut(0).is_checkpointing();
-        if host.checkpointing && !checkpointing
+        if host.checkpointing
+            && !checkpointing
             && let Some((after_ns, down_ns)) = host.checkpoint_trap.take()
         {
             host.checkpointing = checkpointing;
@@ -498,6 +499,14 @@ impl World {
                 let status = process.reactor.chunkserver().store_statistics();
                 status.iter().all(|store| store.waiting_blocks == 0 && store.reads == 0)
             })
+    }
+
+    /// In words, what each node that is up says of its replicas and its space.
+    pub fn words(&self) -> String {
+        let up = self.hosts.iter().filter_map(|host| host.process.as_ref());
+        let stores: Vec<_> =
+            up.map(|process| process.reactor.chunkserver().store_statistics()).collect();
+        format!("{stores:?} {:#?}", self.statuses())
     }
 
     /// Compares what the replicas hold; all nodes are up.
