@@ -13,7 +13,7 @@ use culvert_memory::Pool;
 use uuid::Uuid;
 
 use super::clock::LocalClock;
-use super::history::{History, OperationId};
+use super::history::{History, Kind, OperationId};
 use super::network::{Fabric, SimNetwork};
 use super::random::Random;
 use super::scene::{NODES, VOLUME};
@@ -191,7 +191,7 @@ impl Guest {
 
     fn write(&mut self, history: &mut History, first: u64, blocks: u32, now_ns: u64) {
         let Some(mut buffer) = self.client.pool().acquire(blocks) else { return };
-        let id = history.invoke_write(self.number as u32, first, blocks.into(), now_ns);
+        let id = history.invoke(Kind::Write, self.number as u32, first, blocks.into(), now_ns);
         history.fill(id, buffer.as_mut_slice());
         let write =
             Operation::Write { volume: self.volume, offset_blocks: first, pages: buffer.freeze() };
@@ -200,7 +200,7 @@ impl Guest {
     }
 
     fn discard(&mut self, history: &mut History, first: u64, blocks: u64, now_ns: u64) {
-        let id = history.invoke_discard(self.number as u32, first, blocks, now_ns);
+        let id = history.invoke(Kind::Discard, self.number as u32, first, blocks, now_ns);
         let discard = Operation::Discard { volume: self.volume, offset_blocks: first, blocks };
         self.submit(discard, id, blocks, true);
         self.wake_ns = now_ns;
@@ -208,7 +208,7 @@ impl Guest {
 
     /// Reads a run of blocks.
     pub fn read(&mut self, history: &mut History, first: u64, blocks: u32, now_ns: u64) {
-        let id = history.invoke_read(self.number as u32, first, blocks.into(), now_ns);
+        let id = history.invoke(Kind::Read, self.number as u32, first, blocks.into(), now_ns);
         let read = Operation::Read { volume: self.volume, offset_blocks: first, blocks };
         self.submit(read, id, blocks.into(), false);
         self.wake_ns = now_ns;
