@@ -131,7 +131,7 @@ enum Unfit {
 }
 
 /// Applied entries that a log keeps, however many copysets share the reactor.
-const RETAINED_MIN: u64 = 256;
+const RETAINED_MIN: u64 = 64;
 
 /// What the checkpoints of a shard have room for, with all replicas that are or will be there.
 fn room(

@@ -6,11 +6,12 @@ use serde::Serialize;
 
 use super::{CatchUpStatus, Chunkserver, RunningShard};
 use crate::counters::{Counters, DriverCounters};
-use crate::ids::CopysetId;
+use crate::ids::{CopysetId, ReplicaId};
 use crate::journal::Space;
-use crate::raft_group::{DoubtStage, Role};
+use crate::raft_group::{DoubtStage, Group, Role};
 use crate::shard::ShardCounters;
 use crate::stages::StageStatus;
+use crate::store::StoreStatistics;
 
 /// A replica that serves nothing, and why.
 #[derive(Clone, Debug)]
@@ -195,19 +196,52 @@ pub struct ChunkserverStatus {
 }
 
 impl Chunkserver {
-    /// The status of this reactor.
+    /// The raft groups of the replicas in service; for those who watch from outside.
+    pub fn groups(&self) -> impl Iterator<Item = (CopysetId, &Group)> {
+        let served = self.copysets.iter().enumerate();
+        let served = served.filter(|(at, _)| self.in_service(*at as u32));
+        served.map(|(_, copyset)| (copyset.id, &copyset.group))
+    }
+
+    /// What the store of each shard holds.
     #[must_use]
-    pub fn status(&self) -> ChunkserverStatus {
+    pub fn store_statistics(&self) -> Vec<StoreStatistics> {
+        self.shards.iter().map(|running| running.shard.store().statistics()).collect()
+    }
+
+    /// The part of the status that speaks of the replicas.
+    #[must_use]
+    pub fn copyset_statuses(&self) -> Vec<CopysetStatus> {
         let out_of_service = self.out_of_service.iter().map(|replica| CopysetStatus {
             reason: replica.reason.clone(),
             ..CopysetStatus::absent(replica.copyset)
         });
         let served = self.copysets.iter().enumerate();
         let served = served.filter(|(at, _)| self.in_service(*at as u32));
-        let copysets = served.map(|(at, _)| self.copyset_status(at)).chain(out_of_service);
+        served.map(|(at, _)| self.copyset_status(at)).chain(out_of_service).collect()
+    }
+
+    /// Hands leadership of a copyset to another replica, where this reactor leads it. Returns
+    /// whether it does.
+    pub fn transfer(&mut self, copyset: CopysetId, to: ReplicaId) -> bool {
+        let Some(position) = self.position(copyset).filter(|at| self.in_service(*at)) else {
+            return false;
+        };
+        let group = &mut self.copysets[position as usize].group;
+        if !group.is_leader() || group.replica() == to {
+            return false;
+        }
+        group.transfer(to);
+        self.mark_dirty(position);
+        true
+    }
+
+    /// The status of this reactor.
+    #[must_use]
+    pub fn status(&self) -> ChunkserverStatus {
         ChunkserverStatus {
             shards: self.shards.iter().map(ShardStatus::of).collect(),
-            copysets: copysets.collect(),
+            copysets: self.copyset_statuses(),
             peers: self
                 .peers
                 .iter()

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::exit::{Code, Failure, Outcome};
 use super::terminal::{Progress, say};
+use crate::sim::coverage::{Coverage, STATES};
 use crate::sim::faults::Profile;
 use crate::sim::run::{self, RunOptions};
 
@@ -21,6 +22,12 @@ Examples:
   culvert sim --seed 4711 --trace
 
 Exit code 4 says that a seed broke a promise; its replay command is printed with it.";
+
+/// Runs that looking for a smaller failing plan may take.
+const SHRINKING_RUNS_MAX: usize = 200;
+
+/// Fewer operations than this say no more.
+const SHRUNK_OPERATIONS_MIN: u64 = 200;
 
 /// Runs whole clusters in a modelled world, each from a seed
 ///
@@ -49,6 +56,15 @@ pub struct SimArgs {
     /// Go on with further seeds after one that broke a promise
     #[arg(long)]
     keep_going: bool,
+    /// Faults of the plan that do not come, by the numbers that --trace shows; for one seed
+    #[arg(long, value_name = "N,..", value_delimiter = ',', requires = "seed")]
+    without: Vec<u64>,
+    /// Do not try to do without faults that have no part in it when a seed broke a promise
+    #[arg(long)]
+    no_shrink: bool,
+    /// Print which kinds of faults met which states of the cluster
+    #[arg(long)]
+    coverage: bool,
     /// Print what happened, in order; for one seed
     #[arg(long, requires = "seed")]
     trace: bool,
@@ -70,6 +86,7 @@ pub fn run(arguments: &SimArgs) -> Outcome {
     let options = RunOptions {
         profile: arguments.profile,
         operations: arguments.steps,
+        without: arguments.without.clone(),
         traced: arguments.trace,
     };
     if !arguments.trace {
@@ -78,7 +95,6 @@ pub fn run(arguments: &SimArgs) -> Outcome {
     }
     let started = Instant::now();
     let outcomes = run_all(seeds.clone(), &options, arguments)?;
-    let _default = std::panic::take_hook();
     let mut violations = 0;
     for outcome in &outcomes {
         for line in &outcome.trace {
@@ -93,6 +109,7 @@ pub fn run(arguments: &SimArgs) -> Outcome {
                     "hash": format!("{:016x}", outcome.hash),
                     "operations": outcome.operations,
                     "faults": outcome.faults,
+                    "coverage": coverage_json(&outcome.coverage),
                     "simulated_s": outcome.simulated_ns as f64 / 1e9,
                 })
             );
@@ -100,12 +117,26 @@ pub fn run(arguments: &SimArgs) -> Outcome {
             say!(
                 "seed {}: {violation}\n  replay: {}",
                 outcome.seed,
-                replay(outcome.seed, arguments)
+                replay(outcome.seed, &options, arguments)
             );
+            if !arguments.no_shrink && !arguments.trace {
+                let (shrunk, violation) = shrink(outcome, &options);
+                say!(
+                    "  with {} of {} faults: {}\n  replay: {}",
+                    outcome.planned - shrunk.without.len() as u64,
+                    outcome.planned,
+                    violation.lines().next().unwrap_or_default(),
+                    replay(outcome.seed, &shrunk, arguments)
+                );
+            }
         }
         violations += u64::from(outcome.violation.is_some());
     }
+    let _default = std::panic::take_hook();
     if !arguments.json {
+        if arguments.coverage {
+            show_coverage(&outcomes)?;
+        }
         summarize(&outcomes, started.elapsed())?;
     }
     if violations > 0 {
@@ -115,12 +146,88 @@ pub fn run(arguments: &SimArgs) -> Outcome {
     Ok(())
 }
 
-fn replay(seed: u64, arguments: &SimArgs) -> String {
+fn replay(seed: u64, options: &RunOptions, arguments: &SimArgs) -> String {
     let profile = clap::ValueEnum::to_possible_value(&arguments.profile).expect("none is hidden");
+    let without: Vec<String> = options.without.iter().map(u64::to_string).collect();
+    let without = match without.is_empty() {
+        true => String::new(),
+        false => format!(" --without {}", without.join(",")),
+    };
     format!(
-        "culvert sim --seed {seed} --profile {} --steps {} --trace",
+        "culvert sim --seed {seed} --profile {} --steps {}{without} --trace",
         profile.get_name(),
-        arguments.steps
+        options.operations
+    )
+}
+
+/// Leaves out every fault without which the seed breaks a promise all the same, and half of the
+/// operations as often as that does. Returns what is left, and the promise that is broken then.
+fn shrink(outcome: &run::Outcome, options: &RunOptions) -> (RunOptions, String) {
+    let mut best = RunOptions { traced: false, ..options.clone() };
+    let mut violation = outcome.violation.clone().unwrap_or_default();
+    let mut try_it = |options: RunOptions, best: &mut RunOptions| {
+        let broken = run::run(outcome.seed, &options).violation;
+        let is_broken = broken.is_some();
+        if let Some(broken) = broken {
+            (*best, violation) = (options, broken);
+        }
+        is_broken
+    };
+    while best.operations > SHRUNK_OPERATIONS_MIN {
+        let fewer = RunOptions { operations: best.operations / 2, ..best.clone() };
+        if !try_it(fewer, &mut best) {
+            break;
+        }
+    }
+    // The last ones first: what comes before a moment decides what happens in it.
+    let mut runs = SHRINKING_RUNS_MAX;
+    let mut chunk = (outcome.planned as usize).next_power_of_two().max(1);
+    while chunk > 0 && runs > 0 {
+        let mut end = outcome.planned as usize;
+        while end > 0 && runs > 0 {
+            let start = end.saturating_sub(chunk);
+            let mut fewer = best.clone();
+            let more = (start as u64..end as u64).filter(|number| !best.without.contains(number));
+            fewer.without.extend(more);
+            fewer.without.sort_unstable();
+            if fewer.without.len() > best.without.len() {
+                runs -= 1;
+                try_it(fewer, &mut best);
+            }
+            end = start;
+        }
+        chunk /= 2;
+    }
+    (best, violation)
+}
+
+/// The table of faults and states, summed up.
+fn total(outcomes: &[run::Outcome]) -> Coverage {
+    let mut total = Coverage::default();
+    outcomes.iter().for_each(|outcome| total.add(&outcome.coverage));
+    total
+}
+
+fn show_coverage(outcomes: &[run::Outcome]) -> Outcome {
+    let heads: Vec<String> = STATES.iter().map(|state| format!("{:>14}", state.name())).collect();
+    say!("{:<14}{}", "fault", heads.concat());
+    for (kind, counts) in total(outcomes).rows() {
+        let cells: Vec<String> = counts.iter().map(|count| format!("{count:>14}")).collect();
+        say!("{kind:<14}{}", cells.concat());
+    }
+    Ok(())
+}
+
+fn coverage_json(coverage: &Coverage) -> serde_json::Value {
+    let row = |counts: &[u64]| {
+        let cells = STATES.iter().zip(counts).map(|(state, count)| (state.name(), *count));
+        cells.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    json!(
+        coverage
+            .rows()
+            .map(|(kind, counts)| (kind, row(counts)))
+            .collect::<std::collections::BTreeMap<_, _>>()
     )
 }
 

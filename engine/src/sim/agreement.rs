@@ -10,30 +10,6 @@ use super::device::Disk;
 use super::process::Process;
 use super::scene::CHUNK_BLOCKS;
 
-/// Leaders that were seen: each term of a copyset has one at most.
-#[derive(Default)]
-pub struct Leaders(BTreeMap<(u32, u64), u64>);
-
-impl Leaders {
-    /// Takes what a node says of its replicas.
-    ///
-    /// # Errors
-    ///
-    /// Two replicas led in one term.
-    pub fn note(&mut self, copysets: &[CopysetStatus]) -> Result<(), String> {
-        for status in copysets.iter().filter(|status| status.role == "leader") {
-            let leader = *self.0.entry((status.id, status.term)).or_insert(status.replica);
-            if leader != status.replica {
-                return Err(format!(
-                    "replicas {leader} and {} of copyset {} both led in term {}",
-                    status.replica, status.id, status.term
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Whether all replicas have applied the same, nobody catches up and nobody is in doubt.
 pub fn is_settled(statuses: &[Vec<CopysetStatus>]) -> bool {
     let count = statuses.first().map_or(0, Vec::len);
@@ -66,6 +42,34 @@ pub fn compare(id: CopysetId, nodes: &mut [(&mut Process, &Disk)]) -> Result<(),
             Some(first) if *first == content => {}
             Some(first) => return Err(difference(id, node, first, &content)),
         }
+    }
+    Ok(())
+}
+
+/// Whether what a node's store counts is what it holds: blocks mapped, and blocks free. Nothing is on
+/// its way.
+///
+/// # Errors
+///
+/// The first number that is wrong.
+pub fn count(process: &mut Process, copysets: &[CopysetId]) -> Result<(), String> {
+    let store = process.reactor.chunkserver_mut().shard_mut(0).store();
+    let mut all = 0;
+    for id in copysets {
+        let (mut mapped, mut after) = (0, None);
+        while let Some(chunk) = store.chunk_after(*id, after) {
+            after = Some(chunk.key.chunk);
+            mapped += u64::from(chunk.mapped);
+        }
+        if store.mapped_blocks(*id) != mapped {
+            let counted = store.mapped_blocks(*id);
+            return Err(format!("copyset {id}: {counted} blocks counted, {mapped} mapped"));
+        }
+        all += mapped;
+    }
+    let statistics = store.statistics();
+    if statistics.free_blocks + all != statistics.data_blocks {
+        return Err(format!("{all} blocks are mapped, but {statistics:?}"));
     }
     Ok(())
 }

@@ -4,9 +4,15 @@
 //! machines may die at any moment, all of them at once too, since what was acknowledged is durable
 //! on a majority; networks may fail in every way; devices may be slow; one of them at a time may be
 //! damaged (`damage`).
+//!
+//! Faults come one by one, or as a *plot*: several of them, each aimed at who leads or follows,
+//! at the moments at which they hurt most (`plots`).
+
+use std::collections::BTreeMap;
 
 use super::damage::Damage;
 use super::device::Crash;
+use super::plots::{self, Cast};
 use super::random::Random;
 use super::scene::NODES;
 
@@ -23,7 +29,38 @@ pub enum Profile {
     All,
 }
 
-/// One thing that goes wrong.
+impl Profile {
+    /// Whether processes and machines fail.
+    pub fn has_crashes(self) -> bool {
+        self != Profile::Network
+    }
+
+    /// Whether networks fail.
+    pub fn has_network(self) -> bool {
+        matches!(self, Profile::Network | Profile::All)
+    }
+}
+
+/// Which way between two groups of hosts nothing passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ways {
+    Both,
+    /// From the first group to the second.
+    Out,
+    /// From the second to the first.
+    In,
+}
+
+/// What happens when a copyset gets another leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// The new leader dies.
+    KillLeader { kind: Crash, down_ns: u64 },
+    /// The follower that is not `old` dies, the new leader is alone, and all others meet again.
+    Usurp { old: usize, kind: Crash, down_ns: u64, for_ns: u64 },
+}
+
+/// One thing that goes wrong. Sets of hosts are masks: bit 0 is node 0; clients follow the nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A node's process or machine dies, and starts again after a while.
@@ -42,13 +79,34 @@ pub enum Fault {
     Partition { from: usize, to: usize, for_ns: u64 },
     /// A node hears and reaches nobody, or no other node although clients reach it.
     Isolate { node: usize, from_clients: bool, for_ns: u64 },
+    /// Nothing passes between two sets of hosts; with `cut`, their connections break at once.
+    Split { one: u32, other: u32, ways: Ways, cut: bool, for_ns: u64 },
     /// All connections between two hosts break.
     Cut { one: usize, other: usize },
     /// What one host sends to another takes longer, by a factor.
     SlowLink { from: usize, to: usize, factor: u32, for_ns: u64 },
+    /// Leadership of a copyset is handed to a node.
+    Transfer { copyset: u32, to: usize },
+    /// Some clients only read for a while.
+    Hush { hosts: u32, for_ns: u64 },
+    /// Clients write as fast as they can for a while.
+    Storm { for_ns: u64 },
+    /// Something happens as soon as a copyset has another leader.
+    Trap { copyset: u32, deed: Deed, for_ns: u64 },
+    /// A machine loses its power as soon as its checkpoint has ended.
+    TrapCheckpoint { node: usize, after_ns: u64, down_ns: u64 },
 }
 
 const MS: u64 = 1_000_000;
+
+/// A fault, its number in the plan, and for how long clients are busy with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Counted from 0; `culvert sim --without` leaves some out.
+    pub number: u64,
+    pub fault: Fault,
+    pub busy_ns: u64,
+}
 
 /// Chooses faults one after the other.
 pub struct FaultPlan {
@@ -56,58 +114,100 @@ pub struct FaultPlan {
     random: Random,
     /// Hosts: nodes first, then clients.
     hosts: usize,
-    /// When the next comes.
-    pub next_ns: u64,
+    /// What a plot has yet to do.
+    script: BTreeMap<(u64, u64), Fault>,
+    busy_until_ns: u64,
+    taken: u64,
+    /// When something of its own choice comes.
+    choice_ns: u64,
+    /// The longest rest, as this seed likes it.
+    rest_ns: u64,
 }
 
 impl FaultPlan {
     /// A plan for so many hosts, from `now_ns` on.
     pub fn new(profile: Profile, hosts: usize, now_ns: u64, mut random: Random) -> FaultPlan {
-        let next_ns = now_ns + random.within(MS..100 * MS);
-        FaultPlan { profile, random, hosts, next_ns }
+        let choice_ns = now_ns + random.within(MS..100 * MS);
+        let rest_ns = [300 * MS, 1000 * MS, 2500 * MS][random.below(3) as usize];
+        FaultPlan {
+            profile,
+            random,
+            hosts,
+            script: BTreeMap::new(),
+            busy_until_ns: 0,
+            taken: 0,
+            choice_ns,
+            rest_ns,
+        }
     }
 
-    /// The fault that is due, and the time of the next.
-    pub fn take(&mut self, now_ns: u64) -> Fault {
+    /// When the next comes.
+    pub fn next_ns(&self) -> u64 {
+        let script = self.script.keys().next().map_or(u64::MAX, |(at, _)| *at);
+        script.min(self.choice_ns)
+    }
+
+    /// The fault that is due. `cast` says who leads.
+    pub fn take(&mut self, now_ns: u64, cast: impl FnOnce() -> Cast) -> Step {
+        let due = self.script.first_key_value().is_some_and(|((at, _), _)| *at <= now_ns);
+        if !due {
+            self.choose(now_ns, cast);
+        }
+        let (_, fault) = self.script.pop_first().expect("something was chosen");
+        let number = self.taken;
+        self.taken += 1;
+        Step { number, fault, busy_ns: self.busy_until_ns.saturating_sub(now_ns) }
+    }
+
+    /// Chooses what comes next, and when the choice after that is made.
+    fn choose(&mut self, now_ns: u64, cast: impl FnOnce() -> Cast) {
+        let plot = self.random.chance(350_000);
+        let cast = plot.then(cast).filter(|cast| cast.leader.is_some());
+        let mut end_ns = now_ns;
+        if let Some(cast) = cast {
+            let plot = plots::compose(self.profile, &cast, &mut self.random);
+            for (number, (after_ns, fault)) in plot.steps.into_iter().enumerate() {
+                self.script.insert((now_ns + after_ns, number as u64), fault);
+            }
+            end_ns += plot.length_ns;
+            self.busy_until_ns = self.busy_until_ns.max(end_ns);
+        } else {
+            let kind = match self.profile {
+                Profile::Crash => 0,
+                Profile::Network => 5,
+                Profile::Disk => [0, 9][self.random.below(2) as usize],
+                Profile::All => self.random.below(10),
+            };
+            let fault = match kind {
+                0..5 => self.of_process(),
+                5..9 => self.of_network(),
+                _ => self.of_device(),
+            };
+            self.script.insert((now_ns, 0), fault);
+            let busy_ns = self.random.within(10 * MS..400 * MS);
+            self.busy_until_ns = self.busy_until_ns.max(now_ns + busy_ns);
+        }
         // Sometimes one upon the other, sometimes after a rest.
         let pause = match self.random.below(4) {
             0 => 2 * MS,
             1 => 20 * MS,
-            2 => 150 * MS,
-            _ => 1500 * MS,
+            2 => 200 * MS,
+            _ => self.rest_ns,
         };
-        self.next_ns = now_ns + self.random.within(MS / 10..pause);
-        let kind = match self.profile {
-            Profile::Crash => 0,
-            Profile::Network => 5,
-            Profile::Disk => [0, 9][self.random.below(2) as usize],
-            Profile::All => self.random.below(10),
-        };
-        match kind {
-            0..5 => self.of_process(),
-            5..9 => self.of_network(),
-            _ => self.of_device(),
-        }
-    }
-
-    /// Mostly short, now and then longer than everybody's patience.
-    fn duration(&mut self) -> u64 {
-        match self.random.below(4) {
-            0 | 1 => self.random.within(MS..60 * MS),
-            2 => self.random.within(60 * MS..700 * MS),
-            _ => self.random.within(700 * MS..4000 * MS),
-        }
+        self.choice_ns = end_ns + self.random.within(MS / 10..pause);
     }
 
     fn of_process(&mut self) -> Fault {
         let node = self.random.below(NODES as u64) as usize;
-        let for_ns = self.duration();
-        match self.random.below(12) {
+        let for_ns = duration(&mut self.random);
+        match self.random.below(14) {
             0..4 => Fault::Crash { node, kind: Crash::Kill, down_ns: for_ns },
             4..7 => Fault::Crash { node, kind: Crash::Power, down_ns: for_ns },
             7 => Fault::Blackout { down_ns: for_ns },
             8 => Fault::Jump { node, by_ns: for_ns },
             9 => Fault::SlowDevice { node, factor: 2 << self.random.below(7), for_ns },
+            10 => Fault::Transfer { copyset: 1 + self.random.below(3) as u32, to: node },
+            11 => Fault::Storm { for_ns: self.random.within(5 * MS..60 * MS) },
             _ => Fault::Pause { node, for_ns },
         }
     }
@@ -116,14 +216,14 @@ impl FaultPlan {
         let node = self.random.below(NODES as u64) as usize;
         let damage = Damage::draw(&mut self.random);
         let kind = if self.random.chance(500_000) { Crash::Kill } else { Crash::Power };
-        Fault::Damage { node, damage, kind, down_ns: self.duration() }
+        Fault::Damage { node, damage, kind, down_ns: duration(&mut self.random) }
     }
 
     fn of_network(&mut self) -> Fault {
         let from = self.random.below(self.hosts as u64) as usize;
         let to = (from + 1 + self.random.below(self.hosts as u64 - 1) as usize) % self.hosts;
-        let for_ns = self.duration();
-        match self.random.below(8) {
+        let for_ns = duration(&mut self.random);
+        match self.random.below(9) {
             0 | 1 => Fault::Partition { from, to, for_ns },
             2 | 3 => Fault::Isolate {
                 node: from % NODES,
@@ -131,7 +231,17 @@ impl FaultPlan {
                 for_ns,
             },
             4 | 5 => Fault::Cut { one: from, other: to },
+            6 => Fault::Transfer { copyset: 1 + self.random.below(3) as u32, to: from % NODES },
             _ => Fault::SlowLink { from, to, factor: 2 << self.random.below(8), for_ns },
         }
+    }
+}
+
+/// Mostly short, now and then longer than everybody's patience.
+fn duration(random: &mut Random) -> u64 {
+    match random.below(4) {
+        0 | 1 => random.within(MS..60 * MS),
+        2 => random.within(60 * MS..700 * MS),
+        _ => random.within(700 * MS..4000 * MS),
     }
 }

@@ -13,19 +13,17 @@ use culvert_memory::Pool;
 use uuid::Uuid;
 
 use super::clock::LocalClock;
-use super::history::{History, OperationId};
+use super::history::{History, Kind, OperationId};
 use super::network::{Fabric, SimNetwork};
 use super::random::Random;
-use super::scene::{NODES, VOLUME, VOLUME_BLOCKS};
+use super::scene::{NODES, VOLUME};
+use super::temper::Habits;
 
-/// Blocks that most operations go to, so that they meet.
-const HOT_BLOCKS: u64 = 24;
+/// How long a client thinks at most while it writes as fast as it can.
+const STORM_NS: u64 = 600_000;
 
-/// Blocks of the longest operation.
-const BLOCKS_MAX: u64 = 12;
-
-/// How long clients think between two requests at most: some are busy, some are not.
-const THINKING_NS: [u64; 3] = [400_000, 4_000_000, 20_000_000];
+/// Blocks that the writing of a whole volume writes at a time.
+const FILL_BLOCKS: u64 = 12;
 
 /// See the module's documentation.
 pub struct Guest {
@@ -36,9 +34,20 @@ pub struct Guest {
     random: Random,
     in_flight: BTreeMap<u64, Asked>,
     next_token: u64,
-    depth: usize,
-    /// How long it thinks between two requests at most.
-    think_ns: u64,
+    habits: Habits,
+    volume_blocks: u64,
+    /// Writes and discards under way.
+    changes: usize,
+    /// Blocks of the volume that it still writes before it does anything else.
+    fills: std::ops::Range<u64>,
+    /// It only reads until then.
+    hushed_ns: u64,
+    /// There is trouble until then.
+    busy_ns: u64,
+    /// It does nothing but write until then.
+    storm_ns: u64,
+    /// An operation was refused that nothing in this world gives cause to refuse.
+    pub wronged: Option<String>,
     /// When it asks again.
     pub asks_ns: u64,
     /// True time at which it has to run although nothing comes in.
@@ -49,6 +58,7 @@ pub struct Guest {
 struct Asked {
     id: OperationId,
     blocks: u64,
+    changes: bool,
 }
 
 /// What one turn of a guest saw.
@@ -60,11 +70,11 @@ pub struct Ended {
 }
 
 impl Guest {
-    /// Client number `number`, on a host of its own, with up to `depth` operations in flight.
+    /// Client number `number`, on a host of its own.
     pub fn new(
         number: usize,
-        depth: usize,
-        cluster: &Cluster,
+        habits: Habits,
+        (cluster, volume_blocks): (&Cluster, u64),
         (pool, fabric): (&Pool, &Fabric),
         clock: LocalClock,
         mut random: Random,
@@ -73,7 +83,7 @@ impl Guest {
         let identity = Identity { node: name, kind: PeerKind::Client, endpoint: 0 };
         let network = fabric.host(Guest::host(number), identity);
         let options = ClientOptions {
-            in_flight_max: depth as u32,
+            in_flight_max: habits.depth as u32,
             request_timeout: Duration::from_secs(20),
             attempt_timeout: Duration::from_millis(500),
             seed: random.bits(),
@@ -89,8 +99,14 @@ impl Guest {
             clock,
             in_flight: BTreeMap::new(),
             next_token: 0,
-            depth,
-            think_ns: THINKING_NS[random.below(THINKING_NS.len() as u64) as usize],
+            habits,
+            volume_blocks,
+            changes: 0,
+            fills: 0..0,
+            hushed_ns: 0,
+            busy_ns: 0,
+            storm_ns: 0,
+            wronged: None,
             asks_ns: 0,
             random,
             wake_ns: 0,
@@ -107,52 +123,103 @@ impl Guest {
         self.in_flight.len()
     }
 
+    /// Writes the whole volume first.
+    pub fn fill(&mut self) {
+        self.fills = 0..self.volume_blocks;
+    }
+
+    /// Whether it still does.
+    pub fn fills(&self) -> bool {
+        !self.fills.is_empty()
+    }
+
+    /// There is trouble until a time: it asks more often.
+    pub fn is_busy_until(&mut self, until_ns: u64, now_ns: u64) {
+        self.busy_ns = self.busy_ns.max(until_ns);
+        let soon_ns = now_ns + self.random.below(self.habits.busy_ns);
+        self.asks_ns = self.asks_ns.min(soon_ns);
+    }
+
+    /// It only reads until a time.
+    pub fn reads_until(&mut self, until_ns: u64) {
+        self.hushed_ns = self.hushed_ns.max(until_ns);
+    }
+
+    /// It does nothing but write until a time.
+    pub fn writes_until(&mut self, until_ns: u64, now_ns: u64) {
+        self.storm_ns = self.storm_ns.max(until_ns);
+        self.asks_ns = self.asks_ns.min(now_ns + self.random.below(STORM_NS));
+    }
+
     /// Asks for something new, if it is time and there is room.
     pub fn ask(&mut self, history: &mut History, now_ns: u64) {
-        if now_ns < self.asks_ns || self.in_flight.len() >= self.depth {
+        if now_ns < self.asks_ns {
             return;
         }
-        self.asks_ns = now_ns + self.random.below(self.think_ns);
-        let from = if self.random.chance(800_000) { HOT_BLOCKS } else { VOLUME_BLOCKS };
-        let longest = if self.random.chance(750_000) { 1 } else { BLOCKS_MAX };
-        let blocks = 1 + self.random.below(longest);
-        let first = self.random.below(from - blocks + 1);
+        let storms = now_ns < self.storm_ns;
+        let think_ns = match (storms || self.fills(), now_ns < self.busy_ns) {
+            (true, _) => STORM_NS,
+            (false, true) => self.habits.busy_ns,
+            (false, false) => self.habits.idle_ns,
+        };
+        self.asks_ns = now_ns + 1 + self.random.below(think_ns);
+        if self.in_flight.len() >= self.habits.depth {
+            return;
+        }
+        if let Some(first) = self.fills.next() {
+            let blocks = FILL_BLOCKS.min(self.volume_blocks - first);
+            self.fills = first + blocks..self.volume_blocks;
+            return self.write(history, first, blocks as u32, now_ns);
+        }
+        let hot = self.random.chance(800_000);
+        let (from, to) = if hot { self.habits.hot } else { (0, self.volume_blocks) };
+        let longest = if self.random.chance(750_000) { 1 } else { self.habits.blocks_max };
+        let blocks = 1 + self.random.below(longest.min(to - from));
+        let first = from + self.random.below(to - from - blocks + 1);
+        // What waits for a leader must not keep it from reading.
+        let depth = self.habits.depth;
+        let changes = now_ns >= self.hushed_ns && (self.changes < depth.div_ceil(2) || storms);
+        let writes = if storms { 95 } else { self.habits.writes };
         match self.random.below(100) {
-            0..50 => self.write(history, first, blocks as u32, now_ns),
-            50..54 => self.discard(history, first, blocks, now_ns),
+            kind if changes && kind < writes => self.write(history, first, blocks as u32, now_ns),
+            kind if changes && kind < writes + writes / 20 => {
+                self.discard(history, first, blocks, now_ns);
+            }
             _ => self.read(history, first, blocks as u32, now_ns),
         }
-        self.wake_ns = now_ns;
     }
 
     fn write(&mut self, history: &mut History, first: u64, blocks: u32, now_ns: u64) {
         let Some(mut buffer) = self.client.pool().acquire(blocks) else { return };
-        let id = history.invoke_write(self.number as u32, first, blocks.into(), now_ns);
+        let id = history.invoke(Kind::Write, self.number as u32, first, blocks.into(), now_ns);
         history.fill(id, buffer.as_mut_slice());
         let write =
             Operation::Write { volume: self.volume, offset_blocks: first, pages: buffer.freeze() };
-        self.submit(write, id, blocks.into());
+        self.submit(write, id, blocks.into(), true);
+        self.wake_ns = now_ns;
     }
 
     fn discard(&mut self, history: &mut History, first: u64, blocks: u64, now_ns: u64) {
-        let id = history.invoke_discard(self.number as u32, first, blocks, now_ns);
+        let id = history.invoke(Kind::Discard, self.number as u32, first, blocks, now_ns);
         let discard = Operation::Discard { volume: self.volume, offset_blocks: first, blocks };
-        self.submit(discard, id, blocks);
+        self.submit(discard, id, blocks, true);
+        self.wake_ns = now_ns;
     }
 
     /// Reads a run of blocks.
     pub fn read(&mut self, history: &mut History, first: u64, blocks: u32, now_ns: u64) {
-        let id = history.invoke_read(self.number as u32, first, blocks.into(), now_ns);
+        let id = history.invoke(Kind::Read, self.number as u32, first, blocks.into(), now_ns);
         let read = Operation::Read { volume: self.volume, offset_blocks: first, blocks };
-        self.submit(read, id, blocks.into());
+        self.submit(read, id, blocks.into(), false);
         self.wake_ns = now_ns;
     }
 
-    fn submit(&mut self, operation: Operation, id: OperationId, blocks: u64) {
+    fn submit(&mut self, operation: Operation, id: OperationId, blocks: u64, changes: bool) {
         let token = self.next_token;
         self.next_token += 1;
         self.client.submit(operation, token).expect("room was looked for");
-        self.in_flight.insert(token, Asked { id, blocks });
+        self.changes += usize::from(changes);
+        self.in_flight.insert(token, Asked { id, blocks, changes });
     }
 
     /// One turn at a true time. Returns how many operations ended.
@@ -181,6 +248,12 @@ impl Guest {
 
     fn record(&mut self, history: &mut History, end: &Ended, now_ns: u64) {
         let asked = self.in_flight.remove(&end.token).expect("an operation under way");
+        self.changes -= usize::from(asked.changes);
+        if let Err(error) = end.result
+            && matches!(error, ClientError::Media | ClientError::Corrupt | ClientError::Refused)
+        {
+            self.wronged.get_or_insert(format!("client {}: {error}", self.number));
+        }
         match (end.kind, end.result) {
             (OperationKind::Read, Ok(())) => {
                 // What is wrong with it, the check says as well.

@@ -1,14 +1,15 @@
 //! One seed from beginning to end, and its verdict.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use culvert_memory::{Backing, Pool, PoolOptions};
 
 use super::agreement::is_settled;
+use super::coverage::Coverage;
 use super::faults::{FaultPlan, Profile};
 use super::random::Random;
-use super::scene::{NODES, POOL_BYTES, VOLUME_BLOCKS};
+use super::scene::{NODES, POOL_BYTES};
 use super::world::World;
 
 const MS: u64 = 1_000_000;
@@ -21,18 +22,26 @@ const GUESTS: usize = 3;
 const PATIENCE_NS: u64 = 60 * SECOND;
 
 /// Faults come for so long at most.
-const SUFFERING_NS_MAX: u64 = 40 * SECOND;
+const SUFFERING_NS_MAX: u64 = 60 * SECOND;
 
 /// A run has so many faults at least, however fast its clients are.
-const FAULTS_MIN: u64 = 3;
+const FAULTS_MIN: u64 = 12;
+
+/// How often it is asked whether all is settled.
+const LOOK_NS: u64 = 5 * MS;
+
+/// Blocks that the last reader reads at a time.
+const READ_BLOCKS: u64 = 8;
 
 /// What is to be run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RunOptions {
     /// Kinds of faults.
     pub profile: Profile,
     /// Operations of clients.
     pub operations: u64,
+    /// Faults of the plan that do not come, by their numbers.
+    pub without: Vec<u64>,
     /// Whether to keep a readable history.
     pub traced: bool,
 }
@@ -50,6 +59,10 @@ pub struct Outcome {
     pub operations: u64,
     /// Faults that came.
     pub faults: u64,
+    /// Faults that were planned.
+    pub planned: u64,
+    /// What they met.
+    pub coverage: Coverage,
     /// Nanoseconds that passed in the world.
     pub simulated_ns: u64,
     /// A readable history, if asked for.
@@ -75,6 +88,8 @@ pub fn run(seed: u64, options: &RunOptions) -> Outcome {
         hash: 0,
         operations: 0,
         faults: 0,
+        planned: 0,
+        coverage: Coverage::default(),
         simulated_ns: 0,
         trace: Vec::new(),
     };
@@ -116,13 +131,12 @@ fn live(
     outcome: &mut Outcome,
 ) -> Result<(), String> {
     let mut random = Random::new(seed ^ 0x5ce7_e5ce_7e5c_e7e5);
-    let depths: Vec<usize> = (0..GUESTS).map(|_| 1 + random.below(8) as usize).collect();
-    let mut world = World::new(seed, &depths, pools, options.traced);
+    let mut world = World::new(seed, GUESTS, pools, options.traced);
     // Until its replicas are durable, a node that dies has to be told to make them once more.
-    wait_for(&mut world, outcome, "a first leader", |world| is_settled(&world.statuses()))?;
+    settle(&mut world, outcome, "a first leader", |world| is_settled(&world.statuses()))?;
     let plan = random.fork("faults");
     let mut plan = FaultPlan::new(options.profile, NODES + GUESTS, world.now_ns, plan);
-    let result = suffer(&mut world, &mut plan, options.operations, outcome)
+    let result = suffer(&mut world, &mut plan, options, outcome)
         .and_then(|()| recover(&mut world, &pools[NODES + GUESTS], outcome));
     for guest in 0..world.guests.len() {
         let now_ns = world.now_ns;
@@ -130,6 +144,7 @@ fn live(
     }
     outcome.hash = world.hash();
     outcome.faults = world.faults;
+    outcome.coverage = std::mem::take(&mut world.coverage);
     outcome.simulated_ns = world.now_ns;
     let result = result.and_then(|()| world.history.check().map_err(|what| what.to_string()));
     if let Some(mut trace) = world.trace.take() {
@@ -145,23 +160,27 @@ fn live(
 fn suffer(
     world: &mut World,
     plan: &mut FaultPlan,
-    operations: u64,
+    options: &RunOptions,
     outcome: &mut Outcome,
 ) -> Result<(), String> {
     // Where one fault follows the other nobody gets through; progress is asked for afterwards.
     let limit_ns = world.now_ns + SUFFERING_NS_MAX;
-    let done = |world: &World, ended| ended >= operations && world.faults >= FAULTS_MIN;
-    while !done(world, outcome.operations) && world.now_ns < limit_ns {
+    let operations = options.operations;
+    let done = |ended, faults| ended >= operations && faults >= FAULTS_MIN;
+    while !done(outcome.operations, outcome.planned) && world.now_ns < limit_ns {
         for guest in 0..world.guests.len() {
             let now_ns = world.now_ns;
             world.guests[guest].ask(&mut world.history, now_ns);
         }
         let asks = world.guests.iter().map(|guest| guest.asks_ns);
-        let next = asks.filter(|at| *at > world.now_ns).chain([plan.next_ns]).min();
-        outcome.operations += world.step(next.unwrap_or(plan.next_ns))? as u64;
-        if world.now_ns >= plan.next_ns {
-            let fault = plan.take(world.now_ns);
-            world.suffer(fault);
+        let next = asks.filter(|at| *at > world.now_ns).chain([plan.next_ns()]).min();
+        outcome.operations += world.step(next.unwrap_or(limit_ns))? as u64;
+        if world.now_ns >= plan.next_ns() {
+            let step = plan.take(world.now_ns, || world.cast(GUESTS));
+            outcome.planned += 1;
+            if !options.without.contains(&step.number) {
+                world.suffer(step.number, step.fault, step.busy_ns);
+            }
         }
     }
     Ok(())
@@ -173,19 +192,37 @@ fn recover(world: &mut World, pool: &Pool, outcome: &mut Outcome) -> Result<(), 
     wait_for(world, outcome, "operations to end", |world| {
         world.guests.iter().all(|guest| guest.in_flight() == 0)
     })?;
-    world.add_guest(1, pool);
+    world.add_guest(pool);
     let reader = world.guests.len() - 1;
-    for block in 0..VOLUME_BLOCKS {
+    for block in (0..world.history.blocks()).step_by(READ_BLOCKS as usize) {
         let now_ns = world.now_ns;
-        world.guests[reader].read(&mut world.history, block, 1, now_ns);
+        world.guests[reader].read(&mut world.history, block, READ_BLOCKS as u32, now_ns);
         wait_for(world, outcome, "a read", |world| world.guests[reader].in_flight() == 0)?;
     }
-    wait_for(world, outcome, "all replicas to be equal", |world| is_settled(&world.statuses()))?;
+    if let Some(wrong) = world.guests.iter_mut().find_map(|guest| guest.wronged.take()) {
+        return Err(wrong);
+    }
+    settle(world, outcome, "all replicas to be equal", |world| world.is_still())?;
     // What was applied is noted in the journal when nothing else is written for a while.
     let noted_ns = world.now_ns + 100_000_000;
-    wait_for(world, outcome, "notes", |world| world.now_ns >= noted_ns)?;
+    settle(world, outcome, "notes", |world| world.now_ns >= noted_ns)?;
     world.compare()?;
     world.check_disks()
+}
+
+/// As [`wait_for`], for what is costly to find out.
+fn settle(
+    world: &mut World,
+    outcome: &mut Outcome,
+    what: &str,
+    done: impl Fn(&World) -> bool,
+) -> Result<(), String> {
+    let looked_ns = Cell::new(world.now_ns);
+    wait_for(world, outcome, what, |world| {
+        let due = world.now_ns >= looked_ns.get();
+        looked_ns.set(if due { world.now_ns + LOOK_NS } else { looked_ns.get() });
+        due && done(world)
+    })
 }
 
 fn wait_for(
@@ -199,8 +236,8 @@ fn wait_for(
         outcome.operations += world.step(limit_ns)? as u64;
         if world.now_ns >= limit_ns {
             return Err(format!(
-                "waited in vain for {what}, a minute after all was well: {:#?}",
-                world.statuses()
+                "waited in vain for {what}, a minute after all was well: {}",
+                world.words()
             ));
         }
     }

@@ -12,26 +12,25 @@ use culvert::ids::ReplicaId;
 use culvert::network::Address;
 use uuid::Uuid;
 
+use super::temper::Temper;
+
 /// Nodes, and replicas of each copyset.
 pub const NODES: usize = 3;
 
 /// Name of the volume.
 pub const VOLUME: &str = "disk";
 
-/// Its size in blocks.
-pub const VOLUME_BLOCKS: u64 = 768;
-
 /// Blocks of a chunk.
 pub const CHUNK_BLOCKS: u32 = 64;
 
-/// Blocks of 4 KiB of a node's device: hardly more than quotas and reserve, so that what was let go
-/// is soon written again.
-pub const DEVICE_BLOCKS: u64 = 2816;
+/// Blocks of 4 KiB of a device that hold no data: headers, ring, checkpoints.
+const OTHER_BLOCKS: u64 = 256 + 1024 + 2 * 256;
 
 /// Memory of a node's pool.
 pub const POOL_BYTES: usize = 16 << 20;
 
-const COPYSETS: u32 = 3;
+/// Copysets, numbered from 1.
+pub const COPYSETS: u32 = 3;
 const BLOCK_SIZE: u64 = 4096;
 
 /// The name of a node's device.
@@ -54,8 +53,14 @@ pub fn layout() -> LayoutOptions {
     }
 }
 
-/// The cluster, its nodes listening at `addresses`.
-pub fn cluster(addresses: impl Fn(usize) -> Address) -> Cluster {
+/// Blocks of 4 KiB of a node's device: hardly more than quotas and reserve, so that what was let go
+/// is soon written again.
+pub fn device_blocks(temper: &Temper) -> u64 {
+    OTHER_BLOCKS + temper.volume_blocks + temper.reserve_blocks + temper.slack_blocks
+}
+
+/// The cluster, its nodes listening at `addresses`, with a volume of so many blocks.
+pub fn cluster(addresses: impl Fn(usize) -> Address, volume_blocks: u64) -> Cluster {
     let node = |node| Node {
         uuid: node_uuid(node),
         reactors: vec![Reactor { addresses: vec![addresses(node)] }],
@@ -65,7 +70,7 @@ pub fn cluster(addresses: impl Fn(usize) -> Address) -> Cluster {
         chunk_size: u64::from(CHUNK_BLOCKS) * BLOCK_SIZE,
         copysets: COPYSETS,
         replicas: NODES as u32,
-        quota_blocks: VOLUME_BLOCKS / u64::from(COPYSETS),
+        quota_blocks: volume_blocks / u64::from(COPYSETS),
     };
     let nodes = (0..NODES).map(node).collect();
     let planned = Cluster::plan(nodes, (0..NODES).map(device).collect(), &options);
@@ -80,22 +85,22 @@ pub fn cluster(addresses: impl Fn(usize) -> Address) -> Cluster {
         }
     }
     let mut cluster = Cluster::check(document).expect("a cluster with other names");
-    let size = VOLUME_BLOCKS * BLOCK_SIZE;
+    let size = volume_blocks * BLOCK_SIZE;
     cluster.create_volume(VOLUME, size, &Default::default()).expect("a volume that fits");
     cluster
 }
 
 /// The configuration of a node.
-pub fn config(node: usize) -> NodeConfig {
+pub fn config(node: usize, temper: &Temper) -> NodeConfig {
     let mut config = NodeConfig::new(node_uuid(node), PathBuf::from("cluster.toml"), 0);
     config.reactors[0].pool_bytes = ByteSize(POOL_BYTES as u64);
     // Never opened: the simulation puts its own queue pair in this place.
-    config.devices.push(DeviceConfig::new(format!("emulated:{}MiB", DEVICE_BLOCKS >> 8)));
+    config.devices.push(DeviceConfig::new(format!("emulated:{}MiB", device_blocks(temper) >> 8)));
     config.devices[0].depth_max = 128;
     config.store.batch_bytes = ByteSize::kib(256);
-    config.store.checkpoint_min_bytes = ByteSize::mib(1);
-    config.store.checkpoint_factor = 4;
-    config.store.reserve_blocks = 256;
+    config.store.checkpoint_min_bytes = ByteSize(temper.checkpoint_bytes);
+    config.store.checkpoint_factor = 1;
+    config.store.reserve_blocks = temper.reserve_blocks as u32;
     config.store.retained_entries = 1;
     config.turn.operations_max = 64;
     config

@@ -7,31 +7,30 @@ use culvert::chunkserver::{AbsentReplicas, CopysetStatus, rebuild};
 use culvert::cluster::Cluster;
 use culvert::config::NodeConfig;
 use culvert::device::{FormatOptions, format};
+use culvert::ids::CopysetId;
 use culvert::node::NodeError;
 use culvert::shard::ShardConfig;
 use culvert::shard::check::check;
 use culvert_memory::Pool;
 use culvert_nvme::QueuePair;
 
-use super::agreement::Leaders;
+use super::agreement::is_settled;
 use super::clock::LocalClock;
+use super::coverage::{self, Coverage, State};
 use super::damage::{self, Damage};
-use super::device::{Crash, Disk, DiskFaults, DiskOptions, SimDevice};
-use super::faults::Fault;
+use super::device::{Crash, Disk, DiskFaults, SimDevice};
+use super::faults::{Deed, Fault, Ways};
 use super::guest::Guest;
 use super::history::History;
 use super::network::{Fabric, FabricOptions, address_of};
+use super::plots::Cast;
 use super::process::Process;
 use super::random::Random;
 use super::scene::{self, NODES};
+use super::temper::Temper;
+use super::watch::{Elected, Watch};
 
 const MS: u64 = 1_000_000;
-
-/// How often leaders are looked at.
-const LOOK_NS: u64 = 10 * MS;
-
-/// How fast or slow clocks run at most: two of them differ by less than the lease allows for.
-const DRIFT_PPM_MAX: i64 = 4000;
 
 /// The end of something that lasted.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +39,7 @@ enum Relief {
     FastDevice { node: usize },
     Heal { from: usize, to: usize },
     FastLink { from: usize, to: usize },
+    Crash { node: usize, down_ns: u64 },
 }
 
 /// A node's machine.
@@ -51,6 +51,18 @@ struct Host {
     process: Option<Process>,
     /// Its process is stopped until then.
     paused_ns: u64,
+    /// Whether a checkpoint was under way when it was last looked at.
+    checkpointing: bool,
+    /// Its power fails so long after its next checkpoint, for so long.
+    checkpoint_trap: Option<(u64, u64)>,
+}
+
+/// Something that happens as soon as a copyset has another leader.
+#[derive(Clone, Copy, Debug)]
+struct Trap {
+    copyset: CopysetId,
+    deed: Deed,
+    until_ns: u64,
 }
 
 /// See the module's documentation.
@@ -69,40 +81,44 @@ pub struct World {
     wounded: Option<usize>,
     reliefs: BTreeMap<(u64, u64), Relief>,
     relief_number: u64,
-    leaders: Leaders,
-    looked_ns: u64,
+    /// Until when nothing passes, by hosts from and to.
+    walls: BTreeMap<(usize, usize), u64>,
+    traps: Vec<Trap>,
+    watch: Watch,
+    elected: Vec<Elected>,
+    /// What faults met.
+    pub coverage: Coverage,
+    temper: Temper,
     random: Random,
 }
 
 impl World {
-    /// A cluster that has just been formatted and started, and clients with `depth` operations in
-    /// flight each. `pools`: memory of the nodes and clients.
-    pub fn new(seed: u64, depths: &[usize], pools: &[Pool], traced: bool) -> World {
+    /// A cluster that has just been formatted and started, and clients. `pools`: memory of the nodes
+    /// and clients.
+    pub fn new(seed: u64, guests: usize, pools: &[Pool], traced: bool) -> World {
         let mut random = Random::new(seed);
+        let temper = Temper::new(&mut random.fork("temper"));
         let fabric = Fabric::new(fabric_options(), random.fork("fabric"));
-        let cluster = scene::cluster(address_of);
+        let cluster = scene::cluster(address_of, temper.volume_blocks);
         let host = |node: usize| {
-            let cached = random.chance(750_000);
-            let options = DiskOptions {
-                blocks: scene::DEVICE_BLOCKS,
-                volatile_write_cache: cached,
-                ..DiskOptions::default()
-            };
+            let options = temper.disk(scene::device_blocks(&temper), &mut random);
             let disk = Disk::new(options, random.fork("disk"));
             format_disk(node, &disk, &pools[node], 1);
             Host {
-                config: scene::config(node),
+                config: scene::config(node, &temper),
                 disk,
                 pool: pools[node].clone(),
-                clock: clock(&mut random),
+                clock: clock(&temper, &mut random),
                 process: None,
                 paused_ns: 0,
+                checkpointing: false,
+                checkpoint_trap: None,
             }
         };
         let hosts = (0..NODES).map(host).collect();
         let mut world = World {
             now_ns: 0,
-            history: History::new(scene::VOLUME_BLOCKS),
+            history: History::new(temper.volume_blocks),
             guests: Vec::new(),
             trace: traced.then(Vec::new),
             faults: 0,
@@ -112,26 +128,62 @@ impl World {
             wounded: None,
             reliefs: BTreeMap::new(),
             relief_number: 0,
-            leaders: Leaders::default(),
-            looked_ns: 0,
+            walls: BTreeMap::new(),
+            traps: Vec::new(),
+            watch: Watch::default(),
+            elected: Vec::new(),
+            coverage: Coverage::default(),
+            temper,
             random,
         };
+        let words = format!("{:?}", world.temper);
+        world.say(|| words);
         for node in 0..NODES {
             world.start(node, AbsentReplicas::Create);
         }
-        for (number, depth) in depths.iter().enumerate() {
-            world.add_guest(*depth, &pools[Guest::host(number)]);
+        for pool in &pools[NODES..NODES + guests] {
+            world.add_guest(pool);
+        }
+        if world.temper.full {
+            world.guests[0].fill();
         }
         world
     }
 
     /// Another client, which takes over from none.
-    pub fn add_guest(&mut self, depth: usize, pool: &Pool) {
+    pub fn add_guest(&mut self, pool: &Pool) {
         let number = self.guests.len();
-        let clock = clock(&mut self.random);
-        let random = self.random.fork("guest");
+        let clock = clock(&self.temper, &mut self.random);
+        let mut random = self.random.fork("guest");
+        let habits = self.temper.habits(&mut random);
         let drivers = (pool, &self.fabric);
-        self.guests.push(Guest::new(number, depth, &self.cluster, drivers, clock, random));
+        let volume = (&self.cluster, self.temper.volume_blocks);
+        self.guests.push(Guest::new(number, habits, volume, drivers, clock, random));
+    }
+
+    /// Who leads what clients want most.
+    pub fn cast(&self, clients: usize) -> Cast {
+        let volume = &self.cluster.volumes()[0];
+        let part = self.cluster.layout(volume).part(self.temper.hot_block(), 1);
+        let copyset = volume.copysets[part.copyset as usize];
+        let leads = |node: &usize| {
+            let process = self.hosts[*node].process.as_ref();
+            let mut groups = process.into_iter().flat_map(|it| it.reactor.chunkserver().groups());
+            groups.any(|(id, group)| id == copyset && group.is_leader())
+        };
+        Cast { copyset: copyset.0, leader: (0..NODES).find(leads), clients }
+    }
+
+    /// Whether the cluster is in the middle of something.
+    pub fn is_in(&self, state: State) -> bool {
+        match state {
+            State::Paused => self.hosts.iter().any(|host| host.paused_ns > self.now_ns),
+            State::Checkpoint => self.hosts.iter().any(|host| host.checkpointing),
+            state => {
+                let statuses = self.statuses();
+                coverage::is_in(state, &statuses.concat()).unwrap_or(false)
+            }
+        }
     }
 
     fn say(&mut self, what: impl FnOnce() -> String) {
@@ -184,6 +236,8 @@ impl World {
         self.fabric.kill(node);
         host.disk.crash(self.now_ns, kind);
         host.paused_ns = 0;
+        host.checkpointing = false;
+        self.watch.died(node);
     }
 
     /// Kills a node that is up, and has it started again later.
@@ -219,9 +273,9 @@ impl World {
     fn note_recovery(&mut self) {
         let Some(node) = self.wounded else { return };
         let Some(process) = &self.hosts[node].process else { return };
-        let copysets = process.reactor.chunkserver().status().copysets;
-        let well = |role: &str| ["leader", "follower", "candidate"].contains(&role);
-        if copysets.iter().all(|copyset| well(copyset.role)) {
+        let groups = process.reactor.chunkserver().groups();
+        let promising = groups.filter(|(_, group)| group.doubt_stage().is_none()).count();
+        if promising == self.cluster.copysets().len() {
             self.wounded = None;
             self.say(|| format!("node {node} promises again"));
         }
@@ -232,10 +286,21 @@ impl World {
         self.reliefs.insert((self.now_ns + after_ns, self.relief_number), relief);
     }
 
-    /// Lets a fault come.
-    pub fn suffer(&mut self, fault: Fault) {
+    /// Lets a fault come; clients have trouble with it for a while.
+    pub fn suffer(&mut self, number: u64, fault: Fault, busy_ns: u64) {
         self.faults += 1;
-        self.say(|| format!("{fault:?}"));
+        self.say(|| format!("fault {number}: {fault:?}"));
+        if coverage::kind_of(&fault).is_some() {
+            let mut coverage = std::mem::take(&mut self.coverage);
+            let statuses = self.statuses().concat();
+            coverage.note(&fault, |state| {
+                coverage::is_in(state, &statuses).unwrap_or_else(|| self.is_in(state))
+            });
+            self.coverage = coverage;
+        }
+        for guest in &mut self.guests {
+            guest.is_busy_until(self.now_ns + busy_ns, self.now_ns);
+        }
         match fault {
             Fault::Crash { node, kind, down_ns } => self.take_down(node, kind, down_ns),
             Fault::Blackout { down_ns } => {
@@ -260,23 +325,113 @@ impl World {
                 slow(&self.hosts[node].disk, factor);
                 self.later(for_ns, Relief::FastDevice { node });
             }
-            Fault::Partition { from, to, for_ns } => {
-                self.fabric.partition(from, to);
-                self.later(for_ns, Relief::Heal { from, to });
-            }
+            Fault::Partition { from, to, for_ns } => self.part(from, to, for_ns),
             Fault::Isolate { node, from_clients, for_ns } => {
                 let hosts = NODES + if from_clients { self.guests.len() } else { 0 };
-                for other in (0..hosts).filter(|other| *other != node) {
-                    for (from, to) in [(node, other), (other, node)] {
-                        self.fabric.partition(from, to);
-                        self.later(for_ns, Relief::Heal { from, to });
-                    }
-                }
+                let others = ((1 << hosts) - 1) & !(1 << node);
+                self.split((1 << node, others), Ways::Both, false, for_ns);
+            }
+            Fault::Split { one, other, ways, cut, for_ns } => {
+                self.split((one, other), ways, cut, for_ns);
             }
             Fault::Cut { one, other } => self.fabric.cut(one, other),
             Fault::SlowLink { from, to, factor, for_ns } => {
                 self.fabric.slow(from, to, factor.into());
                 self.later(for_ns, Relief::FastLink { from, to });
+            }
+            Fault::Transfer { copyset, to } => self.transfer(CopysetId(copyset), to),
+            Fault::Hush { hosts, for_ns } => {
+                for (number, guest) in self.guests.iter_mut().enumerate() {
+                    if hosts & 1 << Guest::host(number) != 0 {
+                        guest.reads_until(self.now_ns + for_ns);
+                    }
+                }
+            }
+            Fault::Storm { for_ns } => {
+                for guest in &mut self.guests {
+                    guest.writes_until(self.now_ns + for_ns, self.now_ns);
+                }
+            }
+            Fault::Trap { copyset, deed, for_ns } => {
+                let until_ns = self.now_ns + for_ns;
+                self.traps.push(Trap { copyset: CopysetId(copyset), deed, until_ns });
+            }
+            Fault::TrapCheckpoint { node, after_ns, down_ns } => {
+                self.hosts[node].checkpoint_trap = Some((after_ns, down_ns));
+            }
+        }
+    }
+
+    fn part(&mut self, from: usize, to: usize, for_ns: u64) {
+        let until_ns = self.now_ns + for_ns;
+        let wall = self.walls.entry((from, to)).or_insert(0);
+        *wall = until_ns.max(*wall);
+        self.fabric.partition(from, to);
+        self.later(for_ns, Relief::Heal { from, to });
+    }
+
+    fn split(&mut self, (one, other): (u32, u32), ways: Ways, cut: bool, for_ns: u64) {
+        let hosts = NODES + self.guests.len();
+        let of = |mask: u32| (0..hosts).filter(move |host| mask & 1 << host != 0);
+        for one in of(one) {
+            for other in of(other) {
+                if ways != Ways::In {
+                    self.part(one, other, for_ns);
+                }
+                if ways != Ways::Out {
+                    self.part(other, one, for_ns);
+                }
+                if cut {
+                    self.fabric.cut(one, other);
+                }
+            }
+        }
+    }
+
+    /// Ends a partition that has lasted long enough, or at once.
+    fn unite(&mut self, from: usize, to: usize, at_once: bool) {
+        let is_over = self.walls.get(&(from, to)).is_some_and(|until| *until <= self.now_ns);
+        if is_over || at_once {
+            self.walls.remove(&(from, to));
+            self.fabric.heal(from, to);
+        }
+    }
+
+    fn transfer(&mut self, copyset: CopysetId, to: usize) {
+        let known = self.cluster.copyset(copyset).expect("a copyset of the scene");
+        let device = scene::device_uuid(to);
+        let heir = known.replicas.iter().find(|replica| replica.device == device);
+        let heir = heir.expect("every node has a replica").id;
+        for node in 0..NODES {
+            let paused = self.hosts[node].paused_ns > self.now_ns;
+            let Some(process) = self.hosts[node].process.as_mut().filter(|_| !paused) else {
+                continue;
+            };
+            if process.reactor.chunkserver_mut().transfer(copyset, heir) {
+                process.wake_ns = self.now_ns;
+            }
+        }
+    }
+
+    /// What waited for new leaders.
+    fn spring(&mut self) {
+        for elected in std::mem::take(&mut self.elected) {
+            self.say(|| format!("node {} leads copyset {}", elected.node, elected.copyset));
+            let now_ns = self.now_ns;
+            self.traps.retain(|trap| trap.until_ns > now_ns);
+            let waits = self.traps.iter().position(|trap| trap.copyset == elected.copyset);
+            let Some(at) = waits else { continue };
+            match self.traps.swap_remove(at).deed {
+                Deed::KillLeader { kind, down_ns } => self.take_down(elected.node, kind, down_ns),
+                Deed::Usurp { old, kind, down_ns, for_ns } if old != elected.node => {
+                    let voter = NODES - old - elected.node;
+                    self.take_down(voter, kind, down_ns);
+                    let others = ((1 << NODES) - 1) & !(1 << elected.node);
+                    self.split((1 << elected.node, others), Ways::Both, false, for_ns);
+                    self.unite(old, voter, true);
+                    self.unite(voter, old, true);
+                }
+                Deed::Usurp { .. } => {}
             }
         }
     }
@@ -285,19 +440,26 @@ impl World {
         match relief {
             Relief::Start { node } => self.start(node, AbsentReplicas::LeaveOut),
             Relief::FastDevice { node } => slow(&self.hosts[node].disk, 1),
-            Relief::Heal { from, to } => self.fabric.heal(from, to),
+            Relief::Heal { from, to } => self.unite(from, to, false),
             Relief::FastLink { from, to } => self.fabric.slow(from, to, 1),
+            Relief::Crash { node, down_ns } => self.take_down(node, Crash::Power, down_ns),
         }
     }
 
     /// Ends everything that lasts, and starts whoever is down.
     pub fn heal(&mut self) {
         self.say(|| "all is well from here on".to_owned());
+        self.traps.clear();
         for (_, relief) in std::mem::take(&mut self.reliefs) {
-            self.relieve(relief);
+            match relief {
+                Relief::Heal { from, to } => self.unite(from, to, true),
+                Relief::Crash { .. } => {}
+                relief => self.relieve(relief),
+            }
         }
         for host in &mut self.hosts {
             host.paused_ns = 0;
+            host.checkpoint_trap = None;
         }
     }
 
@@ -345,38 +507,66 @@ impl World {
         }
         for node in 0..NODES {
             if self.runs_ns(node).is_some_and(|at| at <= self.now_ns) {
-                self.turn(node);
+                self.turn(node)?;
             }
         }
+        if !self.elected.is_empty() {
+            self.spring();
+        }
+        self.note_recovery();
         let mut ended = 0;
         for guest in 0..self.guests.len() {
             if self.guest_runs_ns(guest) <= self.now_ns {
                 ended += self.guests[guest].turn(&mut self.history, self.now_ns);
             }
         }
-        if self.now_ns >= self.looked_ns + LOOK_NS {
-            self.looked_ns = self.now_ns;
-            for copysets in self.statuses() {
-                self.leaders.note(&copysets)?;
-            }
-            self.note_recovery();
-        }
         Ok(ended)
     }
 
-    fn turn(&mut self, node: usize) {
+    fn turn(&mut self, node: usize) -> Result<(), String> {
         let cost_ns = self.random.within(500..6000);
         let host = &mut self.hosts[node];
         host.clock.set_true(self.now_ns);
-        if let Some(process) = &mut host.process {
-            process.turn(&mut host.clock, self.now_ns, cost_ns);
+        let Some(process) = &mut host.process else { return Ok(()) };
+        process.turn(&mut host.clock, self.now_ns, cost_ns);
+        for (copyset, group) in process.reactor.chunkserver().groups() {
+            self.watch.look(node, copyset, group, &mut self.elected)?;
         }
+        let checkpointing = process.reactor.chunkserver_mut().shard_mut(0).is_checkpointing();
+        if host.checkpointing
+            && !checkpointing
+            && let Some((after_ns, down_ns)) = host.checkpoint_trap.take()
+        {
+            host.checkpointing = checkpointing;
+            self.later(after_ns, Relief::Crash { node, down_ns });
+            return Ok(());
+        }
+        host.checkpointing = checkpointing;
+        Ok(())
     }
 
     /// What each node that is up says of its replicas.
     pub fn statuses(&self) -> Vec<Vec<CopysetStatus>> {
         let up = self.hosts.iter().filter_map(|host| host.process.as_ref());
-        up.map(|process| process.reactor.chunkserver().status().copysets).collect()
+        up.map(|process| process.reactor.chunkserver().copyset_statuses()).collect()
+    }
+
+    /// Whether all replicas have applied the same, nothing is on its way, and all space that was let
+    /// go is free.
+    pub fn is_still(&self) -> bool {
+        is_settled(&self.statuses())
+            && self.hosts.iter().filter_map(|host| host.process.as_ref()).all(|process| {
+                let status = process.reactor.chunkserver().store_statistics();
+                status.iter().all(|store| store.waiting_blocks == 0 && store.reads == 0)
+            })
+    }
+
+    /// In words, what each node that is up says of its replicas and its space.
+    pub fn words(&self) -> String {
+        let up = self.hosts.iter().filter_map(|host| host.process.as_ref());
+        let stores: Vec<_> =
+            up.map(|process| process.reactor.chunkserver().store_statistics()).collect();
+        format!("{stores:?} {:#?}", self.statuses())
     }
 
     /// Compares what the replicas hold; all nodes are up.
@@ -386,7 +576,7 @@ impl World {
     /// The first difference.
     pub fn compare(&mut self) -> Result<(), String> {
         let copysets: Vec<_> = self.cluster.copysets().iter().map(|copyset| copyset.id).collect();
-        for id in copysets {
+        for &id in &copysets {
             let hosts = self.hosts.iter_mut();
             let mut nodes: Vec<_> =
                 hosts.filter_map(|host| Some((host.process.as_mut()?, &host.disk))).collect();
@@ -394,6 +584,11 @@ impl World {
                 return Err("a node is down at the end".to_owned());
             }
             super::agreement::compare(id, &mut nodes)?;
+        }
+        for (node, host) in self.hosts.iter_mut().enumerate() {
+            let Some(process) = &mut host.process else { continue };
+            super::agreement::count(process, &copysets)
+                .map_err(|what| format!("node {node}: {what}"))?;
         }
         Ok(())
     }
@@ -439,8 +634,8 @@ fn slow(disk: &Disk, factor: u32) {
     disk.set_faults(DiskFaults { latency_factor: factor.into(), ..disk.faults() });
 }
 
-fn clock(random: &mut Random) -> LocalClock {
-    let drift_ppm = random.below(2 * DRIFT_PPM_MAX as u64 + 1) as i64 - DRIFT_PPM_MAX;
+fn clock(temper: &Temper, random: &mut Random) -> LocalClock {
+    let drift_ppm = temper.drift_ppm(random);
     LocalClock::new(random.within(1..1 << 50), drift_ppm)
 }
 

@@ -32,7 +32,9 @@ use std::ops::Range;
 
 use super::random::Random;
 use block::Block;
-use record::{End, Kind, Moment, Record};
+use record::{End, Moment, Record};
+
+pub use record::Kind;
 
 use content::{BLOCK, BadBlock, Value, fill, parse};
 use violation::Violation;
@@ -83,41 +85,33 @@ impl History {
         self.in_flight.len()
     }
 
-    /// Notes a write that is about to be submitted; [`History::fill`] says of what.
+    /// Notes an operation that is about to be submitted. Of what a write writes, [`History::fill`]
+    /// says; a deletion is a discard.
     ///
     /// # Panics
     ///
     /// Here and below, when the run of blocks is empty or not one of the volume.
-    pub fn invoke_write(
+    pub fn invoke(
         &mut self,
+        kind: Kind,
         client: u32,
         first: u64,
         blocks: u64,
         now_ns: u64,
     ) -> OperationId {
-        self.invoke(Kind::Write, client, first..first + blocks, now_ns)
-    }
-
-    /// Notes a discard, or a deletion, that is about to be submitted.
-    pub fn invoke_discard(
-        &mut self,
-        client: u32,
-        first: u64,
-        blocks: u64,
-        now_ns: u64,
-    ) -> OperationId {
-        self.invoke(Kind::Discard, client, first..first + blocks, now_ns)
-    }
-
-    /// Notes a read that is about to be submitted.
-    pub fn invoke_read(
-        &mut self,
-        client: u32,
-        first: u64,
-        blocks: u64,
-        now_ns: u64,
-    ) -> OperationId {
-        self.invoke(Kind::Read, client, first..first + blocks, now_ns)
+        let blocks = first..first + blocks;
+        assert!(!blocks.is_empty(), "an operation has blocks");
+        assert!(blocks.end <= self.blocks(), "an operation ends within the volume");
+        self.operations += 1;
+        let operation = self.operations;
+        self.mix(&[kind as u64, u64::from(client), blocks.start, blocks.end]);
+        let invoked = self.moment(now_ns);
+        let value = if kind == Kind::Write { Value::Written(operation) } else { Value::Zero };
+        for block in &mut self.blocks[blocks.start as usize..blocks.end as usize] {
+            block.invoke(Record { operation, client, kind, value, invoked, end: End::InFlight });
+        }
+        self.in_flight.insert(OperationId(operation), InFlight { kind, blocks });
+        OperationId(operation)
     }
 
     /// Fills memory with what a write in flight writes.
@@ -232,21 +226,6 @@ impl History {
         records
             .into_iter()
             .try_for_each(|(_, block, record)| writeln!(out, "block {block:>5}, {record}"))
-    }
-
-    fn invoke(&mut self, kind: Kind, client: u32, blocks: Range<u64>, now_ns: u64) -> OperationId {
-        assert!(!blocks.is_empty(), "an operation has blocks");
-        assert!(blocks.end <= self.blocks(), "an operation ends within the volume");
-        self.operations += 1;
-        let operation = self.operations;
-        self.mix(&[kind as u64, u64::from(client), blocks.start, blocks.end]);
-        let invoked = self.moment(now_ns);
-        let value = if kind == Kind::Write { Value::Written(operation) } else { Value::Zero };
-        for block in &mut self.blocks[blocks.start as usize..blocks.end as usize] {
-            block.invoke(Record { operation, client, kind, value, invoked, end: End::InFlight });
-        }
-        self.in_flight.insert(OperationId(operation), InFlight { kind, blocks });
-        OperationId(operation)
     }
 
     fn take(&mut self, id: OperationId) -> InFlight {

@@ -16,7 +16,7 @@ pub(super) struct Moment {
 
 /// What an operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     Read,
     Write,
     Discard,

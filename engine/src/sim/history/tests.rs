@@ -25,17 +25,17 @@ impl Story {
 
     fn write(&mut self) -> OperationId {
         let now_ns = self.tick();
-        self.history.invoke_write(1, 0, 1, now_ns)
+        self.history.invoke(Kind::Write, 1, 0, 1, now_ns)
     }
 
     fn discard(&mut self) -> OperationId {
         let now_ns = self.tick();
-        self.history.invoke_discard(2, 0, 1, now_ns)
+        self.history.invoke(Kind::Discard, 2, 0, 1, now_ns)
     }
 
     fn read(&mut self) -> OperationId {
         let now_ns = self.tick();
-        self.history.invoke_read(3, 0, 1, now_ns)
+        self.history.invoke(Kind::Read, 3, 0, 1, now_ns)
     }
 
     fn done(&mut self, id: OperationId) {
@@ -283,21 +283,21 @@ fn a_violation_shows_the_operations_around_it() {
 #[test]
 fn blocks_of_one_operation_are_judged_one_by_one() {
     let mut history = History::new(8);
-    let write = history.invoke_write(1, 2, 4, 10);
+    let write = history.invoke(Kind::Write, 1, 2, 4, 10);
     let mut written = vec![0; 4 * BLOCK];
     history.fill(write, &mut written);
     let mut half = written.clone();
     half[2 * BLOCK..].fill(0);
-    let read = history.invoke_read(2, 2, 4, 11);
+    let read = history.invoke(Kind::Read, 2, 2, 4, 11);
     history.complete_read(read, 12, &half).expect("whole blocks");
     history.complete(write, 13);
     history.check().expect("the write was under way");
-    let read = history.invoke_read(2, 2, 4, 14);
+    let read = history.invoke(Kind::Read, 2, 2, 4, 14);
     history.complete_read(read, 15, &half).expect("whole blocks");
     assert_eq!(history.check().unwrap_err().block(), 4);
 
     half.copy_within(..BLOCK, BLOCK);
-    let read = history.invoke_read(2, 2, 4, 16);
+    let read = history.invoke(Kind::Read, 2, 2, 4, 16);
     let violation = history.complete_read(read, 17, &half).unwrap_err();
     assert_eq!(violation.block(), 3);
     let other = BadBlock::OtherBlock { block: 2, value: write.0 };
@@ -308,8 +308,8 @@ fn blocks_of_one_operation_are_judged_one_by_one() {
 fn hash_and_trace_say_what_happened() {
     let run = |client, read_at| {
         let mut history = History::new(2);
-        let write = history.invoke_write(client, 0, 2, 1);
-        let read = history.invoke_read(1, 1, 1, 2);
+        let write = history.invoke(Kind::Write, client, 0, 2, 1);
+        let read = history.invoke(Kind::Read, 1, 1, 1, 2);
         history.complete_read(read, read_at, &[0; BLOCK]).expect("whole");
         history.complete(write, 5);
         let mut trace = String::new();

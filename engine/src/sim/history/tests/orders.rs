@@ -74,7 +74,7 @@ impl Pair {
 
     pub fn invoke(&mut self, kind: Kind) -> OperationId {
         self.points += 1;
-        let id = self.history.invoke(kind, 0, 0..1, self.points as u64);
+        let id = self.history.invoke(kind, 0, 0, 1, self.points as u64);
         let value = if kind == Kind::Write { Value::Written(id.0) } else { Value::Zero };
         let is_read = kind == Kind::Read;
         self.tried.push(Tried { is_read, value, invoked: self.points, fate: Fate::Open });

@@ -51,7 +51,7 @@ impl World {
         let kinds = [Kind::Write, Kind::Write, Kind::Read, Kind::Read, Kind::Read, Kind::Discard];
         let kind = kinds[self.random.below(6) as usize];
         let client = self.random.below(16) as u32;
-        let id = self.history.invoke(kind, client, first..first + blocks, self.now_ns);
+        let id = self.history.invoke(kind, client, first, blocks, self.now_ns);
         self.running.push(Running { id, kind, first, done: vec![None; blocks as usize] });
     }
 
