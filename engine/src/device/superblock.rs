@@ -1,5 +1,6 @@
 //! The shard superblock: which checkpoint counts.
 
+use culvert_nvme::Status;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -40,6 +41,9 @@ pub enum SuperblockError {
     /// Damaged, torn, or of another format of the device.
     #[error("the superblock fails its checksum")]
     Checksum,
+    /// The device cannot read it.
+    #[error("the superblock cannot be read: {0}")]
+    Unreadable(Status),
     /// A field holds what no writer produces; the checksum is right.
     #[error("superblock field {0} holds an impossible value")]
     Field(&'static str),

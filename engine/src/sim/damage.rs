@@ -47,10 +47,12 @@ impl Damage {
 
 /// Damages a disk that nobody uses; a wipe is the world's. Returns what was hit, in words.
 pub fn inflict(damage: Damage, disk: &Disk, pool: &Pool, random: &mut Random) -> String {
-    let header = header_of(disk, pool);
+    // Looking takes its time, which must not pass on the disk itself.
+    let copy = disk.copy(random.fork("copy"));
+    let header = header_of(&copy, pool);
     let layout = header.layout.shards[0];
     let block = match damage {
-        Damage::Journal => return journal(disk, pool, &header, random),
+        Damage::Journal => return journal((disk, &copy), pool, &header, random),
         Damage::Checkpoint => {
             let pages = layout.checkpoint_bytes / 4096;
             let area = random.below(2) as u32;
@@ -65,8 +67,13 @@ pub fn inflict(damage: Damage, disk: &Disk, pool: &Pool, random: &mut Random) ->
     format!("block {block}")
 }
 
-fn journal(disk: &Disk, pool: &Pool, header: &DeviceHeader, random: &mut Random) -> String {
-    let mut device = open_driven(disk, pool);
+fn journal(
+    (disk, copy): (&Disk, &Disk),
+    pool: &Pool,
+    header: &DeviceHeader,
+    random: &mut Random,
+) -> String {
+    let mut device = open_driven(copy, pool);
     let config = ShardConfig::default();
     let report = check(&mut device, pool, &config, &mut rebuild, &mut |_| ());
     let report = report.expect("memory for a check");

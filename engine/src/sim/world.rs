@@ -251,6 +251,7 @@ impl World {
     /// Puts an empty device in the place of a node's own.
     fn wipe(&mut self, node: usize) {
         let host = &mut self.hosts[node];
+        slow(&host.disk, 1);
         format_disk(node, &host.disk, &host.pool, self.now_ns);
     }
 

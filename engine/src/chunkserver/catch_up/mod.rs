@@ -28,8 +28,7 @@
 //!   batch with the log's new beginning, so that a recovery finds the old log and state, or the new
 //!   ones, and newer chunks with both (`replaying.rs` says why that is enough).
 //! - *A receiver in the middle* knows, durably, up to which index its chunks may be ahead
-//!   ([`mark`]). Until its state has come so far it is no source. It could hardly be: a leader that
-//!   has applied an entry of its own term has applied all that earlier leaders committed.
+//!   ([`mark`]). Until its state has come so far it is no source.
 //! - *Extents*: those of a chunk on its way belong to the receiver's staging and are released if it
 //!   comes to nothing; those of log entries that an installed chunk covers stay with their entries
 //!   until these are applied (and skipped) or cut off. Whatever is released is released behind the

@@ -204,8 +204,10 @@ impl Opening {
                 self.begin_superblocks()
             }
             Purpose::Superblock(slot) => {
-                check(status, Place::Superblock)?;
-                self.superblock_read(slot, &buffer.expect("a read hands its buffer back"))
+                if status.is_device_gone() {
+                    check(status, Place::Superblock)?;
+                }
+                self.superblock_read(slot, status, &buffer.expect("a read hands its buffer back"))
             }
             Purpose::Range(part) => {
                 let buffer = buffer.expect("a read hands its buffer back");
@@ -259,11 +261,19 @@ impl Opening {
         Ok(())
     }
 
-    fn superblock_read(&mut self, slot: usize, buffer: &Buffer) -> Result<(), OpenError> {
+    fn superblock_read(
+        &mut self,
+        slot: usize,
+        status: Status,
+        buffer: &Buffer,
+    ) -> Result<(), OpenError> {
         let Stage::Superblocks(slots) = &mut self.stage else { return Ok(()) };
         let bytes: &[u8; STRUCTURE_BYTES] =
             buffer.as_slice().try_into().expect("a page is as long as a superblock");
-        let parsed = Superblock::parse(bytes, &self.layout, self.salt);
+        let parsed = match status.is_success() {
+            true => Superblock::parse(bytes, &self.layout, self.salt),
+            false => Err(SuperblockError::Unreadable(status)),
+        };
         let ring_blocks = self.layout.ring_bytes / self.device.block_size;
         slots[slot] = Some(parsed.and_then(|superblock| {
             let misplaced = superblock.sequence % 2 != slot as u64;

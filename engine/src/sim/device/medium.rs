@@ -27,7 +27,7 @@ pub(super) type Content = Option<Box<[u8; SECTOR_BYTES]>>;
 pub(super) struct Unreadable;
 
 /// What one write stored in one sector.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Version {
     content: Content,
     writer: u64,
@@ -36,7 +36,7 @@ struct Version {
 }
 
 /// The sectors of a disk.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Medium {
     /// Durable bytes by block; blocks that are missing are zero.
     blocks: BTreeMap<u64, Box<[u8; BLOCK_BYTES]>>,

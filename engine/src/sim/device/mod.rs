@@ -70,6 +70,14 @@ impl Disk {
         Disk(Rc::new(RefCell::new(Controller::new(options, random))))
     }
 
+    /// A healthy disk with the same content, for somebody who wants to look at it at leisure.
+    pub fn copy(&self, random: Random) -> Disk {
+        let original = self.0.borrow();
+        let mut copy = Controller::new(original.options.clone(), random);
+        copy.medium = original.medium.clone();
+        Disk(Rc::new(RefCell::new(copy)))
+    }
+
     /// A queue pair for a process, which may open several. A process that ends in order is crashed
     /// too, with [`Crash::Kill`]: nothing else ends its queue pairs.
     ///

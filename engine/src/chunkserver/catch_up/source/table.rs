@@ -128,8 +128,9 @@ impl Chunkserver {
         if has_task || rests || sources.tasks.len() >= TASKS_MAX {
             return;
         }
-        let exact =
-            copyset.group.has_applied_own_term() && copyset.ahead <= copyset.group.applied();
+        // A leader that cannot commit before this replica has caught up has to be a source, too:
+        // what it applied is committed, whoever led then.
+        let exact = copyset.group.is_leader() && !copyset.is_in_the_middle();
         let connection = copyset.peer_of(to).and_then(|peer| self.peers.connection(peer));
         let (true, Some(connection)) = (exact, connection) else { return };
         let round = Round::begin(copyset, self.shards[copyset.shard].shard.store());
