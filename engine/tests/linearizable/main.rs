@@ -260,6 +260,13 @@ impl World {
     }
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        // Clients that go on asking would never end.
+        self.record.ask(false);
+    }
+}
+
 /// Where a node really listens.
 fn listening(cluster: &Cluster, node: usize) -> std::net::SocketAddr {
     match &cluster.nodes()[node].reactors[0].addresses[..] {
