@@ -67,7 +67,7 @@ fn pages(bytes: &[u8]) {
 fn look(section: &Section<'_>) {
     match section {
         Section::Copyset(head, items, image) => {
-            let _damaged = head.damaged;
+            let _in_doubt = head.in_doubt;
             let mut items = items.to_vec();
             journal::repair_items(&mut items);
             journal::items(&items);

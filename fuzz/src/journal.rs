@@ -217,6 +217,7 @@ fn items_of_every_kind<'a>(
         Item::ChunksRetained(copyset, LogIndex(9), ChunkList::parse(chunks).expect("as above")),
         Item::StatePart(copyset, StatePart { total: 8, offset: 2, bytes: &[1; 4] }),
         Item::Extension(copyset, &[2; 5]),
+        Item::Doubt(copyset, true),
         Item::ReplicaRemoved(copyset),
     ]
 }
