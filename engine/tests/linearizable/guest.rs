@@ -12,7 +12,7 @@ use culvert::client::{
 use culvert::cluster::Cluster;
 use culvert_transport::Transport;
 
-use super::checker::history::{History, OperationId};
+use super::checker::history::{History, Kind, OperationId};
 use super::checker::random::Random;
 use crate::rig::plan::{VOLUME, client};
 
@@ -25,8 +25,9 @@ const BLOCKS_MAX: u64 = 12;
 /// Operations in flight of one client.
 const DEPTH: usize = 3;
 
-/// How long one operation may take before the client gives it up, and how long one attempt.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long one operation may take before the client gives it up, and how long one attempt: short,
+/// so that some are given up whose outcome nobody knows.
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(1200);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What clients and the test share.
@@ -249,7 +250,7 @@ impl Asker {
         let mut buffer = self.client.pool().acquire(blocks as u32).expect("pages for so few");
         let now_ns = self.record.now_ns();
         let mut inner = self.record.lock();
-        let id = inner.history.invoke_write(self.number, first, blocks, now_ns);
+        let id = inner.history.invoke(Kind::Write, self.number, first, blocks, now_ns);
         inner.history.fill(id, buffer.as_mut_slice());
         drop(inner);
         let pages = buffer.freeze();
@@ -261,18 +262,21 @@ impl Asker {
     }
 
     fn discard(&mut self, first: u64, blocks: u64) {
-        let now_ns = self.record.now_ns();
-        let id = self.record.lock().history.invoke_discard(self.number, first, blocks, now_ns);
+        let id = self.invoke(Kind::Discard, first, blocks);
         let volume = self.volume;
         self.submit(Operation::Discard { volume, offset_blocks: first, blocks }, id, blocks);
     }
 
     fn read(&mut self, first: u64, blocks: u64) {
-        let now_ns = self.record.now_ns();
-        let id = self.record.lock().history.invoke_read(self.number, first, blocks, now_ns);
+        let id = self.invoke(Kind::Read, first, blocks);
         let read =
             Operation::Read { volume: self.volume, offset_blocks: first, blocks: blocks as u32 };
         self.submit(read, id, blocks);
+    }
+
+    fn invoke(&self, kind: Kind, first: u64, blocks: u64) -> OperationId {
+        let now_ns = self.record.now_ns();
+        self.record.lock().history.invoke(kind, self.number, first, blocks, now_ns)
     }
 
     fn submit(&mut self, operation: Operation, id: OperationId, blocks: u64) {
