@@ -53,6 +53,14 @@ sim *ARGS:
 mutations *ARGS:
     scripts/mutations {{ARGS}}
 
+# Any bytes for every parser
+fuzz *ARGS:
+    scripts/fuzz {{ARGS}}
+
+# Undefined behaviour in memory/ and the pure cores
+miri *ARGS:
+    scripts/miri {{ARGS}}
+
 # Micro-benchmarks
 criterion *ARGS:
     cargo bench --workspace {{ARGS}}

@@ -27,6 +27,8 @@ mod counters;
 mod envelope;
 mod error;
 mod event;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handshake;
 mod identity;
 mod options;

@@ -176,7 +176,17 @@ impl NodeConfig {
     pub fn load(path: &Path) -> Result<NodeConfig, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
-        let mut config: NodeConfig = toml::from_str(&text)
+        NodeConfig::parse(&text, path)
+    }
+
+    /// Parses and checks the text of a file; `path` names it in errors, and its folder is where
+    /// relative paths start.
+    ///
+    /// # Errors
+    ///
+    /// As [`NodeConfig::load`], without its [`ConfigError::Unreadable`].
+    pub fn parse(text: &str, path: &Path) -> Result<NodeConfig, ConfigError> {
+        let mut config: NodeConfig = toml::from_str(text)
             .map_err(|source| ConfigError::Syntax { path: path.into(), source: source.into() })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         config.cluster_file = folder.join(&config.cluster_file);

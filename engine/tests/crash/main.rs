@@ -3,10 +3,11 @@
 //! Three servers, each a process with a device on a file through io_uring, and a client in this
 //! process that never stops. SIGKILL alone cannot show a missing flush, because the kernel keeps
 //! what a dead process has written: so the servers log what they overwrite ([`undo_log`]), and
-//! after each kill every block that was not flushed is lost, torn or kept at random. Then the
+//! after each kill every block that was not flushed is lost, torn or kept at random; or, one time
+//! in four, all of them are lost, so that the image holds flushed blocks and nothing else. Then the
 //! server comes back, and every block must hold its last acknowledged write or a later one, whole.
 //!
-//! `CULVERT_CRASH_KILLS` and `CULVERT_CRASH_SEED` set how long and how.
+//! `CULVERT_CRASH_CYCLES` and `CULVERT_CRASH_SEED` set how long and how.
 
 #[path = "../rig/mod.rs"]
 mod rig;
@@ -25,9 +26,10 @@ use rig::load::Load;
 use rig::plan::{Plan, VOLUME, Wishes, client};
 use rig::random::{Random, number_from};
 use server::Server;
-use undo_log::Taken;
+use undo_log::{Cut, Taken};
 
-const KILLS: u64 = 50;
+/// Moments at which servers are killed.
+const CYCLES: u64 = 50;
 const SEED: u64 = 0x0c01_fe17;
 const DEPTH: usize = 24;
 /// Writes and discards without an answer at every kill, at least.
@@ -52,6 +54,8 @@ struct Crash {
     taken: Taken,
     /// Moments at which one server or several were killed.
     kills: u64,
+    /// Those after which devices held what was flushed and nothing else.
+    only_flushed: u64,
     /// The longest that an operation was seen to wait.
     waited: Duration,
     /// Servers that were.
@@ -98,6 +102,7 @@ impl Crash {
             random,
             taken: Taken::default(),
             kills: 0,
+            only_flushed: 0,
             waited: Duration::ZERO,
             killed: 0,
             in_flight: 0,
@@ -156,8 +161,10 @@ impl Crash {
         for victim in victims {
             self.servers[*victim].kill().expect("a child of ours");
         }
+        let cut = if self.random.below(4) == 0 { Cut::OnlyFlushed } else { Cut::AtRandom };
+        self.only_flushed += u64::from(cut == Cut::OnlyFlushed);
         for victim in victims {
-            let taken = self.servers[*victim].lose(&mut self.random).expect("files of ours");
+            let taken = self.servers[*victim].lose(cut, &mut self.random).expect("files of ours");
             self.taken.lost += taken.lost;
             self.taken.torn += taken.torn;
             self.taken.kept += taken.kept;
@@ -182,15 +189,15 @@ impl Crash {
 
 #[test]
 fn what_was_acknowledged_survives_kills_and_lost_writes() {
-    let kills = number_from("CULVERT_CRASH_KILLS", KILLS);
+    let cycles = number_from("CULVERT_CRASH_CYCLES", CYCLES);
     let seed = number_from("CULVERT_CRASH_SEED", SEED);
-    println!("CULVERT_CRASH_SEED={seed} CULVERT_CRASH_KILLS={kills}");
+    println!("CULVERT_CRASH_SEED={seed} CULVERT_CRASH_CYCLES={cycles}");
     // Direct I/O needs a file system with a disk below it; sockets and logs do not.
     let files = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
     let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
     let mut crash = Crash::start(files.path(), folder.path(), seed, false);
     crash.run(200);
-    while crash.kills < kills {
+    while crash.kills < cycles {
         let operations = 50 + crash.random.below(200);
         crash.run_into_the_middle(operations);
         let victims = crash.victims();
@@ -204,8 +211,9 @@ fn what_was_acknowledged_survives_kills_and_lost_writes() {
     }
     crash.load.read_all(|| false);
     crash.servers.iter_mut().for_each(Server::assert_runs);
-    let Crash { kills, killed, in_flight, load, taken, .. } = &crash;
+    let Crash { kills, killed, only_flushed, in_flight, load, taken, .. } = &crash;
     println!("{kills} kills of {killed} servers, {in_flight} changes in flight");
+    println!("{only_flushed} left what was flushed and nothing else");
     println!("{:?}, unflushed: {taken:?}", load.done);
     assert!(crash.taken.lost > 0, "no kill found anything unflushed: the test shows nothing");
     assert!(crash.taken.torn > 0, "nothing was torn: the test shows nothing");

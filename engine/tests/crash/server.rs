@@ -10,7 +10,7 @@ use culvert::config::NodeConfig;
 use culvert::node::NodeReactor;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::undo_log::{Taken, UndoLogged, take_back};
+use super::undo_log::{Cut, Taken, UndoLogged, take_back};
 use crate::rig::random::Random;
 
 /// Path of the configuration; a process that has it is a server.
@@ -77,9 +77,9 @@ impl Server {
     }
 
     /// Waits for the end of a process that was killed, and lets the device lose what it may.
-    pub fn lose(&mut self, random: &mut Random) -> io::Result<Taken> {
+    pub fn lose(&mut self, cut: Cut, random: &mut Random) -> io::Result<Taken> {
         self.child.take().expect("it was killed").wait()?;
-        take_back(&self.device, &self.side, random)
+        take_back(&self.device, &self.side, cut, random)
     }
 
     /// Asserts that the process runs.

@@ -226,9 +226,30 @@ pub struct Taken {
     pub kept: u64,
 }
 
-/// Loses, tears or keeps, as `random` says, every piece of every write that was not durable when
-/// the process was killed, and empties the side file.
-pub fn take_back(device: &Path, side: &Path, random: &mut Random) -> io::Result<Taken> {
+/// What a device does with what was not durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// It loses, tears or keeps each piece of 4 KiB, as chance has it.
+    AtRandom,
+    /// It loses everything: the image holds what was flushed, and nothing else.
+    OnlyFlushed,
+}
+
+impl Cut {
+    /// Which sectors of a piece are kept, one bit each.
+    fn kept_sectors(self, random: &mut Random) -> u64 {
+        match (self, random.below(4)) {
+            (Cut::OnlyFlushed, _) => 0,
+            (Cut::AtRandom, 0) => u64::MAX,
+            (Cut::AtRandom, 1) => random.bits(),
+            (Cut::AtRandom, _) => 0,
+        }
+    }
+}
+
+/// Does to every write that was not durable when the process was killed what `cut` and `random`
+/// say, and empties the side file.
+pub fn take_back(device: &Path, side: &Path, cut: Cut, random: &mut Random) -> io::Result<Taken> {
     let file = OpenOptions::new().read(true).write(true).open(device)?;
     // Requests of the dead process may still be on their way to the device. Allocating what is
     // allocated changes nothing and waits for them.
@@ -250,11 +271,7 @@ pub fn take_back(device: &Path, side: &Path, random: &mut Random) -> io::Result<
     let mut taken = Taken::default();
     for (id, offset, old) in replaced.iter().rev().filter(|(id, ..)| !durable.contains_key(id)) {
         for (piece, old) in (0..).zip(old.chunks(ALIGNMENT)) {
-            let kept_sectors = match random.below(4) {
-                0 => u64::MAX,
-                1 => random.bits(),
-                _ => 0,
-            };
+            let kept_sectors = cut.kept_sectors(random);
             match kept_sectors {
                 0 => taken.lost += 1,
                 u64::MAX => taken.kept += 1,

@@ -32,7 +32,8 @@ proptest! {
 
 #[test]
 fn two_threads() {
-    const VALUES: u64 = 200_000;
+    // Interpreted, each takes milliseconds.
+    const VALUES: u64 = if cfg!(miri) { 300 } else { 200_000 };
     let (mut producer, mut consumer) = spsc(64);
     let writer = std::thread::spawn(move || {
         for value in 0..VALUES {
