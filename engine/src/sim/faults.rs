@@ -128,7 +128,7 @@ impl FaultPlan {
     /// A plan for so many hosts, from `now_ns` on.
     pub fn new(profile: Profile, hosts: usize, now_ns: u64, mut random: Random) -> FaultPlan {
         let choice_ns = now_ns + random.within(MS..100 * MS);
-        let rest_ns = [300 * MS, 1000 * MS, 2500 * MS][random.below(3) as usize];
+        let rest_ns = [500 * MS, 1500 * MS, 4000 * MS][random.below(3) as usize];
         FaultPlan {
             profile,
             random,

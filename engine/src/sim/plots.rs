@@ -53,7 +53,8 @@ const PROCESSES: [Scene; 6] = [
     left_behind,
     blackouts,
 ];
-const NETWORKS: [Scene; 4] = [two_sides, late_answers, late_transfer, missed_writes];
+const NETWORKS: [Scene; 6] =
+    [two_sides, late_answers, late_answers, late_transfer, late_transfer, missed_writes];
 const BOTH: [Scene; 5] = [sleeper, forgotten_promise, forgotten_promise, usurper, slow_heir];
 
 /// Composes a plot of the profile.
@@ -239,40 +240,28 @@ fn usurper(parts: &mut Parts<'_>) -> Plot {
     Plot { steps: vec![(0, trap), (0, split)], length_ns: 1000 * MS + for_ns }
 }
 
-/// The order to take over arrives when it was given up long ago.
+/// The order to take over arrives when it was given up long ago. Nobody writes before it is sent, so
+/// that the heir has everything and it is sent at once.
 fn late_transfer(parts: &mut Parts<'_>) -> Plot {
     let (leader, heir) = (parts.leader, parts.one);
-    let lead_ns = parts.ms(1..30);
-    let wait_ns = parts.ms(200..450);
-    let after_ns = parts.ms(150..500);
+    let lead_ns = parts.ms(40..150);
+    let wait_ns = parts.ms(220..360);
+    let after_ns = parts.ms(150..400);
     let length_ns = lead_ns + wait_ns + after_ns;
-    let factor = parts.random.within(1400..2600) as u32;
-    let followers = bit(parts.one) | bit(parts.other);
+    let factor = parts.random.within(1800..2600) as u32;
+    let (followers, far) = (bit(parts.one) | bit(parts.other), parts.far);
     let from_ns = lead_ns + wait_ns;
+    let split =
+        |other, ways, cut| Fault::Split { one: bit(leader), other, ways, cut, for_ns: after_ns };
+    let (near, copyset) = (parts.near, parts.copyset);
+    let slow_ns = length_ns - lead_ns;
     let steps = vec![
-        (0, Fault::SlowLink { from: leader, to: heir, factor, for_ns: length_ns }),
-        (lead_ns, Fault::Transfer { copyset: parts.copyset, to: heir }),
-        (
-            from_ns,
-            Fault::Split {
-                one: bit(leader),
-                other: followers,
-                ways: Ways::In,
-                cut: false,
-                for_ns: after_ns,
-            },
-        ),
-        (
-            from_ns,
-            Fault::Split {
-                one: bit(leader),
-                other: parts.far,
-                ways: Ways::Both,
-                cut: true,
-                for_ns: after_ns,
-            },
-        ),
-        (from_ns, Fault::Hush { hosts: parts.near, for_ns: after_ns }),
+        (0, Fault::Hush { hosts: near | far, for_ns: lead_ns + MS }),
+        (lead_ns, Fault::SlowLink { from: leader, to: heir, factor, for_ns: slow_ns }),
+        (lead_ns, Fault::Transfer { copyset, to: heir }),
+        (from_ns, split(followers, Ways::In, false)),
+        (from_ns, split(far, Ways::Both, true)),
+        (from_ns, Fault::Hush { hosts: near, for_ns: after_ns }),
     ];
     Plot { steps, length_ns }
 }

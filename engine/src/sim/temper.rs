@@ -79,7 +79,12 @@ impl Temper {
             slack_blocks: *pick(random, &[0, 0, 16, 64]),
             full,
             cached: *pick(random, &[1_000_000, 1_000_000, 500_000, 0]),
-            read_ns: slow(random, 50 * US..150 * US, 200 * US..20 * MS),
+            read_ns: match random.below(10) {
+                0..5 => 50 * US..150 * US,
+                5..8 => 200 * US..20 * MS,
+                // So long that everything that is free is written once while a read takes place.
+                _ => 20 * MS..150 * MS,
+            },
             write_ns: slow(random, 10 * US..100 * US, 20 * US..4 * MS),
             flush_ns: slow(random, 100 * US..MS, 500 * US..20 * MS),
             drifting: random.chance(500_000),
@@ -107,6 +112,12 @@ impl Temper {
     /// The first of the blocks that most operations go to.
     pub fn hot_block(&self) -> u64 {
         self.hot.0
+    }
+
+    /// How many times slower a device may become: a slow one less, since nobody gets anything done.
+    pub fn slower_max(&self) -> u32 {
+        let slowest = [&self.read_ns, &self.write_ns, &self.flush_ns].map(|range| range.end);
+        if slowest.into_iter().any(|end_ns| end_ns > MS) { 16 } else { 256 }
     }
 
     /// A device.

@@ -117,6 +117,11 @@ impl Watch {
         if group.log().last() >= acknowledged.index {
             return Ok(());
         }
+        if group.doubt_stage().is_some() {
+            // It lost them to damage, and knows.
+            self.acknowledged.remove(&group.replica());
+            return Ok(());
+        }
         let has_just_started = !self.seen.contains_key(&(node, copyset));
         if has_just_started || group.term() <= acknowledged.term {
             return Err(format!(

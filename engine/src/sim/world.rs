@@ -323,7 +323,7 @@ impl World {
             }
             Fault::Jump { node, by_ns } => self.hosts[node].clock.jump(by_ns),
             Fault::SlowDevice { node, factor, for_ns } => {
-                slow(&self.hosts[node].disk, factor);
+                slow(&self.hosts[node].disk, factor.min(self.temper.slower_max()));
                 self.later(for_ns, Relief::FastDevice { node });
             }
             Fault::Partition { from, to, for_ns } => self.part(from, to, for_ns),
