@@ -427,6 +427,7 @@ fn revive(shard: &mut Shard, found: &RecoveredGroup, plan: &ReplicaPlan) -> Resu
     }
     let changed = replaying::changes(&found.changes, &log, &mut state, shard.store_mut())?;
     replaying::apply(&log, &mut state, found.applied_note.min(log.last()), shard.store_mut())?;
+    replaying::repairs(&found.repairs, shard.store_mut()).map_err(ReplayError::from)?;
     let mut ahead = ahead.max(changed);
     let mut doubt = found.in_doubt.then_some(Doubt::Known);
     if found.cut_off {
