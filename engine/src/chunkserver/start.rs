@@ -16,6 +16,7 @@ use super::catch_up::{Sources, mark};
 use super::checkpoint::{Held, Room, SESSIONS_MIN};
 use super::peers::Peers;
 use super::reading::Reads;
+use super::repair::Repairs;
 use super::replaying::{self, Gap, Live, ReplayError, Salvaged};
 use super::replication::Feed;
 use super::replies::Replies;
@@ -183,6 +184,7 @@ impl Chunkserver {
             reads,
             replies: Replies::new(requests_max),
             sources: Sources::new(options_rate),
+            repairs: Repairs::default(),
             dirty: VecDeque::new(),
             feeding: Vec::with_capacity(copysets),
             receiving: Vec::new(),
