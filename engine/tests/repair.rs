@@ -5,8 +5,9 @@
 
 mod rig;
 
+use culvert::chunkserver::ScrubStatus;
 use culvert::client::ClientError;
-use culvert::config::NodeConfig;
+use culvert::config::{ByteSize, NodeConfig};
 use culvert::ids::{CopysetId, LogIndex, ReplicaId};
 use culvert::store::Place;
 use culvert::wire::{RepairFrame, RepairKind};
@@ -21,7 +22,22 @@ use rig::raw::spot;
 const NODE_2: Uuid = Uuid::from_u128(0xc017_0002);
 
 /// Nothing is repaired but what somebody meets.
-fn without_scrub(_config: &mut NodeConfig) {}
+fn without_scrub(config: &mut NodeConfig) {
+    config.store.scrub_bytes_per_second = ByteSize(0);
+}
+
+/// Everything is walked over, again and again.
+fn with_scrub(config: &mut NodeConfig) {
+    config.store.scrub_bytes_per_second = ByteSize::mib(64);
+    config.store.scrub_period_s = 1;
+}
+
+/// So slowly that a pass takes some seconds.
+fn with_slow_scrub(config: &mut NodeConfig) {
+    config.store.scrub_bytes_per_second = ByteSize::kib(64);
+    config.store.checkpoint_min_bytes = ByteSize::mib(1);
+    config.store.checkpoint_factor = 1;
+}
 
 /// Blocks 0 to 31 are written at once, and some after them; all replicas have them.
 fn written(adjust: fn(&mut NodeConfig)) -> Rig {
@@ -170,6 +186,135 @@ fn repairs_race_with_changes() {
     is_whole(rig);
 }
 
+fn scrubs(rig: &mut Rig, node: usize) -> ScrubStatus {
+    rig.status(node).expect("it runs").shards[0].scrub
+}
+
+/// Waits until every node has begun a pass and ended it.
+fn a_pass_of_all(rig: &mut Rig) {
+    let passes = [0, 1, 2].map(|node| scrubs(rig, node).pass + 1);
+    rig.turn_until("a pass of every node", |rig| {
+        (0..3).all(|node| scrubs(rig, node).pass > passes[node])
+    });
+}
+
+#[test]
+fn the_scrub_repairs_what_nobody_reads() {
+    let mut rig = written(with_scrub);
+    let (mut spoiled, mut latent) = (0, 0);
+    for block in 0..64 {
+        let node = leader(&mut rig, block);
+        // Of the leader, of one follower, of both, of the leader and a follower; never of all.
+        let bad = [&[0][..], &[1], &[1, 2], &[0, 2]][block as usize % 4];
+        for behind in bad {
+            let node = (node + behind) % 3;
+            if block == 21 {
+                let (blocks, faults) = rig.place(node, block);
+                faults.fail(FaultTarget::Reads, blocks, Times::Always);
+                latent += 1;
+            } else {
+                rig.spoil(node, block);
+                spoiled += 1;
+            }
+        }
+    }
+    assert_eq!((spoiled, latent), (95, 1));
+    rig.turn_until("everything is repaired", |rig| {
+        (0..3).map(|node| repaired(rig, node)).sum::<u64>() == 96
+    });
+    a_pass_of_all(&mut rig);
+    for node in 0..3 {
+        let status = rig.status(node).expect("it runs");
+        assert_eq!(status.counters.blocks_not_repairable, 0);
+        assert_eq!(status.counters.bad_blocks, status.counters.blocks_repaired);
+        assert!(status.counters.blocks_scrubbed >= 128);
+        assert_eq!((status.repairs, status.repairs_given_up), (0, 0));
+        let (_, faults) = rig.place(node, 21);
+        faults.clear();
+    }
+    is_whole(rig);
+}
+
+/// What the scrub finds is bad on all replicas: it says so and goes on.
+#[test]
+fn the_scrub_goes_on_over_blocks_that_nobody_has() {
+    let mut rig = written(with_scrub);
+    (0..3).for_each(|node| rig.spoil(node, 9));
+    rig.spoil(0, 40);
+    rig.turn_until("the other one is repaired", |rig| repaired(rig, 0) > 0);
+    a_pass_of_all(&mut rig);
+    let status = rig.status(0).expect("it runs");
+    assert_eq!((status.counters.bad_blocks, status.repairs_given_up), (2, 1));
+    assert_eq!(rig.read_in_vain(9, 1), ClientError::Media);
+    rig.write(9, 1);
+    is_whole(rig);
+}
+
+#[test]
+fn a_pass_goes_on_after_a_restart() {
+    let mut rig = written(with_slow_scrub);
+    let one_is_done = |rig: &mut Rig| {
+        rig.turn_until("the pass has come some way", |rig| scrubs(rig, 0).percent >= 55);
+    };
+    one_is_done(&mut rig);
+    for checkpoint in [false, true] {
+        if checkpoint {
+            // Overwrites only, so that the pass gets no longer.
+            for _ in 0..40 {
+                rig.write(0, 32);
+            }
+            let status = rig.status(0).expect("it runs");
+            assert!(status.shards[0].counters.checkpoints > 0);
+            rig.turns(20_000);
+        }
+        rig.local.kill(0);
+        rig.reopen(0);
+        rig.turn_until("it goes on", |rig| scrubs(rig, 0).blocks_verified > 0);
+        let scrub = scrubs(&mut rig, 0);
+        assert_eq!((scrub.pass, scrub.running), (1, true), "{scrub:?}");
+        assert!(scrub.percent >= 50 && scrub.blocks_verified < 16, "{scrub:?}");
+        rig.settle();
+    }
+    rig.turn_until("the pass is over", |rig| !scrubs(rig, 0).running);
+    rig.local.kill(0);
+    rig.reopen(0);
+    rig.turns(1000);
+    let scrub = scrubs(&mut rig, 0);
+    assert_eq!((scrub.pass, scrub.running, scrub.percent), (1, false, 100), "for a day");
+}
+
+#[test]
+fn a_scrub_that_is_switched_off_reads_nothing() {
+    let mut rig = written(without_scrub);
+    rig.turns(5000);
+    let status = rig.status(0).expect("it runs");
+    assert_eq!((status.counters.blocks_scrubbed, status.shards[0].scrub.pass), (0, 0));
+}
+
+/// Repairs go on while nodes die and come back.
+#[test]
+fn restarts_in_the_middle_of_repairs() {
+    let mut rig = written(with_scrub);
+    for round in 0..10 {
+        let node = round % 3;
+        for block in 0..64 {
+            rig.spoil(node, block);
+        }
+        rig.submit_read(0, 32);
+        for _ in 0..100 * round {
+            rig.local.turn();
+        }
+        rig.local.kill(node);
+        rig.reopen(node);
+        rig.finish();
+        rig.settle();
+        a_pass_of_all(&mut rig);
+    }
+    let (blocks, bad) = (0..64, rig.status(0).expect("it runs").counters.bad_blocks);
+    println!("{} blocks, {bad} bad since the last restart", blocks.len());
+    is_whole(rig);
+}
+
 /// A feed that meets a bad block: the follower gets its entry all the same.
 #[test]
 fn a_follower_gets_its_entries_although_their_blocks_went_bad() {
@@ -196,7 +341,10 @@ fn a_follower_gets_its_entries_although_their_blocks_went_bad() {
 /// A catch-up that meets bad blocks: they are repaired, and the next task goes on.
 #[test]
 fn a_catch_up_goes_on_although_blocks_went_bad() {
-    let mut rig = written(|config| config.store.retained_entries = 64);
+    let mut rig = written(|config| {
+        without_scrub(config);
+        config.store.retained_entries = 64;
+    });
     rig.leave_behind(2);
     let mut spoiled = 0;
     for block in 0..4096 {

@@ -18,6 +18,7 @@ mod repair;
 mod replaying;
 mod replication;
 mod replies;
+mod scrub;
 mod start;
 mod status;
 mod timers;
@@ -31,6 +32,7 @@ pub use catch_up::{CatchUpStatus, journal_write_bytes_min};
 pub use copyset::{Copyset, ReplicaPlace};
 pub use peers::{Endpoint, PeerOptions};
 pub use replaying::rebuild;
+pub use scrub::{ScrubOptions, ScrubStatus};
 pub use start::{AbsentReplicas, ReplicaPlan, ShardPlan, StartError};
 pub use status::{ChunkserverStatus, CopysetStatus, DeviceStatus, OutOfService};
 
@@ -65,6 +67,8 @@ pub struct ChunkserverOptions {
     pub reserve_blocks: u32,
     /// Bytes of blocks sent in a second to replicas that lack more than the log holds.
     pub catch_up_bytes_per_second: u64,
+    /// Of the scrub of every shard.
+    pub scrub: ScrubOptions,
     /// Blocks of a chunk.
     pub chunk_blocks: u32,
     /// Connections to other nodes.
@@ -85,6 +89,7 @@ struct RunningShard {
     checkpoint_times: CheckpointTimes,
     /// What the checkpoints have room for.
     room: checkpoint::Room,
+    scrub: scrub::Scrub,
 }
 
 /// When the newest checkpoint was begun and ended, to a turn; zero where none was.
@@ -123,10 +128,16 @@ struct Staged {
 }
 
 impl RunningShard {
-    fn new(shard: Shard, device: DeviceStatus, room: checkpoint::Room) -> RunningShard {
+    fn new(
+        shard: Shard,
+        device: DeviceStatus,
+        room: checkpoint::Room,
+        scrub: scrub::Scrub,
+    ) -> RunningShard {
         RunningShard {
             shard,
             device,
+            scrub,
             waiting: VecDeque::new(),
             stored: VecDeque::new(),
             failed: false,
@@ -406,6 +417,8 @@ impl Chunkserver {
             self.catch_up_read_done(token, buffer, status);
         } else if repair::is_repair(token) {
             self.repair_read_done(token, buffer, status);
+        } else if scrub::is_scrub(token) {
+            self.scrub_read_done(token, buffer, status);
         } else {
             self.reads.piece_done(token, buffer, status, &mut self.stages);
         }
@@ -421,6 +434,7 @@ impl Chunkserver {
         self.pump_feeds(network);
         self.run_catch_ups(network);
         self.run_repairs(network);
+        self.run_scrubs();
         self.feed_checkpoints();
         self.start_reads();
         self.finish_reads(network);
@@ -600,7 +614,7 @@ impl Chunkserver {
     pub fn deadline_ns(&self) -> u64 {
         let shards = self.shards.iter().filter_map(|running| running.shard.deadline());
         let (peers, sources) = (self.peers.deadline_ns(), self.sources.deadline_ns());
-        let others = [peers, sources, self.repairs.deadline_ns()];
+        let others = [peers, sources, self.repairs.deadline_ns(), self.scrubs_deadline_ns()];
         shards.chain(others).fold(self.ticker.next_ns, u64::min)
     }
 }

@@ -36,8 +36,8 @@
 //! from then on. So the batch of the record has the note of what was applied as well
 //! ([`append_repaired`](crate::shard::Shard::append_repaired)): a recovery that finds the record
 //! finds the block as it was then, or what came of it later; and what is dropped then has been
-//! overwritten, discarded or deleted, which no later recovery forgets. Where a hole has taken
-//! something in between, the group is damaged until a checkpoint was written behind the record.
+//! overwritten, discarded or deleted, which no later recovery forgets. Behind a hole no record of a
+//! group counts, this one neither.
 //!
 //! *A crash between the bytes and the record*: nobody names the new place, and it is free. *The
 //! record's batch is torn*: so are all behind it, and the old place was not given away.
