@@ -301,7 +301,7 @@ impl Chunkserver {
             state.place == Place::At(start + at)
         };
         let run = (0..).zip(&states).take_while(follows).count() as u32;
-        let run = run.min(running.shard.read_blocks_max());
+        let run = run.min(running.shard.read_blocks_max()).min(scrub.pace.left(self.now_ns));
         let Some(buffer) = self.pool.acquire(run) else { return Went::NoRoom };
         states.truncate(run as usize);
         let ticket = running.shard.store_mut().read_begin();
