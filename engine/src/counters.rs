@@ -37,8 +37,16 @@ pub struct Counters {
     pub user_bytes_written: u64,
     /// User bytes read: payload of successful answers.
     pub user_bytes_read: u64,
-    /// Blocks read whose checksum did not match.
+    /// Stored blocks found bad or missing, each once until it was repaired.
     pub bad_blocks: u64,
+    /// Those of them that were repaired from a peer.
+    pub blocks_repaired: u64,
+    /// Times that no replica had a bad block whole.
+    pub blocks_not_repairable: u64,
+    /// Blocks given to peers for their repairs.
+    pub repair_answers: u64,
+    /// Blocks that the scrub has read.
+    pub blocks_scrubbed: u64,
     /// Payload blocks that did not match the checksums they came with.
     pub bad_payloads: u64,
     /// Raft messages refused by the guard.

@@ -248,6 +248,7 @@ fn a_client_that_speaks_as_a_node() {
         (FrameKind::Append, "Append"),
         (FrameKind::PeerMessages, "PeerMessages"),
         (FrameKind::CatchUp, "CatchUp"),
+        (FrameKind::Repair, "Repair"),
         (FrameKind::Reply, "Reply"),
     ] {
         let mut bytes = [0; 64];

@@ -2,7 +2,7 @@
 
 use super::section::{CopysetHead, SectionKind, section_head};
 use crate::ids::{CopysetId, Extent, LogIndex, Term};
-use crate::journal::{Entry, HardState, Item, StatePart};
+use crate::journal::{Entry, HardState, Item, ScrubNote, StatePart};
 use crate::record::RecordView;
 
 /// A sink for the state of one copyset. Recovery hands back what went in: the items as if the
@@ -63,6 +63,12 @@ impl CopysetImage {
     pub fn partial_state(&mut self, total: u32, bytes: &[u8]) {
         let part = StatePart { total, offset: 0, bytes };
         Item::StatePart(self.copyset, part).emit(&mut self.items);
+    }
+
+    /// How far the scrub has come with the copyset.
+    pub fn scrub(&mut self, note: &ScrubNote) {
+        debug_assert_eq!(note.copyset, self.copyset);
+        Item::ScrubNote(*note).emit(&mut self.items);
     }
 
     /// The composer's own state, appended to what was given before.

@@ -4,7 +4,7 @@ use super::catch_up::mark;
 use super::{Chunkserver, RunningShard};
 use crate::copyset::{CopysetState, SESSION_IMAGE_BYTES, SESSIONS_MAX};
 use crate::ids::{CopysetId, Extent, LogIndex, ReplicaId, Term};
-use crate::journal::HardState;
+use crate::journal::{HardState, ScrubNote};
 use crate::raft_group::{Log, encode_conf_state};
 use crate::shard::MAP_BYTES_PER_BLOCK;
 
@@ -65,18 +65,29 @@ impl Chunkserver {
                 let Some(id) = running.shard.checkpoint_wants() else { break };
                 if let Some(at) = self.by_id.get(id) {
                     let copyset = &self.copysets[*at as usize];
-                    let mark = copyset.catch_up_mark();
-                    let partial = copyset.partial_state();
-                    give(running, id, copyset.group.log(), &copyset.state, mark, partial);
+                    let kept = Kept {
+                        mark: copyset.catch_up_mark(),
+                        partial: copyset.partial_state(),
+                        scrubbed: copyset.scrubbed,
+                    };
+                    give(running, id, copyset.group.log(), &copyset.state, &kept);
                     continue;
                 }
                 let held = self.held.iter().find(|held| held.shard == position && held.id == id);
                 let held = held.expect("every group of a shard is served or held");
                 let mark = (held.ahead > held.state.applied()).then(|| mark::emit(held.ahead));
-                give(running, id, &held.log, &held.state, mark, None);
+                let kept = Kept { mark, partial: None, scrubbed: None };
+                give(running, id, &held.log, &held.state, &kept);
             }
         }
     }
+}
+
+/// What of a replica is kept beside its log and its state.
+struct Kept<'a> {
+    mark: Option<[u8; 8]>,
+    partial: Option<(u32, &'a [u8])>,
+    scrubbed: Option<ScrubNote>,
 }
 
 fn give(
@@ -84,8 +95,7 @@ fn give(
     id: CopysetId,
     log: &Log,
     state: &CopysetState,
-    mark: Option<[u8; 8]>,
-    partial: Option<(u32, &[u8])>,
+    kept: &Kept<'_>,
 ) {
     let tail_bytes = running.room.tail_bytes;
     running.shard.checkpoint_copyset(id, |image| {
@@ -103,11 +113,14 @@ fn give(
             let entry = log.get(LogIndex(index)).expect("an index within the log");
             image.entry(entry.record, &entry.extents(), entry.superseded_by);
         }
-        if let Some(mark) = &mark {
+        if let Some(mark) = &kept.mark {
             image.catch_up(mark);
         }
-        if let Some((total, bytes)) = partial {
+        if let Some((total, bytes)) = kept.partial {
             image.partial_state(total, bytes);
+        }
+        if let Some(note) = &kept.scrubbed {
+            image.scrub(note);
         }
         state.encode(image.state());
     });

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::copyset::CopysetState;
 use crate::ids::{CopysetId, LogIndex, ReplicaId, Term};
+use crate::journal::ScrubNote;
 use crate::network::ConnectionId;
 use crate::raft_group::Group;
 use crate::wire::ReplyStatus;
@@ -65,6 +66,8 @@ pub struct Copyset {
     pub(super) ahead: LogIndex,
     /// What a replica that catches up still needs of the log lies behind this index.
     pub(super) floor: Option<LogIndex>,
+    /// Where the scrub stands with it.
+    pub(super) scrubbed: Option<ScrubNote>,
     pub(super) dirty: bool,
     /// Whether it is among those whose feeds have work.
     pub(super) feeding: bool,

@@ -161,6 +161,12 @@ impl Lanes {
         shard.queue.push_back(QueuedRead { confirmed: true, ..read });
     }
 
+    /// A read that waited for a repair is carried out from the beginning.
+    pub fn again(&mut self, read: QueuedRead) {
+        let shard = &mut self.shards[read.shard as usize];
+        shard.queue.push_back(QueuedRead { confirmed: false, ..read });
+    }
+
     /// Whether the shard's share of table and pool has room for a read.
     pub fn has_room(&self, read: &QueuedRead) -> bool {
         let shard = &self.shards[read.shard as usize];

@@ -14,9 +14,11 @@ mod host;
 mod lanes;
 mod peers;
 mod reading;
+mod repair;
 mod replaying;
 mod replication;
 mod replies;
+mod scrub;
 mod start;
 mod status;
 mod timers;
@@ -30,6 +32,7 @@ pub use catch_up::{CatchUpStatus, journal_write_bytes_min};
 pub use copyset::{Copyset, ReplicaPlace};
 pub use peers::{Endpoint, PeerOptions};
 pub use replaying::rebuild;
+pub use scrub::{ScrubOptions, ScrubStatus};
 pub use start::{AbsentReplicas, ReplicaPlan, ShardPlan, StartError};
 pub use status::{ChunkserverStatus, CopysetStatus, DeviceStatus, OutOfService};
 
@@ -64,6 +67,8 @@ pub struct ChunkserverOptions {
     pub reserve_blocks: u32,
     /// Bytes of blocks sent in a second to replicas that lack more than the log holds.
     pub catch_up_bytes_per_second: u64,
+    /// Of the scrub of every shard.
+    pub scrub: ScrubOptions,
     /// Blocks of a chunk.
     pub chunk_blocks: u32,
     /// Connections to other nodes.
@@ -84,6 +89,7 @@ struct RunningShard {
     checkpoint_times: CheckpointTimes,
     /// What the checkpoints have room for.
     room: checkpoint::Room,
+    scrub: scrub::Scrub,
 }
 
 /// When the newest checkpoint was begun and ended, to a turn; zero where none was.
@@ -122,10 +128,16 @@ struct Staged {
 }
 
 impl RunningShard {
-    fn new(shard: Shard, device: DeviceStatus, room: checkpoint::Room) -> RunningShard {
+    fn new(
+        shard: Shard,
+        device: DeviceStatus,
+        room: checkpoint::Room,
+        scrub: scrub::Scrub,
+    ) -> RunningShard {
         RunningShard {
             shard,
             device,
+            scrub,
             waiting: VecDeque::new(),
             stored: VecDeque::new(),
             failed: false,
@@ -183,6 +195,8 @@ pub struct Chunkserver {
     replies: Replies,
     /// Replicas that this reactor's leaders bring up to date.
     sources: catch_up::Sources,
+    /// Blocks that are bad here, and those that peers ask for.
+    repairs: repair::Repairs,
     /// Copysets with something to do, each at most once.
     dirty: VecDeque<u32>,
     // A turn must not look at every copyset: with hundreds of them that alone would cost more than
@@ -356,6 +370,7 @@ impl Chunkserver {
             FrameKind::CatchUp if from_node => {
                 self.catch_up_frame(connection, count, body, payloads)
             }
+            FrameKind::Repair if from_node => self.repair_frame(connection, count, body, payloads),
             other => Err(Offence::Role(other)),
         }
     }
@@ -400,8 +415,12 @@ impl Chunkserver {
             self.feed_read_done(feed, token, buffer, status);
         } else if catch_up::is_catch_up(token) {
             self.catch_up_read_done(token, buffer, status);
+        } else if repair::is_repair(token) {
+            self.repair_read_done(token, buffer, status);
+        } else if scrub::is_scrub(token) {
+            self.scrub_read_done(token, buffer, status);
         } else {
-            self.reads.piece_done(token, buffer, status, &mut self.counters, &mut self.stages);
+            self.reads.piece_done(token, buffer, status, &mut self.stages);
         }
     }
 
@@ -414,6 +433,8 @@ impl Chunkserver {
         self.run_groups();
         self.pump_feeds(network);
         self.run_catch_ups(network);
+        self.run_repairs(network);
+        self.run_scrubs();
         self.feed_checkpoints();
         self.start_reads();
         self.finish_reads(network);
@@ -585,14 +606,15 @@ impl Chunkserver {
     #[must_use]
     pub fn has_work(&self) -> bool {
         let waiting = self.reads.has_work() || self.replies.has_work();
-        !self.dirty.is_empty() || waiting || self.sources.busy
+        !self.dirty.is_empty() || waiting || self.sources.busy || self.repairs.busy
     }
 
     /// When [`Self::run`] must be called next at the latest.
     #[must_use]
     pub fn deadline_ns(&self) -> u64 {
         let shards = self.shards.iter().filter_map(|running| running.shard.deadline());
-        let others = [self.peers.deadline_ns(), self.sources.deadline_ns()];
+        let (peers, sources) = (self.peers.deadline_ns(), self.sources.deadline_ns());
+        let others = [peers, sources, self.repairs.deadline_ns(), self.scrubs_deadline_ns()];
         shards.chain(others).fold(self.ticker.next_ns, u64::min)
     }
 }

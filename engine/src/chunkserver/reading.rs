@@ -2,7 +2,8 @@
 //!
 //! A read is queued while frames are polled and started afterwards, with a time that was read
 //! after the last of them, so that its lease covers it. What the map names cannot be freed while
-//! the read holds its ticket. Blocks that are not mapped read as zeroes.
+//! the read holds its ticket. Blocks that are not mapped read as zeroes. A read that meets a bad or
+//! missing block waits for its repair and is carried out again.
 
 use std::collections::VecDeque;
 
@@ -14,7 +15,6 @@ use super::Chunkserver;
 use super::copyset::RoundRead;
 use super::lanes::Lanes;
 use super::replies::QueuedReply;
-use crate::counters::Counters;
 use crate::ids::{BLOCK_SIZE, BlockRange, ChunkId, Extent, LogIndex, OPERATION_BLOCKS_MAX};
 use crate::network::{Class, ConnectionId, Network, Placement, SendError};
 use crate::stages::{Stage, Stages};
@@ -54,7 +54,11 @@ struct Started {
     outstanding: u32,
     ticket: Option<ReadTicket>,
     status: ReplyStatus,
+    /// Blocks that are bad here or missing, by their bits.
+    bad: u32,
 }
+
+const _: () = assert!(OPERATION_BLOCKS_MAX <= u32::BITS);
 
 /// See the module's documentation.
 pub(super) struct Reads {
@@ -101,6 +105,7 @@ impl Reads {
             started.states.clear();
             started.outstanding = 0;
             started.status = ReplyStatus::Ok;
+            started.bad = 0;
             return slot;
         }
         debug_assert!(self.started.len() < self.lanes.started_max());
@@ -111,6 +116,7 @@ impl Reads {
             outstanding: 0,
             ticket: None,
             status: ReplyStatus::Ok,
+            bad: 0,
         });
         self.started.len() as u32 - 1
     }
@@ -122,31 +128,24 @@ impl Reads {
     }
 
     /// A piece came from the device, good or bad.
-    pub fn piece_done(
-        &mut self,
-        token: u64,
-        buffer: Buffer,
-        status: Status,
-        counters: &mut Counters,
-        stages: &mut Stages,
-    ) {
+    pub fn piece_done(&mut self, token: u64, buffer: Buffer, status: Status, stages: &mut Stages) {
         let (slot, piece) = split(token);
         let started = &mut self.started[slot as usize];
         started.outstanding -= 1;
         let first = started.pieces[piece].first;
-        let good = status.is_success()
-            && (0..buffer.pages()).all(|page| {
-                let expected = started.states[(first + page) as usize].crc;
-                buffer.crc32c(page as usize * BLOCK_SIZE, BLOCK_SIZE) == expected
-            });
+        let bad = (0..buffer.pages()).filter(|page| {
+            let expected = started.states[(first + page) as usize].crc;
+            // Which of the blocks cannot be read, nobody says.
+            !status.is_success()
+                || buffer.crc32c(*page as usize * BLOCK_SIZE, BLOCK_SIZE) != expected
+        });
+        let bad = bad.fold(0, |bits, page| bits | 1 << (first + page));
         if status.is_device_gone() {
             // The shard says so, once, and leaves service.
             started.status = ReplyStatus::DeviceFailed;
-        } else if !good {
-            counters.bad_blocks += 1;
+        } else if bad != 0 {
             started.status = ReplyStatus::Media;
-            let (range, chunk) = (started.read.range, started.read.chunk);
-            tracing::error!(%chunk, ?range, %status, "stored block is bad on this replica");
+            started.bad |= bad;
         }
         started.pieces[piece].pages = Some(buffer.freeze());
         if started.outstanding == 0 {
@@ -197,7 +196,7 @@ impl Chunkserver {
         true
     }
 
-    fn refuse_read(&mut self, read: &QueuedRead, status: ReplyStatus, value: u64) {
+    pub(super) fn refuse_read(&mut self, read: &QueuedRead, status: ReplyStatus, value: u64) {
         let reply = QueuedReply::new(read.connection, read.token, status);
         self.replies.push(QueuedReply { value, ..reply });
         self.reads.lanes.leave(read, false);
@@ -290,6 +289,15 @@ impl Chunkserver {
                 let copyset = &self.copysets[read.position as usize];
                 self.shards[copyset.shard].shard.store_mut().read_end(ticket);
             }
+            if started.status == ReplyStatus::Media {
+                let bad = started.bad;
+                self.reads.close(slot);
+                self.reads.lanes.end(&read);
+                if let Err(status) = self.await_repair(&read, bad) {
+                    self.refuse_read(&read, status, 0);
+                }
+                continue;
+            }
             let mut answered = Err(SendError::Full);
             if !self.reads.lanes.is_blocked(read.connection) {
                 answered = answer(started, &mut self.reads.frame, network);
@@ -349,7 +357,10 @@ fn plan(
                     state.crc = zero_crc;
                 }
             }
-            Place::Missing => started.status = ReplyStatus::Media,
+            Place::Missing => {
+                started.status = ReplyStatus::Media;
+                started.bad |= (first..first + run).fold(0, |bits, block| bits | 1 << block);
+            }
         }
         started.pieces.push(piece);
         first += run;

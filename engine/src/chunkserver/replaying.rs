@@ -12,6 +12,8 @@
 //!   logs that raft snapshots cut apart the earlier comes first, as a whole. An old log matters: its
 //!   last entries may have reached chunks that no later checkpoint and no catch-up touched.
 //!
+//! Repairs come last, those of all logs together; `store/repaired.rs` says why that is right.
+//!
 //! Fault model: the bytes were checked for damage, not for sense. What makes no sense keeps the
 //! replica out of service.
 
@@ -21,12 +23,13 @@ use super::catch_up::mark;
 use super::start::first_base;
 use crate::copyset::{self, CopysetState};
 use crate::ids::{CopysetId, Extent, LogIndex};
-use crate::journal::{ChunkInstalled, HOLE, NOWHERE};
+use crate::journal::{BlockRepaired, ChunkInstalled, HOLE, NOWHERE};
 use crate::raft_group::{Log, LogEntry, parse_conf_state};
 use crate::shard::check::{HeldPayload, Rebuilt};
 use crate::shard::{Change, ChangeList, EntryList, PastLog, RecoveredGroup};
 use crate::store::{
-    BlockState, ChunkInstall, ChunkKey, InstallBlock, InstallError, LOG_INDEX_MAX, Place, Store,
+    BlockState, ChunkInstall, ChunkKey, InstallBlock, InstallError, LOG_INDEX_MAX, Place,
+    RepairError, Store,
 };
 
 /// Why a journal cannot be replayed.
@@ -41,6 +44,9 @@ pub(super) enum ReplayError {
     /// A catch-up's list of chunks makes no sense.
     #[error("a list of chunks that a catch-up left is out of order")]
     List,
+    /// A repair's record is not one.
+    #[error(transparent)]
+    Repair(#[from] RepairError),
     /// The state of a log that is over.
     #[error("its former state cannot be read: {0}")]
     State(#[from] copyset::ImageError),
@@ -166,6 +172,15 @@ fn install(
     Ok(())
 }
 
+/// Does again what repairs did, when all else was done.
+pub(super) fn repairs(list: &[BlockRepaired], store: &mut Store) -> Result<(), RepairError> {
+    for repair in list {
+        let key = ChunkKey { copyset: repair.copyset, chunk: repair.chunk };
+        store.repaired(key, repair.block, (repair.index, repair.crc), repair.granule)?;
+    }
+    Ok(())
+}
+
 /// Entries whose chunk is already past them, because a catch-up installed it, have lost their
 /// payload to it.
 pub(super) fn drop_covered(log: &mut Log, state: &CopysetState, ahead: LogIndex, store: &Store) {
@@ -225,6 +240,7 @@ pub(super) fn salvage(store: &mut Store, found: &RecoveredGroup) -> Salvaged {
     whole &= changed.is_ok();
     let through = found.applied_note.min(log.last());
     whole &= apply(&log, &mut state, through, store).is_ok();
+    whole &= repairs(&found.repairs, store).is_ok();
     let mut ahead = changed.unwrap_or_default().max(mark::parse(found.catch_up.as_deref()));
     if found.cut_off {
         ahead = ahead.max(cut_off(&mut log, &state, store));

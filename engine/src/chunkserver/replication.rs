@@ -13,12 +13,13 @@ use culvert_memory::{Buffer, Pages};
 use culvert_nvme::Status;
 
 use super::copyset::Copyset;
+use super::repair::spots;
 use super::{Chunkserver, Offence, RunningShard};
 use crate::counters::Counters;
 use crate::ids::{BLOCK_SIZE, Extent, LogIndex, OPERATION_EXTENTS_MAX, ReplicaId};
 use crate::network::{Class, ConnectionId, Network, Payloads, Placement, SendError};
 use crate::raft_group::{AppendRange, LogEntry, Outbox, StoredEntry};
-use crate::store::{BlockStates, ChunkKey, MISSING, Place, ReadTicket};
+use crate::store::{BlockState, BlockStates, ChunkKey, MISSING, Place, ReadTicket};
 use crate::wire::{
     APPEND_FRAMES_IN_FLIGHT_MAX, AppendEntry, AppendHeader, AppendReader, AppendWriter,
     live_mask_of,
@@ -227,14 +228,20 @@ impl Chunkserver {
                 counters: &mut self.counters,
                 unsent_pages_max: self.options.feed_unsent_pages_max,
                 room: 0,
+                missing: None,
             };
-            match pump.run(copyset, network) {
+            let run = pump.run(copyset, network);
+            let missing = pump.missing;
+            match run {
                 Ok(()) | Err(Stop::Reading | Stop::Unsent) => {}
                 Err(Stop::Blocked) => copyset.feeds[at].blocked = true,
                 Err(Stop::Lost) => {
                     copyset.lose(at);
                     self.mark_dirty(position as u32);
                 }
+            }
+            if let Some((index, bits)) = missing {
+                self.suspect_entry(position as u32, index, bits);
             }
         }
     }
@@ -268,13 +275,26 @@ impl Chunkserver {
         }
         self.counters.entries_fed_from_device += 1;
         let mut crcs = fetch.crcs.iter();
-        let intact = fetch.pieces.iter().flatten().all(|pages| {
-            (0..pages.pages() as usize)
-                .all(|page| crcs.next() == Some(&pages.crc32c(page * BLOCK_SIZE, BLOCK_SIZE)))
+        let pages = fetch.pieces.iter().flatten().flat_map(|pages| {
+            (0..pages.pages() as usize).map(move |page| pages.crc32c(page * BLOCK_SIZE, BLOCK_SIZE))
         });
-        if !intact {
-            self.counters.bad_blocks += 1;
-            fetch.failed = true;
+        let bad = pages.map(|crc| crcs.next() != Some(&crc));
+        // By their bits among the live blocks; where a read failed, all of them may be bad.
+        let bad = bad.enumerate().fold(0, |bits, (at, bad)| bits | u32::from(bad) << at);
+        let bad = if fetch.failed { u32::MAX } else { bad };
+        fetch.failed |= bad != 0;
+        let (index, live_mask) = (fetch.index, fetch.live_mask);
+        self.suspect_entry(position, index, nth_bits(live_mask, bad));
+    }
+
+    /// Blocks of an entry may be bad here. What is not applied yet cannot be repaired: nobody knows
+    /// whether it counts.
+    fn suspect_entry(&mut self, position: u32, index: LogIndex, bad: u32) {
+        let log = self.copysets[position as usize].group.log();
+        let Some(entry) = log.get(index).filter(|_| bad != 0) else { return };
+        let (chunk, first) = (entry.record.chunk(), entry.record.range().first);
+        for spot in spots(position, chunk, first, bad) {
+            self.suspect(spot);
         }
     }
 
@@ -381,6 +401,13 @@ fn payloads_match(entries: &[(AppendEntry<'_>, &[Pages])]) -> bool {
     })
 }
 
+/// Those of the bits of `mask` whose number among them, from 0, is a bit of `numbers`.
+fn nth_bits(mask: u32, numbers: u32) -> u32 {
+    let set = (0..u32::BITS).filter(|bit| mask >> bit & 1 == 1);
+    let wanted = set.enumerate().filter(|(number, _)| numbers >> number & 1 == 1);
+    wanted.fold(0, |bits, (_, bit)| bits | 1 << bit)
+}
+
 /// Sends one feed's ranges; borrowed for one copyset.
 struct Pump<'a> {
     position: u32,
@@ -397,6 +424,8 @@ struct Pump<'a> {
     unsent_pages_max: u32,
     /// Pages of them that the frame may still take.
     room: u32,
+    /// Blocks of an entry that are missing here, by their bits.
+    missing: Option<(LogIndex, u32)>,
 }
 
 /// What became of an entry that was to be added to a frame.
@@ -593,6 +622,12 @@ impl Pump<'_> {
             // What a catch-up left in the chunks is as good as applied: it was committed.
             let applied = copyset.group.applied().max(copyset.ahead);
             let key = ChunkKey { copyset: copyset.id, chunk: entry.record.chunk() };
+            let missing = missing_blocks(&entry, key, applied, self.shard);
+            if missing != 0 {
+                // Told to be superseded they would be missing at the follower for good.
+                self.missing = Some((index, missing));
+                return Err(Stop::Lost);
+            }
             let number = feed.next_fetch;
             let Some((fetch, reads)) = self.plan(&entry, key, applied, number) else { break };
             let ticket = (!reads.is_empty()).then(|| self.shard.shard.store_mut().read_begin());
@@ -691,6 +726,28 @@ fn live_blocks(
         .collect()
 }
 
+/// Blocks of an entry, by their bits, that nothing has overwritten and that are missing here: they
+/// wait to be repaired. Those of an entry that this replica got without payload do not count until
+/// what superseded them is applied.
+fn missing_blocks(
+    entry: &LogEntry<'_>,
+    key: ChunkKey,
+    applied: LogIndex,
+    shard: &RunningShard,
+) -> u32 {
+    let index = entry.record.index();
+    if index > applied || entry.superseded_by.is_some_and(|by| by > applied) {
+        return 0;
+    }
+    let mut states = BlockStates::new();
+    if !shard.shard.store().lookup(key, entry.record.range(), &mut states) {
+        return 0;
+    }
+    let missing = |state: &BlockState| state.place == Place::Missing && state.index == index;
+    let bits = states.iter().enumerate();
+    bits.fold(0, |bits, (at, state)| bits | u32::from(missing(state)) << at)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -705,6 +762,14 @@ mod tests {
             count,
             commit: LogIndex(1),
         }
+    }
+
+    #[test]
+    fn bad_blocks_are_found_among_the_live_ones() {
+        assert_eq!(nth_bits(0b1011_0100, 0b0101), 0b0010_0100);
+        assert_eq!(nth_bits(0b1011_0100, u32::MAX), 0b1011_0100);
+        assert_eq!(nth_bits(u32::MAX, 1 << 31), 1 << 31);
+        assert_eq!(nth_bits(0, u32::MAX), 0);
     }
 
     #[test]

@@ -16,9 +16,11 @@ use super::catch_up::{Sources, mark};
 use super::checkpoint::{Held, Room, SESSIONS_MIN};
 use super::peers::Peers;
 use super::reading::Reads;
+use super::repair::Repairs;
 use super::replaying::{self, Gap, Live, ReplayError, Salvaged};
 use super::replication::Feed;
 use super::replies::Replies;
+use super::scrub::Scrub;
 use super::status::OutOfService;
 use super::timers::Ticker;
 use super::{
@@ -28,7 +30,7 @@ use crate::by_copyset::ByCopyset;
 use crate::copyset::{self, CopysetState};
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::{CopysetId, LogIndex, Term};
-use crate::journal::{Item, ReplicaIdentity};
+use crate::journal::{Item, ReplicaIdentity, ScrubNote};
 use crate::raft_group::{Group, Log, MembershipError, Outbox, parse_conf_state};
 use crate::shard::{Recovered, RecoveredGroup, Shard};
 use crate::stages::Stages;
@@ -183,6 +185,7 @@ impl Chunkserver {
             reads,
             replies: Replies::new(requests_max),
             sources: Sources::new(options_rate),
+            repairs: Repairs::default(),
             dirty: VecDeque::new(),
             feeding: Vec::with_capacity(copysets),
             receiving: Vec::new(),
@@ -255,7 +258,8 @@ impl Chunkserver {
         for (copyset, blocks) in lost {
             tracing::warn!(%copyset, blocks, "blocks of a damaged replica belong to others by now");
         }
-        self.shards.push(RunningShard::new(shard, plan.device, room));
+        let scrub = Scrub::new(self.options.scrub, self.now_ns);
+        self.shards.push(RunningShard::new(shard, plan.device, room, scrub));
         Ok(())
     }
 
@@ -280,7 +284,7 @@ impl Chunkserver {
         plan: &ReplicaPlan,
         revived: Revived,
     ) {
-        let Revived { log, state, ahead, doubt } = revived;
+        let Revived { log, state, ahead, doubt, scrubbed } = revived;
         let id = plan.copyset;
         let applied = state.applied();
         let restarts = u64::from(shard.incarnation());
@@ -315,6 +319,7 @@ impl Chunkserver {
             arrival: None,
             ahead,
             floor: None,
+            scrubbed,
             dirty: false,
             feeding: false,
         });
@@ -345,6 +350,8 @@ struct Revived {
     ahead: LogIndex,
     /// Whether it may have forgotten what it promised.
     doubt: Option<Doubt>,
+    /// How far the scrub had come.
+    scrubbed: Option<ScrubNote>,
 }
 
 /// Why a replica may have forgotten what it promised.
@@ -374,7 +381,7 @@ fn restore(
         shard.append_item(&Item::ReplicaCreated(plan.copyset, plan.identity, &[]));
         let state = CopysetState::new(plan.copyset, plan.quota_blocks);
         let log = Log::new(HardState::default(), first_members(plan), first_base());
-        return Ok(Revived { log, state, ahead: LogIndex(0), doubt: None });
+        return Ok(Revived { log, state, ahead: LogIndex(0), doubt: None, scrubbed: None });
     };
     match revive(shard, &found, plan) {
         Ok(revived) => Ok(revived),
@@ -397,7 +404,7 @@ fn begin_anew(shard: &mut Shard, plan: &ReplicaPlan) -> Revived {
     shard.append_item(&Item::Doubt(plan.copyset, true));
     let state = CopysetState::new(plan.copyset, plan.quota_blocks);
     let log = Log::new(HardState::default(), first_members(plan), first_base());
-    Revived { log, state, ahead: LogIndex(0), doubt: Some(Doubt::Known) }
+    Revived { log, state, ahead: LogIndex(0), doubt: Some(Doubt::Known), scrubbed: None }
 }
 
 fn revive(shard: &mut Shard, found: &RecoveredGroup, plan: &ReplicaPlan) -> Result<Revived, Unfit> {
@@ -427,6 +434,7 @@ fn revive(shard: &mut Shard, found: &RecoveredGroup, plan: &ReplicaPlan) -> Resu
     }
     let changed = replaying::changes(&found.changes, &log, &mut state, shard.store_mut())?;
     replaying::apply(&log, &mut state, found.applied_note.min(log.last()), shard.store_mut())?;
+    replaying::repairs(&found.repairs, shard.store_mut()).map_err(ReplayError::from)?;
     let mut ahead = ahead.max(changed);
     let mut doubt = found.in_doubt.then_some(Doubt::Known);
     if found.cut_off {
@@ -435,7 +443,7 @@ fn revive(shard: &mut Shard, found: &RecoveredGroup, plan: &ReplicaPlan) -> Resu
         doubt = Some(Doubt::CutOff);
     }
     replaying::drop_covered(&mut log, &state, ahead, shard.store());
-    Ok(Revived { log, state, ahead, doubt })
+    Ok(Revived { log, state, ahead, doubt, scrubbed: found.scrub })
 }
 
 /// Every replica of a new copyset votes.

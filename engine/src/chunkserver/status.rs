@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{CatchUpStatus, Chunkserver, RunningShard};
+use super::{CatchUpStatus, Chunkserver, RunningShard, ScrubStatus};
 use crate::counters::{Counters, DriverCounters};
 use crate::ids::{CopysetId, ReplicaId};
 use crate::journal::Space;
@@ -78,12 +78,14 @@ pub struct ShardStatus {
     pub chunks: u64,
     /// Memory of maps, allocator and queues.
     pub memory_bytes: u64,
+    /// The walk over everything stored.
+    pub scrub: ScrubStatus,
     /// What it counted.
     pub counters: ShardCounters,
 }
 
 impl ShardStatus {
-    fn of(running: &RunningShard) -> ShardStatus {
+    fn of(running: &RunningShard, scrub: ScrubStatus) -> ShardStatus {
         let shard = &running.shard;
         let (ring_blocks_used, ring_blocks) = shard.ring_use();
         let store = shard.store().statistics();
@@ -105,6 +107,7 @@ impl ShardStatus {
             mapped_blocks: store.mapped_blocks,
             chunks: store.chunks,
             memory_bytes: store.memory_bytes,
+            scrub,
             counters: *shard.counters(),
         }
     }
@@ -183,6 +186,10 @@ pub struct ChunkserverStatus {
     pub peers: Vec<PeerConnection>,
     /// Connected clients.
     pub clients: usize,
+    /// Blocks that are being repaired from peers.
+    pub repairs: usize,
+    /// Blocks that no replica had whole when they were last asked, among those remembered.
+    pub repairs_given_up: usize,
     /// Pages of the pool that are free.
     pub pool_pages_free: u32,
     /// Pages of the pool.
@@ -239,8 +246,14 @@ impl Chunkserver {
     /// The status of this reactor.
     #[must_use]
     pub fn status(&self) -> ChunkserverStatus {
+        let (repairs, repairs_given_up) = self.repairs.counts();
         ChunkserverStatus {
-            shards: self.shards.iter().map(ShardStatus::of).collect(),
+            shards: self
+                .shards
+                .iter()
+                .enumerate()
+                .map(|(at, running)| ShardStatus::of(running, self.scrub_status(at)))
+                .collect(),
             copysets: self.copyset_statuses(),
             peers: self
                 .peers
@@ -252,6 +265,8 @@ impl Chunkserver {
                 })
                 .collect(),
             clients: self.replies.clients().count(),
+            repairs,
+            repairs_given_up,
             pool_pages_free: self.pool.free_pages(),
             pool_pages: self.pool.total_pages(),
             counters: self.counters,

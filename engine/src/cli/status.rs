@@ -65,8 +65,24 @@ pub struct ReactorView {
     pub pool_pages_free: u64,
     /// Pages of its pool.
     pub pool_pages: u64,
+    /// Blocks that are being repaired.
+    pub repairs: u64,
+    /// Blocks that no replica has whole.
+    pub repairs_given_up: u64,
+    /// What it counted.
+    pub counters: BlockCounts,
     /// Latencies by stage.
     pub stages: BTreeMap<String, StageFigures>,
+}
+
+/// What a reactor counted of bad blocks since it started.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct BlockCounts {
+    /// Found bad or missing.
+    pub bad_blocks: u64,
+    /// Repaired from a peer.
+    pub blocks_repaired: u64,
 }
 
 /// What a node says of one shard.
@@ -93,6 +109,20 @@ pub struct ShardView {
     pub data_blocks: u64,
     /// Blocks that are free.
     pub free_blocks: u64,
+    /// The walk over everything stored.
+    pub scrub: ScrubView,
+}
+
+/// What a node says of the scrub of a shard.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ScrubView {
+    /// Counted from 1; 0: none was begun.
+    pub pass: u32,
+    /// Whether it is under way.
+    pub running: bool,
+    /// How much of it is done.
+    pub percent: u32,
 }
 
 /// What a node says of a device.
@@ -294,6 +324,11 @@ fn complaints(cluster: &Cluster, status: &ClusterStatus) -> Vec<String> {
             Some(format!("shard {} of {} on node {node} {trouble}", shard.shard, shard.device.uri))
         };
         complaints.extend(reactor.shards.iter().filter_map(of_shard));
+        if reactor.repairs_given_up > 0 {
+            let blocks = reactor.repairs_given_up;
+            complaints
+                .push(format!("{blocks} bad blocks on node {node} that no replica has whole"));
+        }
     }
     complaints
 }
@@ -320,6 +355,9 @@ pub fn render(cluster: &Cluster, status: &ClusterStatus, paint: Paint) -> String
                     for shard in &view.shards {
                         let _ = writeln!(out, "  {}", shard_line(shard, paint));
                     }
+                    if let Some(line) = blocks_line(&view, paint) {
+                        let _ = writeln!(out, "  {line}");
+                    }
                 }
                 Err(error) => {
                     let _ = writeln!(out, "{}", paint.bad(error));
@@ -344,6 +382,19 @@ pub fn render(cluster: &Cluster, status: &ClusterStatus, paint: Paint) -> String
     out
 }
 
+/// What became of bad blocks, where there were any.
+fn blocks_line(view: &ReactorView, paint: Paint) -> Option<String> {
+    let BlockCounts { bad_blocks, blocks_repaired } = view.counters;
+    let (under_way, given_up) = (view.repairs, view.repairs_given_up);
+    if bad_blocks + under_way + given_up == 0 {
+        return None;
+    }
+    let line =
+        format!("{bad_blocks} blocks found bad, {blocks_repaired} repaired, {under_way} under way");
+    let lost = format!("{given_up} that no replica has whole");
+    Some(if given_up > 0 { format!("{line}, {}", paint.bad(&lost)) } else { line })
+}
+
 fn shard_line(shard: &ShardView, paint: Paint) -> String {
     let device = &shard.device;
     let cache = if device.volatile_write_cache { "volatile cache" } else { "no volatile cache" };
@@ -359,6 +410,15 @@ fn shard_line(shard: &ShardView, paint: Paint) -> String {
     );
     if shard.checkpointing {
         line.push_str(", writing a checkpoint");
+    }
+    match shard.scrub {
+        ScrubView { pass: 0, .. } => {}
+        ScrubView { pass, running: true, percent } => {
+            let _ = write!(line, ", scrub {pass} at {percent}%");
+        }
+        ScrubView { pass, .. } => {
+            let _ = write!(line, ", scrub {pass} done");
+        }
     }
     if let Some(trouble) = shard.trouble() {
         line = format!("{line}; {}", paint.bad(&trouble));
@@ -499,7 +559,12 @@ mod tests {
                 if key == "role" || key == "catch_ups" { &mut replica } else { &mut shard };
             target[key] = value.clone();
         }
-        let reactor = json!({ "shards": [shard], "copysets": [replica] });
+        let mut reactor = json!({ "shards": [shard], "copysets": [replica] });
+        for key in ["repairs", "repairs_given_up", "counters"] {
+            if let Some(value) = changes.get(key) {
+                reactor[key] = value.clone();
+            }
+        }
         (cluster, ClusterStatus { nodes: vec![vec![Ok(reactor)]] })
     }
 
@@ -531,6 +596,26 @@ mod tests {
         let (cluster, status) = of_one_node(json!({ "role": "out of service" }));
         let said = complaints(&cluster, &status).join("; ");
         assert!(said.contains("1 replicas are out of service"), "{said}");
+    }
+
+    #[test]
+    fn scrub_and_repairs_are_shown() {
+        let text = |changes| {
+            let (cluster, status) = of_one_node(changes);
+            render(&cluster, &status, Paint::plain())
+        };
+        let scrub = json!({ "pass": 3, "running": true, "percent": 40 });
+        assert!(text(json!({ "scrub": scrub })).contains(", scrub 3 at 40%\n"));
+        let scrub = json!({ "pass": 3, "running": false, "percent": 100 });
+        assert!(text(json!({ "scrub": scrub })).contains(", scrub 3 done\n"));
+        let counters = json!({ "bad_blocks": 5, "blocks_repaired": 3 });
+        let changes = json!({ "counters": counters, "repairs": 1, "repairs_given_up": 1 });
+        let words = "  5 blocks found bad, 3 repaired, 1 under way, 1 that no replica has whole\n";
+        assert!(text(changes.clone()).contains(words));
+        let (cluster, status) = of_one_node(changes);
+        let said = complaints(&cluster, &status);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("1 bad blocks on node 0"), "{said:?}");
     }
 
     #[test]

@@ -319,7 +319,12 @@ impl StoreConfig {
         blocks("store.recovery_read_bytes", self.recovery_read_bytes, 4096, 1 << 20)?;
         range("store.retained_entries", self.retained_entries, 1, 1 << 20)?;
         let rate = self.catch_up_bytes_per_second.0;
-        range("store.catch_up_bytes_per_second", rate, 1 << 20, 1 << 40)
+        range("store.catch_up_bytes_per_second", rate, 1 << 20, 1 << 40)?;
+        // Zero switches it off.
+        let rate = self.scrub_bytes_per_second.0;
+        let least = if rate == 0 { 0 } else { 64 << 10 };
+        range("store.scrub_bytes_per_second", rate, least, 1 << 40)?;
+        range("store.scrub_period_s", self.scrub_period_s, 1, 365 * 24 * 3600)
     }
 }
 

@@ -62,6 +62,11 @@ pub struct StoreConfig {
     /// Bytes of blocks sent in a second, over all copysets of a reactor, to replicas that lack more
     /// than the log holds.
     pub catch_up_bytes_per_second: ByteSize,
+    /// Bytes read in a second on each shard to verify what is stored, while a pass over all of it is
+    /// under way; 0: nothing is verified but what is read.
+    pub scrub_bytes_per_second: ByteSize,
+    /// A pass begins so long after the one before it began, or when that ends.
+    pub scrub_period_s: u32,
 }
 
 impl Default for StoreConfig {
@@ -81,6 +86,8 @@ impl Default for StoreConfig {
             recovery_read_bytes: ByteSize::kib(256),
             retained_entries: 65_536,
             catch_up_bytes_per_second: ByteSize::mib(256),
+            scrub_bytes_per_second: ByteSize::mib(16),
+            scrub_period_s: 24 * 3600,
         }
     }
 }

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::chunk_installed::ChunkInstalled;
 use super::entry::{Entry, emit_entry, parse_entry, record_length};
 use super::lists::{ChunkList, Verdict};
+use super::local::{BlockRepaired, REPAIRED_BYTES, SCRUB_BYTES, ScrubNote};
 use crate::ids::{CopysetId, LogIndex, ReplicaId, Term};
 use crate::record::RecordError;
 
@@ -31,7 +32,9 @@ pub(super) mod kind {
     pub(in crate::journal) const CHUNKS_RETAINED: u8 = 13;
     pub(in crate::journal) const STATE_PART: u8 = 14;
     pub(in crate::journal) const EXTENSION: u8 = 15;
+    pub(in crate::journal) const BLOCK_REPAIRED: u8 = 16;
     pub(in crate::journal) const DOUBT: u8 = 17;
+    pub(in crate::journal) const SCRUB_NOTE: u8 = 18;
 }
 
 /// Why bytes are not an item. Inside a block whose checksum is right it means another version of
@@ -109,6 +112,10 @@ pub enum Item<'a> {
     Extension(CopysetId, &'a [u8]),
     /// Whether the replica may have forgotten votes and acknowledgements that it once gave.
     Doubt(CopysetId, bool),
+    /// A block was repaired from a peer, and lies elsewhere.
+    BlockRepaired(BlockRepaired),
+    /// How far the scrub has come.
+    ScrubNote(ScrubNote),
 }
 
 /// See [`Item::StatePart`].
@@ -160,6 +167,8 @@ impl<'a> Item<'a> {
                 4 + bytes.len()
             }
             Item::ChunkInstalled(installed) => installed.bytes().len(),
+            Item::BlockRepaired(_) => REPAIRED_BYTES,
+            Item::ScrubNote(_) => SCRUB_BYTES,
         }
     }
 
@@ -175,6 +184,10 @@ impl<'a> Item<'a> {
                 emit_parts(kind::CHUNK_INSTALLED, &[], installed.bytes(), sink);
             }
             Item::Verdict(verdict) => emit_parts(kind::VERDICT, &[], verdict.bytes(), sink),
+            Item::BlockRepaired(repaired) => {
+                emit_parts(kind::BLOCK_REPAIRED, &repaired.emit(), &[], sink);
+            }
+            Item::ScrubNote(note) => emit_parts(kind::SCRUB_NOTE, &note.emit(), &[], sink),
             _ => {
                 let mut fixed = Fixed::new();
                 let (kind, opaque) = self.fixed_part(&mut fixed);
@@ -245,9 +258,11 @@ impl<'a> Item<'a> {
                 };
                 (kind, bytes)
             }
-            Item::Entry(_) | Item::Verdict(_) | Item::ChunkInstalled(_) => {
-                unreachable!("emitted without a fixed part")
-            }
+            Item::Entry(_)
+            | Item::Verdict(_)
+            | Item::ChunkInstalled(_)
+            | Item::BlockRepaired(_)
+            | Item::ScrubNote(_) => unreachable!("emitted without a fixed part"),
         }
     }
 
@@ -283,6 +298,8 @@ impl<'a> Item<'a> {
         match self {
             Item::Entry(entry) => Some(entry.record.copyset()),
             Item::ChunkInstalled(installed) => Some(installed.head().copyset),
+            Item::BlockRepaired(repaired) => Some(repaired.copyset),
+            Item::ScrubNote(note) => Some(note.copyset),
             Item::Verdict(_) => None,
             Item::HardState(copyset, _)
             | Item::AppliedNote(copyset, _)
@@ -329,6 +346,12 @@ fn parse_local(kind: u8, body: &[u8]) -> Result<Item<'_>, ItemError> {
     }
     if kind == kind::CHUNK_INSTALLED {
         return ChunkInstalled::parse(body).map(Item::ChunkInstalled).ok_or(ItemError::Body);
+    }
+    if kind == kind::BLOCK_REPAIRED {
+        return BlockRepaired::parse(body).map(Item::BlockRepaired).ok_or(ItemError::Body);
+    }
+    if kind == kind::SCRUB_NOTE {
+        return ScrubNote::parse(body).map(Item::ScrubNote).ok_or(ItemError::Body);
     }
     let (fixed, open) = match kind {
         kind::HARD_STATE => (28, false),

@@ -94,7 +94,41 @@ fn samples() -> Vec<Vec<u8>> {
         bytes_of(&Item::StatePart(copyset, StatePart { total: 9, offset: 3, bytes: b"xyz" })),
         bytes_of(&Item::Extension(copyset, b"xyz")),
         bytes_of(&Item::Doubt(copyset, true)),
+        bytes_of(&Item::BlockRepaired(repaired())),
+        bytes_of(&Item::ScrubNote(scrub_note())),
     ]
+}
+
+fn repaired() -> BlockRepaired {
+    BlockRepaired {
+        copyset: CopysetId(1),
+        chunk: ChunkId(2),
+        block: 3,
+        index: LogIndex(4),
+        crc: 5,
+        granule: 6,
+    }
+}
+
+fn scrub_note() -> ScrubNote {
+    ScrubNote { copyset: CopysetId(1), pass: 2, chunk: ChunkId(3), block: 4, elapsed_s: 5 }
+}
+
+#[test]
+fn items_of_one_replica_are_pinned() {
+    let bytes = bytes_of(&Item::BlockRepaired(repaired()));
+    assert_eq!(bytes[4..8], [32, 0, 0, 16]);
+    let words = |bytes: &[u8]| -> Vec<u32> {
+        bytes.chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect()
+    };
+    assert_eq!(words(&bytes[8..]), [1, 3, 2, 0, 4, 0, 5, 6]);
+    let Ok((Item::BlockRepaired(parsed), _)) = Item::parse(&bytes) else { panic!("own item") };
+    assert_eq!(parsed, repaired());
+    let bytes = bytes_of(&Item::ScrubNote(scrub_note()));
+    assert_eq!(bytes[4..8], [24, 0, 0, 18]);
+    assert_eq!(words(&bytes[8..]), [1, 2, 3, 0, 4, 5]);
+    let Ok((Item::ScrubNote(parsed), _)) = Item::parse(&bytes) else { panic!("own item") };
+    assert_eq!(parsed, scrub_note());
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub use serve::{Stop, serve};
 
 use crate::chunkserver::{
     AbsentReplicas, Chunkserver, ChunkserverOptions, Endpoint, PeerOptions, ReplicaPlace,
-    ReplicaPlan,
+    ReplicaPlan, ScrubOptions,
 };
 use crate::cluster::{Cluster, EndpointIndex};
 use crate::config::{DeviceConfig, NodeConfig};
@@ -289,6 +289,10 @@ fn chunkserver_options(config: &NodeConfig, cluster: &Cluster) -> ChunkserverOpt
         // to the last block, and overwriting goes on.
         reserve_blocks: config.store.reserve_blocks / 2,
         catch_up_bytes_per_second: config.store.catch_up_bytes_per_second.0,
+        scrub: ScrubOptions {
+            bytes_per_second: config.store.scrub_bytes_per_second.0,
+            period_ns: u64::from(config.store.scrub_period_s) * 1000 * NS_PER_MS,
+        },
         chunk_blocks: cluster.chunk_blocks(),
         peers: PeerOptions { redial_ns: u64::from(config.transport.reconnect_ms) * NS_PER_MS },
     }

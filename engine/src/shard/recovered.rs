@@ -1,7 +1,11 @@
 //! What an opening found.
 
+use std::collections::BTreeSet;
+
 use crate::ids::{CopysetId, Extent, LogIndex, Term};
-use crate::journal::{ChunkInstalled, ChunkList, Entry, HardState, Item, ReplicaIdentity};
+use crate::journal::{
+    BlockRepaired, ChunkInstalled, ChunkList, Entry, HardState, Item, ReplicaIdentity, ScrubNote,
+};
 use crate::record::RecordView;
 use crate::store::Store;
 
@@ -58,6 +62,11 @@ pub struct RecoveredGroup {
     /// Logs that a raft snapshot ended, oldest first. What they did to chunks comes before what
     /// this log does: a snapshot replaces the state, and leaves the chunks that it found right.
     pub past: Vec<PastLog>,
+    /// Blocks that repairs have moved, in order, of all logs together: to be done again when all
+    /// else was, each where its block still is what it was ([`Store::repaired`] says why).
+    pub repairs: Vec<BlockRepaired>,
+    /// How far the scrub had come.
+    pub scrub: Option<ScrubNote>,
     /// Extension items, in order.
     pub extensions: Vec<Vec<u8>>,
     /// Records below the mark are lost: this is the group as it was before them, and what is known
@@ -101,6 +110,16 @@ impl RecoveredGroup {
             entries: std::mem::take(&mut self.entries),
             changes: std::mem::take(&mut self.changes),
         });
+    }
+
+    /// A catch-up has installed these blocks: where earlier repairs put them means nothing any
+    /// more, even where they are the same blocks.
+    pub(super) fn forget_repairs(&mut self, installed: &ChunkInstalled<'_>) {
+        let chunk = installed.head().chunk;
+        if self.repairs.iter().any(|repair| repair.chunk == chunk) {
+            let blocks: BTreeSet<u32> = installed.blocks().map(|block| block.block).collect();
+            self.repairs.retain(|r| r.chunk != chunk || !blocks.contains(&r.block));
+        }
     }
 
     /// The last index of the log.

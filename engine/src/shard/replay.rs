@@ -123,7 +123,13 @@ fn change(group: &mut RecoveredGroup, item: &Item<'_>) {
         Item::CatchUp(_, bytes) => group.catch_up = Some(bytes.to_vec()),
         Item::Extension(_, bytes) => group.extensions.push(bytes.to_vec()),
         Item::Doubt(_, in_doubt) => group.in_doubt = *in_doubt,
-        Item::ChunkInstalled(_) | Item::ChunksRetained(..) => group.changes.push(item),
+        Item::ChunkInstalled(installed) => {
+            group.forget_repairs(installed);
+            group.changes.push(item);
+        }
+        Item::ChunksRetained(..) => group.changes.push(item),
+        Item::BlockRepaired(repaired) => group.repairs.push(*repaired),
+        Item::ScrubNote(note) => group.scrub = Some(*note),
         Item::StatePart(_, part) => {
             group.partial_state.truncate(part.offset as usize);
             if group.partial_state.len() == part.offset as usize {

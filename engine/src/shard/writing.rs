@@ -6,7 +6,7 @@ use culvert_nvme::{LbaRange, Operation};
 use super::groups::Group;
 use super::{DEALLOCATE_EXTENTS_MAX, Purpose, Shard};
 use crate::ids::{BLOCK_SIZE, BatchNumber, CopysetId, Extent, LogIndex, Term};
-use crate::journal::{Entry, HardState, Item, NOWHERE, Space};
+use crate::journal::{BlockRepaired, Entry, HardState, Item, NOWHERE, Space};
 use crate::record::RecordView;
 
 impl Shard {
@@ -39,10 +39,13 @@ impl Shard {
     ///
     /// # Panics
     ///
-    /// If there was no [`Shard::room`], or for a verdict or an applied note, which are the shard's.
+    /// If there was no [`Shard::room`], or for a verdict, an applied note or a repair, which are
+    /// the shard's.
     pub fn append_item(&mut self, item: &Item<'_>) -> BatchNumber {
         match item {
-            Item::Verdict(_) | Item::AppliedNote(..) => panic!("the shard's own items"),
+            Item::Verdict(_) | Item::AppliedNote(..) | Item::BlockRepaired(_) => {
+                panic!("the shard's own items")
+            }
             Item::ReplicaCreated(copyset, identity, _) => {
                 self.groups.insert(*copyset, Group { identity: *identity, ..Group::default() });
             }
@@ -77,10 +80,30 @@ impl Shard {
     ) -> BatchNumber {
         let applied = self.groups.get(copyset).expect("a group of this shard").applied;
         let front = [Item::AppliedNote(copyset, applied), Item::LogStart(copyset, index, term)];
-        let length: usize = front.iter().chain(items).map(Item::length).sum();
+        self.append_together(&front, items)
+    }
+
+    /// Says that a repaired block lies elsewhere from now on; the caller swings the map behind it,
+    /// in the same step. In the same batch stands what the group has applied, so that a recovery
+    /// that finds the repair knows the block: otherwise it would be dropped there, its place given
+    /// away, and done again by the recovery after the next.
+    ///
+    /// # Panics
+    ///
+    /// If there was no [`Shard::room`], or the shard holds no such group.
+    pub fn append_repaired(&mut self, repaired: BlockRepaired) -> BatchNumber {
+        let copyset = repaired.copyset;
+        let applied = self.groups.get(copyset).expect("a group of this shard").applied;
+        let items = [Item::AppliedNote(copyset, applied), Item::BlockRepaired(repaired)];
+        self.append_together(&items, &[])
+    }
+
+    /// Adds items that stand in one batch.
+    fn append_together(&mut self, front: &[Item<'_>], items: &[Item<'_>]) -> BatchNumber {
         if self.failure.is_some() {
             return self.batches.open();
         }
+        let length: usize = front.iter().chain(items).map(Item::length).sum();
         if length > self.appender.open_room() {
             assert!(length <= self.batch_room(), "room was looked for");
             self.close();

@@ -15,6 +15,7 @@
 //! | `absence` | what is known of chunks that do not exist |
 //! | [`image`] | chunks as bytes of a checkpoint |
 //! | [`install`] | chunks of a peer |
+//! | [`repaired`] | blocks of a peer |
 //! | [`recovery`] | deriving and checking the free space |
 //!
 //! # What the caller owes
@@ -61,6 +62,7 @@ pub mod install;
 mod leaf;
 pub mod recovery;
 mod releases;
+pub mod repaired;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -74,6 +76,7 @@ pub use frozen::{FreezeError, FrozenId};
 pub use image::{Encoded, ImageError, Loaded, PIECE_BYTES_MIN};
 pub use install::{ChunkInstall, InstallBlock, InstallError};
 pub use recovery::{LivePayload, SpaceError, User};
+pub use repaired::RepairError;
 pub use statistics::StoreStatistics;
 pub use tickets::ReadTicket;
 
@@ -324,7 +327,7 @@ impl Store {
     /// Moves a block to another place of the data space (a repair) whose bytes match the block's
     /// checksum. False, and `to` released: its state is no longer `expected`.
     ///
-    /// No entry says so: it has to be journaled, see above.
+    /// No entry says so: it has to be journaled, see [`repaired`].
     pub fn relocate(&mut self, key: ChunkKey, block: u32, expected: BlockState, to: u32) -> bool {
         assert!(to < self.geometry.data_blocks);
         self.map.relocate(key, block, expected, to, &mut self.releases)

@@ -11,6 +11,7 @@
 
 mod catch_up;
 mod peer;
+mod repair;
 mod request;
 
 pub use catch_up::{
@@ -21,6 +22,7 @@ pub use peer::{
     APPEND_FRAMES_IN_FLIGHT_MAX, AppendEntry, AppendHeader, AppendReader, AppendWriter,
     PeerMessage, PeerMessageKind, PeerMessages, PeerMessagesWriter, live_mask_of,
 };
+pub use repair::{REPAIR_FRAME_BYTES, RepairFrame, RepairKind};
 pub use request::{Reply, ReplyStatus, Request, RequestKind};
 
 use zerocopy::byteorder::little_endian::{U16, U32};
@@ -43,6 +45,8 @@ pub enum FrameKind {
     PeerMessages = 4,
     /// A step of catch-up by block difference, between nodes.
     CatchUp = 5,
+    /// A [`RepairFrame`], between nodes.
+    Repair = 6,
 }
 
 impl FrameKind {
@@ -53,6 +57,7 @@ impl FrameKind {
             3 => FrameKind::Append,
             4 => FrameKind::PeerMessages,
             5 => FrameKind::CatchUp,
+            6 => FrameKind::Repair,
             _ => return None,
         })
     }

@@ -1,9 +1,10 @@
 //! Three nodes, a client and a model of what it wrote, in one thread over the production drivers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use culvert::chunkserver::{ChunkserverStatus, CopysetStatus};
+use culvert::chunkserver::{ChunkserverStatus, CopysetStatus, rebuild};
 use culvert::client::{Client, ClientError, ClientOptions, Operation, Transports, VolumeHandle};
 use culvert::cluster::PlanOptions;
 use culvert::config::NodeConfig;
@@ -11,15 +12,18 @@ use culvert::ids::{BlockRange, CopysetId, LogIndex};
 use culvert::network::Address;
 use culvert::node::{LocalCluster, LocalOptions, SystemClock};
 use culvert::reactor::Clock;
-use culvert::store::{BlockStates, Place};
+use culvert::shard::ShardConfig;
+use culvert::shard::check::{CheckReport, check};
+use culvert::store::{BlockState, BlockStates, ChunkKey, Place};
+use culvert_nvme::{Faults, Lba, QueuePair};
 use culvert_transport::{PeerKind, Transport};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::history::{BLOCK, History, Sequence, fill};
-use super::plan::{VOLUME, emulated};
+use super::plan::{VOLUME, emulated, open_device, pool};
 use super::random::Random;
-use super::raw::Raw;
+use super::raw::{Raw, spot};
 
 pub const CHUNK_BLOCKS: u32 = 256;
 pub const COPYSETS: u32 = 3;
@@ -170,6 +174,56 @@ impl Rig {
     pub fn read(&mut self, first: u64, blocks: u32) {
         self.submit_read(first, blocks);
         self.finish();
+    }
+
+    /// Reads a run of blocks in vain, and says why.
+    pub fn read_in_vain(&mut self, first: u64, blocks: u32) -> ClientError {
+        assert!(self.pending.is_empty());
+        self.submit_read(first, blocks);
+        self.pending.clear();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut ended = None;
+        while ended.is_none() {
+            assert!(Instant::now() < deadline, "in vain for a minute\n{:#?}", self.state());
+            self.turn(|_, result, _| ended = Some(result));
+        }
+        ended.expect("waited for").expect_err("nobody has these blocks")
+    }
+
+    /// What a node's map says of a block of the volume.
+    pub fn stored(&mut self, node: usize, block: u64) -> BlockState {
+        let spot = spot(self.local.cluster(), block);
+        let key = ChunkKey { copyset: spot.copyset, chunk: spot.chunk };
+        let server = self.local.node(node).expect("it runs").reactor().chunkserver_mut();
+        server.shard_mut(0).store().block(key, spot.range.first).expect("a chunk")
+    }
+
+    /// The device's blocks that hold a block of the volume on a node, and its faults.
+    pub fn place(&mut self, node: usize, block: u64) -> (Range<Lba>, Faults) {
+        let Place::At(place) = self.stored(node, block).place else { panic!("it is mapped") };
+        let reactor = self.local.node(node).expect("it runs").reactor();
+        let data = reactor.chunkserver_mut().shard_mut(0).layout().data();
+        let pair = &mut reactor.devices_mut()[0].queue_pair;
+        let block_size = u64::from(pair.namespace().block_size);
+        let first = (data + u64::from(place) * BLOCK as u64) / block_size;
+        let faults = pair.as_emulated_mut().expect("an emulated device").faults();
+        (Lba(first)..Lba(first + BLOCK as u64 / block_size), faults)
+    }
+
+    /// Flips bits of a block of the volume on one node's device.
+    pub fn spoil(&mut self, node: usize, block: u64) {
+        let (blocks, faults) = self.place(node, block);
+        faults.flip_bits(blocks.start, 100, 0x18);
+    }
+
+    /// Kills a node and looks at its device as `culvert check` does.
+    pub fn check_offline(&mut self, node: usize) -> CheckReport {
+        self.local.kill(node);
+        let uri = format!("emulated:64MiB?file={}/device-{node}", self.folder.path().display());
+        let pool = pool("check", 8 << 20);
+        let mut device = open_device(&uri, &pool);
+        let config = ShardConfig::default();
+        check(&mut device, &pool, &config, &mut rebuild, &mut |_| {}).expect("pages")
     }
 
     /// Goes on with another client.

@@ -36,7 +36,8 @@
 //! - *The log is held back*: while a task runs, the leader lets go of no entry above A0, up to
 //!   [`LOG_RETAINED_FACTOR`] times what it retains otherwise.
 //!
-//! Not here: repair of single blocks, and who is member of a copyset.
+//! A block that is bad or missing at the leader ends the task and is repaired from a peer; the next
+//! task goes on. Not here: that repair, and who is member of a copyset.
 //!
 //! Fault model: every frame is the peer's word. What is no frame closes the connection; what makes
 //! no sense ends the task, with one line in the log. A task whose answers stop coming, whose
@@ -152,12 +153,9 @@ impl Chunkserver {
     pub(super) fn catch_up_read_done(&mut self, token: u64, buffer: Buffer, status: Status) {
         let token = token & !CATCH_UP_TOKEN;
         let shards = &mut self.shards;
-        let good = self.sources.read_done(token, buffer, status, |shard, ticket| {
+        self.sources.read_done(token, buffer, status, |shard, ticket| {
             shards[shard].shard.store_mut().read_end(ticket);
         });
-        if !good {
-            self.counters.bad_blocks += 1;
-        }
     }
 
     /// Lets tasks and receivers go on.
@@ -165,6 +163,10 @@ impl Chunkserver {
         self.sources.busy = false;
         self.run_receivers(network);
         self.run_sources(network);
+        while let Some(spot) = self.sources.take_suspect() {
+            // The task ends with it. The next one finds it repaired.
+            self.suspect(spot);
+        }
     }
 }
 

@@ -10,10 +10,10 @@ use crate::ids::{
     BatchNumber, BlockRange, ChunkId, CopysetId, Epoch, Extent, LogIndex, ReplicaId, RequestNumber,
     SessionId, Term,
 };
-use crate::journal::{HardState, Item, ReplicaIdentity, Space};
+use crate::journal::{BlockRepaired, HardState, Item, ReplicaIdentity, Space};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 use crate::shard::{Recovered, RecoveredGroup, Shard};
-use crate::store::{ChunkKey, LivePayload, Store};
+use crate::store::{BlockState, ChunkKey, LivePayload, Store};
 
 /// One entry of a group's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,8 +60,25 @@ pub(super) struct ModelGroup {
     pub(super) blocks: BTreeMap<(ChunkId, u32), u32>,
 }
 
+/// A repair on its way: the block and what it holds, its new place, and the batch that its bytes
+/// count to.
+#[derive(Clone, Copy, Debug)]
+struct Repair {
+    key: ChunkKey,
+    block: u32,
+    state: BlockState,
+    to: u32,
+    batch: BatchNumber,
+}
+
 pub(super) struct Composer {
     pub(super) shard: Shard,
+    repairs: Vec<Repair>,
+    /// By the checksum of a block, the payload that it is of: its number and blocks, and which of
+    /// them.
+    contents: BTreeMap<u32, (u64, u32, u32)>,
+    /// Repairs done.
+    pub(super) repaired: u64,
     pub(super) groups: BTreeMap<CopysetId, ModelGroup>,
     number: u64,
     chunks: u64,
@@ -75,8 +92,16 @@ impl Composer {
         assert!(found.is_empty());
         shard.finish_recovery([], &[]).expect("nothing is used");
         let chunk_blocks = shard.store().geometry().chunk_blocks;
-        let mut composer =
-            Composer { shard, groups: BTreeMap::new(), number: 0, chunks: 3, chunk_blocks };
+        let mut composer = Composer {
+            shard,
+            repairs: Vec::new(),
+            contents: BTreeMap::new(),
+            repaired: 0,
+            groups: BTreeMap::new(),
+            number: 0,
+            chunks: 3,
+            chunk_blocks,
+        };
         for copyset in (1..=groups).map(CopysetId) {
             let identity = ReplicaIdentity {
                 id: ReplicaId(u64::from(copyset.0) + 100),
@@ -115,6 +140,8 @@ impl Composer {
         };
         let group = self.groups.get_mut(&copyset).expect("a group");
         let crcs = payload.as_ref().map_or(&[][..], |(_, (_, crcs))| &crcs[..]);
+        let places = (0..).map(|at| (self.number, blocks, at));
+        self.contents.extend(crcs.iter().copied().zip(places));
         let deleted = operation == Operation::Delete;
         let proposal = Proposal {
             operation,
@@ -203,6 +230,52 @@ impl Composer {
         }
     }
 
+    /// Copies a mapped block to another place, as a repair does with what came from a peer.
+    pub(super) fn begin_repair(&mut self, rig: &Rig, random: &mut Random) {
+        let copyset = self.pick(random);
+        let blocks = &self.groups[&copyset].blocks;
+        if blocks.is_empty() || self.shard.commands_free() < 32 || rig.pool.free_pages() < 200 {
+            return;
+        }
+        let at = random.below(blocks.len() as u64) as usize;
+        let (&(chunk, block), _) = blocks.iter().nth(at).expect("in range");
+        let key = ChunkKey { copyset, chunk };
+        if self.repairs.iter().any(|repair| (repair.key, repair.block) == (key, block)) {
+            return;
+        }
+        let state = self.shard.store().block(key, block).expect("it is mapped");
+        let Some(extents) = self.shard.store_mut().allocate(1) else { return };
+        let (number, blocks, at) = self.contents[&state.crc];
+        let (buffer, _) = rig.payload(blocks, number);
+        let batch = self.shard.open_batch();
+        self.shard.write_payload(&extents, &buffer.freeze().slice(at, 1));
+        self.repairs.push(Repair { key, block, state, to: extents[0].start, batch });
+    }
+
+    /// Ends repairs whose bytes are durable.
+    pub(super) fn end_repairs(&mut self) {
+        let durable = self.shard.durable();
+        let ready = |repair: &Repair| repair.batch <= durable;
+        for repair in self.repairs.extract_if(.., |repair| ready(repair)).collect::<Vec<_>>() {
+            let Repair { key, block, state, to, .. } = repair;
+            let full = self.shard.space() == Space::Full || self.shard.room() < 4096;
+            if full || self.shard.store().block(key, block) != Some(state) {
+                self.shard.store_mut().release(Extent { start: to, blocks: 1 });
+                continue;
+            }
+            self.shard.append_repaired(BlockRepaired {
+                copyset: key.copyset,
+                chunk: key.chunk,
+                block,
+                index: state.index,
+                crc: state.crc,
+                granule: to,
+            });
+            assert!(self.shard.store_mut().relocate(key, block, state, to));
+            self.repaired += 1;
+        }
+    }
+
     /// Gives the checkpoint what it asks for, and compacts the log a little.
     pub(super) fn checkpoint(&mut self, random: &mut Random) {
         let Some(copyset) = self.shard.checkpoint_wants() else { return };
@@ -261,7 +334,7 @@ impl Composer {
             extents,
         });
         shard.finish_recovery(live, &[]).expect("maps and records agree");
-        let composer = Composer { shard, groups, ..self };
+        let composer = Composer { shard, groups, repairs: Vec::new(), ..self };
         composer.check_payload(rig);
         composer
     }
@@ -423,6 +496,11 @@ fn restore(
         if entry.index() > image && entry.index() <= found.applied_note {
             apply_entry(shard, found.copyset, entry);
         }
+    }
+    for repair in &found.repairs {
+        let key = ChunkKey { copyset: repair.copyset, chunk: repair.chunk };
+        let told = (repair.index, repair.crc);
+        shard.store_mut().repaired(key, repair.block, told, repair.granule).expect("our own");
     }
     found.applied_note
 }

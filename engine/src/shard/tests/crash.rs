@@ -7,8 +7,8 @@ use crate::device::LayoutOptions;
 use crate::ids::CopysetId;
 
 /// One life after the other on one device.
-/// Returns the checkpoints that were written and how often the journal went around.
-fn lives(seed: u64, lives: u32, turns: u64) -> (u64, u64) {
+/// Returns the checkpoints that were written, how often the journal went around, and the repairs.
+fn lives(seed: u64, lives: u32, turns: u64) -> (u64, u64, u64) {
     let mut random = Random::new(seed);
     // A small data space, so that extents are soon written again.
     let small = random.chance(2);
@@ -45,7 +45,7 @@ fn lives(seed: u64, lives: u32, turns: u64) -> (u64, u64) {
         laps = recovered.report.end / composer.shard.ring_use().1;
         composer = composer.resume(&mut rig, recovered);
     }
-    (checkpoints, laps)
+    (checkpoints, laps, composer.repaired)
 }
 
 fn turn(rig: &mut Rig, composer: &mut Composer, random: &mut Random) {
@@ -58,10 +58,12 @@ fn turn(rig: &mut Rig, composer: &mut Composer, random: &mut Random) {
         0 => composer.truncate(rig, copyset, random),
         1 => composer.vote(copyset, random),
         2..7 => composer.apply(copyset, 20),
+        9 => (0..random.below(4)).for_each(|_| composer.begin_repair(rig, random)),
         7 if random.chance(10) => composer.shard.start_checkpoint(),
         8 => rig.now += 11_000_000,
         _ => {}
     }
+    composer.end_repairs();
     composer.checkpoint(random);
     composer.shard.seal(rig.now);
     rig.submit(&mut composer.shard);
@@ -119,13 +121,15 @@ fn short_lives() {
 
 #[test]
 fn long_lives_with_checkpoints_and_laps() {
-    let (mut checkpoints, mut laps) = (0, 0);
+    let (mut checkpoints, mut laps, mut repairs) = (0, 0, 0);
     for seed in 0..seeds(24) {
-        let (more, around) = lives(1_000_000 + seed, 4, 3000);
+        let (more, around, repaired) = lives(1_000_000 + seed, 4, 3000);
+        repairs += repaired;
         checkpoints += more;
         laps += around;
     }
-    println!("{checkpoints} checkpoints, {laps} laps");
+    println!("{checkpoints} checkpoints, {laps} laps, {repairs} repairs");
+    assert!(repairs > 1000, "blocks were repaired: {repairs}");
     assert!(checkpoints > 10, "checkpoints were written: {checkpoints}");
     assert!(laps > 4, "the ring went around: {laps}");
 }

@@ -17,7 +17,7 @@ pub(super) enum Ending {
     Nonsense,
     #[error("a block is missing here and waits to be repaired")]
     Missing,
-    #[error("a block is bad here")]
+    #[error("a block is bad here and waits to be repaired")]
     BadBlock,
     #[error("the raft snapshot was lost")]
     SnapshotLost,

@@ -23,6 +23,7 @@ mod throttle;
 use culvert_memory::Pool;
 
 use super::{FRAMES_PER_TURN, OFFER_NS, Parties, SILENCE_NS, plain_head};
+use crate::chunkserver::repair::Spot;
 use crate::chunkserver::{Copyset, RunningShard};
 use crate::counters::Counters;
 use crate::ids::{ChunkId, LogIndex};
@@ -96,12 +97,16 @@ pub(super) struct Source {
 
 /// What a task may use in one step.
 struct Desk<'a, N> {
+    /// Position of the copyset.
+    position: u32,
     copyset: &'a mut Copyset,
     running: &'a mut RunningShard,
     pool: &'a Pool,
     network: &'a mut N,
     connection: ConnectionId,
     reads: &'a mut BlockReads,
+    /// Blocks that are missing here.
+    suspects: &'a mut Vec<Spot>,
     throttle: &'a mut Throttle,
     frame: &'a mut [u8; FRAME_BYTES_MAX],
     counters: &'a mut Counters,

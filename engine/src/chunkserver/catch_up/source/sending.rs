@@ -12,6 +12,7 @@ use super::Desk;
 use super::blocks::is_intact;
 use super::ending::{Ending, Stop};
 use super::plan::Work;
+use crate::chunkserver::repair::Spot;
 use crate::ids::{BLOCK_SIZE, Extent, LogIndex};
 use crate::network::{Network, Placement};
 use crate::store::{BlockState, ChunkKey, ChunkSummary, FreezeError, FrozenId, Place};
@@ -51,6 +52,10 @@ struct Piece {
 impl Piece {
     fn payload_blocks(&self) -> usize {
         if matches!(self.bytes, Bytes::None) { 0 } else { self.blocks.len() }
+    }
+
+    fn suspects(&self, position: u32, key: ChunkKey) -> impl Iterator<Item = Spot> + '_ {
+        self.blocks.iter().map(move |&(block, _)| Spot { position, chunk: key.chunk, block })
     }
 
     /// Whether a block goes on where the piece ends.
@@ -154,7 +159,10 @@ impl Sending {
             if let Some((_, BlockState { place, .. })) = piece.blocks.first() {
                 match *place {
                     Place::Hole => {}
-                    Place::Missing => return Err(Stop::End(Ending::Missing)),
+                    Place::Missing => {
+                        desk.suspects.extend(piece.suspects(desk.position, self.summary.key));
+                        return Err(Stop::End(Ending::Missing));
+                    }
                     Place::At(start) => {
                         if !read(&mut piece, start, task, desk) {
                             break;
@@ -170,14 +178,23 @@ impl Sending {
         Ok(())
     }
 
-    /// A read of a piece has ended. Returns whether it brought what it should.
-    pub fn read_done(&mut self, number: u32, buffer: Buffer, status: Status) -> bool {
+    /// A read of a piece has ended. Where it did not bring what it should, its blocks go to
+    /// `suspects`.
+    pub fn read_done(
+        &mut self,
+        number: u32,
+        (buffer, status): (Buffer, Status),
+        position: u32,
+        suspects: &mut Vec<Spot>,
+    ) {
         let Some(piece) = self.pieces.iter_mut().find(|piece| piece.number == number) else {
-            return true;
+            return;
         };
         let good = is_intact(&buffer, status, piece.blocks.iter().map(|(_, state)| state.crc));
         piece.bytes = if good { Bytes::Here(buffer.freeze()) } else { Bytes::Bad };
-        good
+        if !good {
+            suspects.extend(piece.suspects(position, self.summary.key));
+        }
     }
 
     /// Collects the next frame: pieces from the front that are there and have a place in the

@@ -10,6 +10,7 @@ use super::round::Round;
 use super::throttle::Throttle;
 use super::{Desk, Phase, Source};
 use crate::chunkserver::Chunkserver;
+use crate::chunkserver::repair::Spot;
 use crate::ids::ReplicaId;
 use crate::network::{ConnectionId, Network};
 use crate::store::ReadTicket;
@@ -19,6 +20,8 @@ use crate::wire::{CatchUpHead, FRAME_BYTES_MAX, ManifestItem};
 pub(in crate::chunkserver) struct Sources {
     pub(in crate::chunkserver::catch_up) tasks: Vec<Source>,
     reads: BlockReads,
+    /// Blocks that are bad or missing here.
+    suspects: Vec<Spot>,
     throttle: Throttle,
     frame: Box<[u8; FRAME_BYTES_MAX]>,
     next_task: u64,
@@ -35,6 +38,7 @@ impl Sources {
         Sources {
             tasks: Vec::new(),
             reads: BlockReads::default(),
+            suspects: Vec::new(),
             throttle: Throttle::new(bytes_per_second),
             frame: Box::new([0; FRAME_BYTES_MAX]),
             next_task: 1,
@@ -89,19 +93,26 @@ impl Sources {
         }
     }
 
-    /// A read has ended; its ticket goes to `end`. Returns whether it brought what it should.
+    /// A read has ended; its ticket goes to `end`.
     pub(in crate::chunkserver::catch_up) fn read_done(
         &mut self,
         token: u64,
         buffer: Buffer,
         status: Status,
         end: impl FnOnce(usize, ReadTicket),
-    ) -> bool {
-        let Some(done) = self.reads.end(token) else { return true };
+    ) {
+        let Some(done) = self.reads.end(token) else { return };
         end(done.shard, done.ticket);
         let task = self.tasks.iter_mut().find(|task| task.whom.task == done.task);
-        let chunk = task.and_then(|task| task.chunk.as_mut());
-        chunk.is_none_or(|chunk| chunk.read_done(done.piece, buffer, status))
+        let Some(task) = task else { return };
+        if let Some(chunk) = task.chunk.as_mut() {
+            chunk.read_done(done.piece, (buffer, status), task.position, &mut self.suspects);
+        }
+    }
+
+    /// Takes a block that was found bad or missing here.
+    pub(in crate::chunkserver::catch_up) fn take_suspect(&mut self) -> Option<Spot> {
+        self.suspects.pop()
     }
 }
 
@@ -180,12 +191,14 @@ impl Chunkserver {
             return;
         }
         let mut desk = Desk {
+            position: task.position,
             copyset,
             running,
             pool: &self.pool,
             network,
             connection: task.connection,
             reads: &mut sources.reads,
+            suspects: &mut sources.suspects,
             throttle: &mut sources.throttle,
             frame: &mut sources.frame,
             counters: &mut self.counters,
