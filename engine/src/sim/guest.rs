@@ -179,7 +179,10 @@ impl Guest {
         // What waits for a leader must not keep it from reading.
         let depth = self.habits.depth;
         let changes = now_ns >= self.hushed_ns && (self.changes < depth.div_ceil(2) || storms);
-        let writes = if storms { 95 } else { self.habits.writes };
+        // ... nor what waits for a slow read from writing.
+        let reads = self.in_flight.len() - self.changes;
+        let clogged = depth > 1 && reads >= depth.div_ceil(2);
+        let writes = if storms || clogged { 95 } else { self.habits.writes };
         match self.random.below(100) {
             kind if changes && kind < writes => self.write(history, first, blocks as u32, now_ns),
             kind if changes && kind < writes + writes / 20 => {

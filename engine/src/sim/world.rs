@@ -291,14 +291,7 @@ impl World {
     pub fn suffer(&mut self, number: u64, fault: Fault, busy_ns: u64) {
         self.faults += 1;
         self.say(|| format!("fault {number}: {fault:?}"));
-        if coverage::kind_of(&fault).is_some() {
-            let mut coverage = std::mem::take(&mut self.coverage);
-            let statuses = self.statuses().concat();
-            coverage.note(&fault, |state| {
-                coverage::is_in(state, &statuses).unwrap_or_else(|| self.is_in(state))
-            });
-            self.coverage = coverage;
-        }
+        self.note_what_it_met(&fault);
         for guest in &mut self.guests {
             guest.is_busy_until(self.now_ns + busy_ns, self.now_ns);
         }
@@ -360,6 +353,17 @@ impl World {
             Fault::TrapCheckpoint { node, after_ns, down_ns } => {
                 self.hosts[node].checkpoint_trap = Some((after_ns, down_ns));
             }
+        }
+    }
+
+    fn note_what_it_met(&mut self, fault: &Fault) {
+        if coverage::kind_of(fault).is_some() {
+            let mut coverage = std::mem::take(&mut self.coverage);
+            let statuses = self.statuses().concat();
+            coverage.note(fault, |state| {
+                coverage::is_in(state, &statuses).unwrap_or_else(|| self.is_in(state))
+            });
+            self.coverage = coverage;
         }
     }
 
