@@ -19,6 +19,8 @@ pub struct Process {
     pub wake_ns: u64,
     /// It is busy until then.
     pub free_ns: u64,
+    /// It has recovered its device then.
+    pub ready_ns: u64,
 }
 
 impl Process {
@@ -48,7 +50,8 @@ impl Process {
             .network_mut()
             .listen(&address)
             .map_err(|source| NodeError::Listen { address, source })?;
-        Ok(Process { reactor, wake_ns: 0, free_ns: disk.now_ns() })
+        let ready_ns = disk.now_ns();
+        Ok(Process { reactor, wake_ns: 0, free_ns: ready_ns, ready_ns })
     }
 
     /// One turn, at the true time that the clock was set to. `cost_ns`: how long a turn takes.

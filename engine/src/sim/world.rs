@@ -214,7 +214,8 @@ impl World {
             Ok(process) => self.hosts[node].process = Some(process),
             Err(error) => panic!("node {node} does not start: {error:?}"),
         }
-        self.say(|| format!("node {node} starts"));
+        let ready_ns = self.hosts[node].process.as_ref().map_or(0, |process| process.ready_ns);
+        self.say(|| format!("node {node} starts, and is ready at {ready_ns} ns"));
     }
 
     fn open(&mut self, node: usize, absent: AbsentReplicas) -> Result<Process, NodeError> {
@@ -242,10 +243,17 @@ impl World {
 
     /// Kills a node that is up, and has it started again later.
     fn take_down(&mut self, node: usize, kind: Crash, down_ns: u64) {
-        if self.hosts[node].process.is_some() {
+        if self.is_up(node) {
             self.crash(node, kind);
             self.later(down_ns, Relief::Start { node });
         }
+    }
+
+    /// Whether a node has a process that has recovered. One that recovers does so in one piece: its
+    /// disk is where it will have ended, and a crash before then would make that the next one's
+    /// beginning.
+    fn is_up(&self, node: usize) -> bool {
+        self.hosts[node].process.as_ref().is_some_and(|process| process.ready_ns <= self.now_ns)
     }
 
     /// Puts an empty device in the place of a node's own.
@@ -304,7 +312,7 @@ impl World {
                 }
             }
             Fault::Damage { node, damage, kind, down_ns } => {
-                if self.hosts[node].process.is_some() {
+                if self.is_up(node) {
                     self.crash(node, kind);
                     self.damage(node, damage);
                     self.later(down_ns, Relief::Start { node });
