@@ -251,8 +251,10 @@ impl Chunkserver {
         let lost = shard
             .finish_recovery(payloads, &damaged)
             .map_err(|source| StartError::Space { shard: position, source })?;
-        if !damaged.is_empty() || !report.holes.is_empty() {
-            // Until it is written, they would be found as they were, and not as they are.
+        let harmed = report.bad_superblock || !report.holes.is_empty();
+        if !damaged.is_empty() || harmed {
+            // It leaves the damage behind. Until then it would be found again, and damaged replicas
+            // as they were, not as they are.
             shard.start_checkpoint();
         }
         for (copyset, blocks) in lost {

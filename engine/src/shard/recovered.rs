@@ -250,6 +250,8 @@ pub struct RecoveryReport {
     pub incarnation: u32,
     /// Whether the newest superblock's checkpoint was damaged and the one before it was used.
     pub fell_back: bool,
+    /// Whether one of the two superblocks is bad; the next checkpoint writes it anew.
+    pub bad_superblock: bool,
     /// Pages of the checkpoint.
     pub checkpoint_pages: u32,
     /// Position from which the journal was replayed.

@@ -285,6 +285,9 @@ impl Opening {
             }
         }));
         let [Some(first), Some(second)] = *slots else { return Ok(()) };
+        self.report.bad_superblock = [first, second]
+            .iter()
+            .any(|slot| slot.is_err_and(|error| error != SuperblockError::Missing));
         (self.superblock, self.older) = match (first, second) {
             (Ok(first), Ok(second)) if first.sequence < second.sequence => (second, Some(first)),
             (Ok(first), Ok(second)) => (first, Some(second)),
