@@ -222,13 +222,18 @@ impl World {
         let host = &mut self.hosts[node];
         host.clock.set_true(self.now_ns);
         host.disk.advance(self.now_ns);
-        Process::start(
+        // Recovery is one piece: on a disk that is slow for a while it would last for minutes.
+        let faults = host.disk.faults();
+        slow(&host.disk, 1);
+        let process = Process::start(
             node,
             (&host.config, &self.cluster),
             &host.pool,
             (&host.disk, &self.fabric),
             (&mut host.clock, absent),
-        )
+        );
+        host.disk.set_faults(faults);
+        process
     }
 
     fn crash(&mut self, node: usize, kind: Crash) {
