@@ -150,12 +150,18 @@ impl Core {
             }
             ReplyStatus::Media => self.damaged(index, Obstacle::Media, ClientError::Media),
             ReplyStatus::BelowWindow => self.fail(index, ClientError::OutcomeUnknown),
-            ReplyStatus::NoSpace => self.fail(index, ClientError::NoSpace),
-            ReplyStatus::Fenced => self.fail(index, ClientError::Fenced(Epoch(reply.value))),
+            ReplyStatus::NoSpace => self.fail_refused(index, ClientError::NoSpace),
+            ReplyStatus::Fenced => self.fail_refused(index, ClientError::Fenced(Epoch(reply.value))),
             ReplyStatus::OutOfRange | ReplyStatus::Malformed => {
-                self.fail(index, ClientError::Refused);
+                self.fail_refused(index, ClientError::Refused);
             }
         }
+    }
+
+    /// This attempt is refused for good; an earlier one may still be on its way through the log.
+    fn fail_refused(&mut self, index: PieceIndex, error: ClientError) {
+        let unknown = self.pieces[index].maybe_executed;
+        self.fail(index, if unknown { ClientError::OutcomeUnknown } else { error });
     }
 
     fn note_maybe_executed(&mut self, index: PieceIndex) {
