@@ -151,7 +151,9 @@ impl Core {
             ReplyStatus::Media => self.damaged(index, Obstacle::Media, ClientError::Media),
             ReplyStatus::BelowWindow => self.fail(index, ClientError::OutcomeUnknown),
             ReplyStatus::NoSpace => self.fail_refused(index, ClientError::NoSpace),
-            ReplyStatus::Fenced => self.fail_refused(index, ClientError::Fenced(Epoch(reply.value))),
+            ReplyStatus::Fenced => {
+                self.fail_refused(index, ClientError::Fenced(Epoch(reply.value)))
+            }
             ReplyStatus::OutOfRange | ReplyStatus::Malformed => {
                 self.fail_refused(index, ClientError::Refused);
             }

@@ -526,6 +526,23 @@ fn a_session_lost_with_a_change_on_its_way_is_told() {
 }
 
 #[test]
+fn a_refusal_of_a_repetition_says_nothing_of_the_first_attempt() {
+    let mut bench = Bench::plain();
+    bench.write(1, 71, 0, 8).expect("room");
+    assert_eq!(bench.outcome(), Ok(vec![]));
+    bench.world().faults.lose_reply = 1000;
+    bench.write(2, 72, 0, 8).expect("room");
+    let mut reports = Vec::new();
+    while bench.stored(0) != 72 {
+        bench.turn(&mut reports);
+    }
+    bench.world().servers.verdict = Some((ReplyStatus::NoSpace, 0));
+    bench.world().faults.lose_reply = 0;
+    assert_eq!(bench.outcome(), Err(ClientError::OutcomeUnknown));
+    bench.check_idle();
+}
+
+#[test]
 fn a_lost_answer_is_asked_for_again() {
     let mut bench = Bench::plain();
     bench.write(1, 71, 0, 8).expect("room");
