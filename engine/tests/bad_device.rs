@@ -84,6 +84,10 @@ fn a_header_that_is_damaged() {
     let node = NodeReactor::open(&bench.plan.configs[0], &bench.plan.cluster, 0, true);
     drop(node.expect("one good copy will do"));
     bench.overwrite(HEADER_COPY_AT + 100, &[0x5a]);
+    let node = NodeReactor::open(&bench.plan.configs[0], &bench.plan.cluster, 0, true);
+    drop(node.expect("the first was written anew"));
+    bench.overwrite(100, &[0x5a]);
+    bench.overwrite(HEADER_COPY_AT + 100, &[0x5a]);
     bench.is_refused("the device header is damaged");
 }
 

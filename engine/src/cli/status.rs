@@ -22,11 +22,14 @@ Examples:
   culvert status --cluster cluster.toml --stages
   culvert status --cluster cluster.toml --json | jq '.nodes[].reactors[].counters'
 
-Exits with 1 when a node does not answer, a copyset has no leader, a replica is out of service, or a
-shard has failed, refuses writes because its journal is full, or cannot write a checkpoint.";
+Exits with 1 when a node does not answer, a copyset has no leader, a replica is out of service or
+in doubt, or a shard has failed, refuses writes because its journal is full, or cannot write a checkpoint.";
 
 /// The role of a replica that serves nothing.
 const OUT_OF_SERVICE: &str = "out of service";
+
+/// The role of one that promises nothing before it is readmitted.
+const IN_DOUBT: &str = "in doubt";
 
 /// How long a node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -189,7 +192,7 @@ pub struct ReplicaView {
 
 impl ReplicaView {
     fn is_out(&self) -> bool {
-        self.role == OUT_OF_SERVICE
+        [OUT_OF_SERVICE, IN_DOUBT].contains(&self.role.as_str())
     }
 }
 
@@ -461,6 +464,7 @@ fn copyset_line(
             let behind = commit - replica.applied.min(commit);
             match replica.role.as_str() {
                 OUT_OF_SERVICE => paint.bad(&format!("{node} out: {}", replica.reason)),
+                IN_DOUBT => paint.bad(&format!("{node} in doubt: {}", replica.reason)),
                 "leader" => paint.good(&format!("{node} leads {behind}")),
                 role => format!("{node} {role} {behind}"),
             }
