@@ -7,8 +7,8 @@ use culvert::record::RECORD_BYTES_MAX;
 use culvert::wire::{
     AppendHeader, AppendReader, AppendWriter, CATCH_UP_BODY_BYTES, CatchUpHead, CatchUpKind,
     ChunkBlock, ChunkName, FRAME_HEADER_BYTES, FrameKind, ManifestItem, PeerMessage,
-    PeerMessageKind, PeerMessages, PeerMessagesWriter, Reply, ReplyStatus, Request, RequestKind,
-    catch_up_items, emit_catch_up, live_mask_of, parse_catch_up, parse_header,
+    PeerMessageKind, PeerMessages, PeerMessagesWriter, RepairFrame, Reply, ReplyStatus, Request,
+    RequestKind, catch_up_items, emit_catch_up, live_mask_of, parse_catch_up, parse_header,
 };
 
 use crate::{record, set};
@@ -51,6 +51,7 @@ fn look(bytes: &[u8]) {
         FrameKind::Append => look_at_append(count, body),
         FrameKind::PeerMessages => look_at_messages(count, body),
         FrameKind::CatchUp => look_at_catch_up(count, body, &mut out),
+        FrameKind::Repair => look_at_repair(count, body),
     }
 }
 
@@ -114,6 +115,14 @@ fn look_at_catch_up(count: u16, body: &[u8], out: &mut [u8]) {
         assert_eq!((kind, again), (FrameKind::CatchUp, count));
         assert_eq!(parse_catch_up(body), Ok((head, rest)));
     }
+}
+
+fn look_at_repair(count: u16, body: &[u8]) {
+    let Ok(frame) = RepairFrame::parse(count, body) else { return };
+    let emitted = frame.emit();
+    let (kind, count, body) = parse_header(&emitted).expect("a frame of our own");
+    assert_eq!(kind, FrameKind::Repair);
+    assert_eq!(RepairFrame::parse(count, body), Ok(frame));
 }
 
 /// A frame of each kind.
