@@ -3,7 +3,6 @@
 
 mod bench;
 mod cli;
-#[allow(dead_code, reason = "damage of devices, which they can do, comes with its repair")]
 mod sim;
 
 use std::process::ExitCode;

@@ -15,13 +15,21 @@ pub enum State {
     CatchUp,
     /// ... and is about to get the raft snapshot that ends it.
     RaftSnapshot,
+    /// A node verifies what it has stored.
+    Scrub,
     /// A node is stopped.
     Paused,
 }
 
 /// All states, in the order of the table's columns.
-pub const STATES: [State; 5] =
-    [State::LeaderChange, State::Checkpoint, State::CatchUp, State::RaftSnapshot, State::Paused];
+pub const STATES: [State; 6] = [
+    State::LeaderChange,
+    State::Checkpoint,
+    State::CatchUp,
+    State::RaftSnapshot,
+    State::Scrub,
+    State::Paused,
+];
 
 impl State {
     /// The column's head.
@@ -31,13 +39,14 @@ impl State {
             State::Checkpoint => "checkpoint",
             State::CatchUp => "catch-up",
             State::RaftSnapshot => "raft snapshot",
+            State::Scrub => "scrub",
             State::Paused => "paused",
         }
     }
 }
 
 /// Kinds of faults, in the order of the table's rows.
-pub const KINDS: [&str; 13] = [
+pub const KINDS: [&str; 17] = [
     "kill",
     "power loss",
     "blackout",
@@ -51,6 +60,10 @@ pub const KINDS: [&str; 13] = [
     "slow link",
     "transfer",
     "damage",
+    "rot",
+    "bad write",
+    "bad reads",
+    "device failure",
 ];
 
 /// The row of a fault; `None` for what is not one by itself.
@@ -70,6 +83,10 @@ pub fn kind_of(fault: &Fault) -> Option<usize> {
         Fault::SlowLink { .. } => 10,
         Fault::Transfer { .. } => 11,
         Fault::Damage { .. } => 12,
+        Fault::Rot { .. } => 13,
+        Fault::BadWrite { .. } => 14,
+        Fault::BadReads { .. } => 15,
+        Fault::FailDevice { .. } => 16,
         Fault::Hush { .. }
         | Fault::Storm { .. }
         | Fault::Trap { .. }
@@ -114,6 +131,6 @@ pub fn is_in(state: State, statuses: &[CopysetStatus]) -> Option<bool> {
         State::RaftSnapshot => {
             any(&|status| status.catch_ups.iter().any(|catch_up| catch_up.phase == "finishing"))
         }
-        State::Checkpoint | State::Paused => None,
+        State::Checkpoint | State::Scrub | State::Paused => None,
     }
 }

@@ -93,7 +93,8 @@ fn journal(
     format!("journal positions {first}..{} of {position}..{mark}", first + blocks)
 }
 
-fn spoil(disk: &Disk, block: u64, random: &mut Random) {
+/// Lets a block go bad: one bit is another, or it cannot be read.
+pub fn spoil(disk: &Disk, block: u64, random: &mut Random) {
     if random.chance(500_000) { disk.flip_bit(block) } else { disk.spoil(block..block + 1) }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! It keeps within what the design promises to survive and what is built so far: processes and
 //! machines may die at any moment, all of them at once too, since what was acknowledged is durable
-//! on a majority; networks may fail in every way; devices may be slow; one of them at a time may be
-//! damaged (`damage`).
+//! on a majority; networks may fail in every way; devices may be slow or fail; one of them at a time
+//! may be damaged, while its node is down (`damage`) or runs (`wound`).
 //!
 //! Faults come one by one, or as a *plot*: several of them, each aimed at who leads or follows,
 //! at the moments at which they hurt most (`plots`).
@@ -15,6 +15,7 @@ use super::device::Crash;
 use super::plots::{self, Cast};
 use super::random::Random;
 use super::scene::NODES;
+use super::wound::{BadWrite, Failing};
 
 /// What kinds of faults a run has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -23,7 +24,7 @@ pub enum Profile {
     Crash,
     /// Messages are late, connections break, networks part
     Network,
-    /// Devices go bad while their node is down, or are replaced by empty ones
+    /// Devices fail, go bad, lie, or are replaced by empty ones
     Disk,
     /// All of it
     All,
@@ -69,6 +70,14 @@ pub enum Fault {
     Blackout { down_ns: u64 },
     /// A node dies, and its device is damaged before it starts again.
     Damage { node: usize, damage: Damage, kind: Crash, down_ns: u64 },
+    /// Stored blocks go bad while the node runs, or while it is down for a while.
+    Rot { node: usize, blocks: u32, crash: Option<(Crash, u64)> },
+    /// A write goes wrong, and is reported as done.
+    BadWrite { node: usize, how: BadWrite },
+    /// Reads find other data now and then.
+    BadReads { node: usize, for_ns: u64 },
+    /// A device fails; its node is restarted with a good one that holds the same.
+    FailDevice { node: usize, how: Failing, for_ns: u64, down_ns: u64 },
     /// A node's process is stopped for a while.
     Pause { node: usize, for_ns: u64 },
     /// A node's clock is set forward.
@@ -213,10 +222,27 @@ impl FaultPlan {
     }
 
     fn of_device(&mut self) -> Fault {
-        let node = self.random.below(NODES as u64) as usize;
-        let damage = Damage::draw(&mut self.random);
-        let kind = if self.random.chance(500_000) { Crash::Kill } else { Crash::Power };
-        Fault::Damage { node, damage, kind, down_ns: duration(&mut self.random) }
+        let random = &mut self.random;
+        let node = random.below(NODES as u64) as usize;
+        let kind = if random.chance(500_000) { Crash::Kill } else { Crash::Power };
+        let for_ns = duration(random);
+        match random.below(10) {
+            0..3 => Fault::Damage { node, damage: Damage::draw(random), kind, down_ns: for_ns },
+            3..5 => {
+                let crash = random.chance(500_000).then_some((kind, for_ns));
+                Fault::Rot { node, blocks: 1 << random.below(6), crash }
+            }
+            5..7 => {
+                let how = [BadWrite::Lost, BadWrite::Misdirected, BadWrite::Flipped];
+                Fault::BadWrite { node, how: how[random.below(3) as usize] }
+            }
+            7 => Fault::BadReads { node, for_ns },
+            _ => {
+                let how = [Failing::Write, Failing::Flush, Failing::Gone];
+                let how = how[random.below(3) as usize];
+                Fault::FailDevice { node, how, for_ns, down_ns: duration(random) }
+            }
+        }
     }
 
     fn of_network(&mut self) -> Fault {

@@ -8,6 +8,7 @@
 //! | `scene` | the cluster that is simulated |
 //! | `temper` | what one seed's world is like: sizes, speeds, habits |
 //! | `faults`, `plots` | what goes wrong, when, and for how long; one by one, or several together |
+//! | `damage`, `wound` | devices that go bad while their node is down, and while it runs |
 //! | `coverage` | which faults met which states |
 //! | `process`, `guest` | a node's process, a client |
 //! | `clock` | a node's own clock |
@@ -38,6 +39,7 @@ mod scene;
 mod temper;
 mod watch;
 mod world;
+mod wound;
 
 #[cfg(test)]
 mod tests;

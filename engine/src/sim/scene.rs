@@ -102,6 +102,8 @@ pub fn config(node: usize, temper: &Temper) -> NodeConfig {
     config.store.checkpoint_factor = 1;
     config.store.reserve_blocks = temper.reserve_blocks as u32;
     config.store.retained_entries = 1;
+    config.store.scrub_bytes_per_second = ByteSize(temper.scrub_bytes);
+    config.store.scrub_period_s = temper.scrub_period_s;
     config.turn.operations_max = 64;
     config
 }

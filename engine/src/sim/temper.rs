@@ -56,6 +56,9 @@ pub struct Temper {
     drifting: bool,
     /// Journal bytes after which a checkpoint starts.
     pub checkpoint_bytes: u64,
+    /// A pass over everything stored begins so often, and reads so many bytes in a second.
+    pub scrub_period_s: u32,
+    pub scrub_bytes: u64,
     hot: (u64, u64),
     writes: u64,
     busy_ns: u64,
@@ -89,6 +92,8 @@ impl Temper {
             flush_ns: slow(random, 100 * US..MS, 500 * US..20 * MS),
             drifting: random.chance(500_000),
             checkpoint_bytes: *pick(random, &[64 << 10, 256 << 10, 1 << 20]),
+            scrub_period_s: *pick(random, &[1, 3, 10]),
+            scrub_bytes: *pick(random, &[1 << 20, 16 << 20]),
             hot: (hot, hot + hot_blocks),
             writes: *pick(random, &[15, 30, 50, 85]),
             busy_ns: *pick(random, &[400 * US, 2 * MS, 6 * MS, 15 * MS]),

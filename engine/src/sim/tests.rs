@@ -17,7 +17,7 @@ fn options(profile: Profile, operations: u64) -> RunOptions {
 
 #[test]
 fn equal_seeds_give_equal_runs_and_no_promise_is_broken() {
-    let profiles = [Profile::Crash, Profile::Network, Profile::All];
+    let profiles = [Profile::Crash, Profile::Network, Profile::Disk, Profile::All];
     for seed in SEEDS {
         let profile = profiles[seed as usize % profiles.len()];
         let [one, two] = [(); 2].map(|()| run(seed, &options(profile, OPERATIONS)));
@@ -52,6 +52,7 @@ fn seeds_that_found_something_find_nothing() {
         let mut words = line.split_whitespace();
         let seed = words.next().and_then(|word| word.parse().ok()).expect("a seed comes first");
         let profile = match words.next() {
+            Some("disk") => Profile::Disk,
             Some("crash") => Profile::Crash,
             Some("network") => Profile::Network,
             _ => Profile::All,

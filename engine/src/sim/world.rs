@@ -29,6 +29,7 @@ use super::random::Random;
 use super::scene::{self, NODES};
 use super::temper::Temper;
 use super::watch::{Elected, Watch};
+use super::wound::{ALWAYS, Failing, Ripe, Wound};
 
 const MS: u64 = 1_000_000;
 
@@ -40,6 +41,7 @@ enum Relief {
     Heal { from: usize, to: usize },
     FastLink { from: usize, to: usize },
     Crash { node: usize, down_ns: u64 },
+    GoodDevice { node: usize, down_ns: u64 },
 }
 
 /// A node's machine.
@@ -77,8 +79,8 @@ pub struct World {
     cluster: Cluster,
     fabric: Fabric,
     hosts: Vec<Host>,
-    /// The node whose device was damaged and whose replicas do not promise again yet.
-    wounded: Option<usize>,
+    /// The node whose device was damaged and that is not whole again.
+    wound: Option<Wound>,
     reliefs: BTreeMap<(u64, u64), Relief>,
     relief_number: u64,
     /// Until when nothing passes, by hosts from and to.
@@ -125,7 +127,7 @@ impl World {
             cluster,
             fabric,
             hosts,
-            wounded: None,
+            wound: None,
             reliefs: BTreeMap::new(),
             relief_number: 0,
             walls: BTreeMap::new(),
@@ -178,6 +180,10 @@ impl World {
     pub fn is_in(&self, state: State) -> bool {
         match state {
             State::Paused => self.hosts.iter().any(|host| host.paused_ns > self.now_ns),
+            State::Scrub => self.hosts.iter().any(|host| {
+                let process = host.process.as_ref();
+                process.is_some_and(|process| process.reactor.chunkserver().is_scrubbing())
+            }),
             State::Checkpoint => self.hosts.iter().any(|host| host.checkpointing),
             state => {
                 let statuses = self.statuses();
@@ -199,7 +205,7 @@ impl World {
         }
         // What its operator would do: what went with the damage comes from the leaders, and a
         // device of which nothing is to be made is replaced.
-        let damaged = self.wounded == Some(node);
+        let damaged = self.wound.as_ref().is_some_and(|wound| wound.node == node && wound.rejoins);
         let absent = if damaged { AbsentReplicas::Rejoin } else { absent };
         let mut process = self.open(node, absent);
         if let Err(error) = &process
@@ -224,7 +230,7 @@ impl World {
         host.disk.advance(self.now_ns);
         // Recovery is one piece: on a disk that is slow for a while it would last for minutes.
         let faults = host.disk.faults();
-        slow(&host.disk, 1);
+        host.disk.set_faults(DiskFaults::default());
         let process = Process::start(
             node,
             (&host.config, &self.cluster),
@@ -237,6 +243,9 @@ impl World {
     }
 
     fn crash(&mut self, node: usize, kind: Crash) {
+        if let Some(wound) = self.wound.as_mut().filter(|wound| wound.node == node) {
+            wound.died();
+        }
         let host = &mut self.hosts[node];
         host.process = None;
         self.fabric.kill(node);
@@ -248,10 +257,14 @@ impl World {
 
     /// Kills a node that is up, and has it started again later.
     fn take_down(&mut self, node: usize, kind: Crash, down_ns: u64) {
-        if self.is_up(node) {
+        if self.may_die(node) {
             self.crash(node, kind);
             self.later(down_ns, Relief::Start { node });
         }
+    }
+
+    fn may_die(&self, node: usize) -> bool {
+        self.is_up(node) && !self.wound.as_ref().is_some_and(|wound| wound.protects(node))
     }
 
     /// Whether a node has a process that has recovered. One that recovers does so in one piece: its
@@ -264,17 +277,20 @@ impl World {
     /// Puts an empty device in the place of a node's own.
     fn wipe(&mut self, node: usize) {
         let host = &mut self.hosts[node];
-        slow(&host.disk, 1);
+        host.disk.set_faults(DiskFaults::default());
         format_disk(node, &host.disk, &host.pool, self.now_ns);
     }
 
-    /// Damages the device of a node that is down, unless another is still not whole.
+    /// The wound of a node that may be damaged: no other is.
+    fn wound(&mut self, node: usize) -> Option<&mut Wound> {
+        let wound = self.wound.get_or_insert_with(|| Wound::new(node));
+        (wound.node == node).then_some(wound)
+    }
+
+    /// Damages the device of a node that is down.
     fn damage(&mut self, node: usize, damage: Damage) {
-        let whole = self.wounded.is_none_or(|wounded| wounded == node);
-        if !whole {
-            return;
-        }
-        self.wounded = Some(node);
+        let Some(wound) = self.wound(node) else { return };
+        wound.rejoins = true;
         let host = &self.hosts[node];
         let hit = damage::inflict(damage, &host.disk, &host.pool, &mut self.random);
         self.say(|| format!("node {node}: {hit} goes bad"));
@@ -283,15 +299,53 @@ impl World {
         }
     }
 
-    /// A damaged node is whole when all its replicas promise again.
-    fn note_recovery(&mut self) {
-        let Some(node) = self.wounded else { return };
-        let Some(process) = &self.hosts[node].process else { return };
-        let groups = process.reactor.chunkserver().groups();
-        let promising = groups.filter(|(_, group)| group.doubt_stage().is_none()).count();
-        if promising == self.cluster.copysets().len() {
-            self.wounded = None;
-            self.say(|| format!("node {node} promises again"));
+    /// Harms the device of a node that runs.
+    fn harm(
+        &mut self,
+        node: usize,
+        harm: impl FnOnce(&mut Wound, &mut Process, &Disk, &mut Random),
+    ) {
+        let mut random = self.random.fork("harm");
+        // One that fails takes no more writes: what was damaged last would never be below the mark.
+        let fails = self.hosts[node].disk.faults().fails();
+        if !self.is_up(node) || fails || self.wound(node).is_none() {
+            return;
+        }
+        let host = &mut self.hosts[node];
+        if let (Some(process), Some(wound)) = (&mut host.process, &mut self.wound) {
+            harm(wound, process, &host.disk, &mut random);
+        }
+    }
+
+    fn fail_device(&mut self, node: usize, how: Failing) {
+        let mut faults = self.hosts[node].disk.faults();
+        match how {
+            Failing::Write => {
+                (faults.blocks, faults.failed_write) = (DiskFaults::default().blocks, ALWAYS);
+            }
+            Failing::Flush => faults.failed_flush = ALWAYS,
+            Failing::Gone => faults.gone = true,
+        }
+        self.hosts[node].disk.set_faults(faults);
+    }
+
+    /// Lets a wound go on, until its node is whole.
+    fn nurse(&mut self) {
+        let Some(wound) = &mut self.wound else { return };
+        let node = wound.node;
+        let host = &mut self.hosts[node];
+        let Some(process) = &mut host.process else { return };
+        if let Some(Ripe { blocks, crash }) = wound.go_on(process, &host.disk, self.now_ns) {
+            if let Some((kind, down_ns)) = crash {
+                self.take_down(node, kind, down_ns);
+            }
+            for block in &blocks {
+                damage::spoil(&self.hosts[node].disk, *block, &mut self.random);
+            }
+            self.say(|| format!("node {node}: blocks {blocks:?} go bad"));
+        } else if wound.is_healed(process, &host.disk, self.now_ns) {
+            self.wound = None;
+            self.say(|| format!("node {node} is whole again"));
         }
     }
 
@@ -317,10 +371,29 @@ impl World {
                 }
             }
             Fault::Damage { node, damage, kind, down_ns } => {
-                if self.is_up(node) {
+                if self.may_die(node) {
                     self.crash(node, kind);
                     self.damage(node, damage);
                     self.later(down_ns, Relief::Start { node });
+                }
+            }
+            Fault::Rot { node, blocks, crash } => {
+                self.harm(node, |wound, process, _, random| {
+                    wound.rot((blocks, crash), process, random);
+                });
+            }
+            Fault::BadWrite { node, how } => {
+                let now_ns = self.now_ns;
+                self.harm(node, |wound, process, disk, _| wound.strike(how, process, disk, now_ns));
+            }
+            Fault::BadReads { node, for_ns } => {
+                let until_ns = self.now_ns + for_ns;
+                self.harm(node, |wound, process, disk, _| wound.misread(process, disk, until_ns));
+            }
+            Fault::FailDevice { node, how, for_ns, down_ns } => {
+                if self.may_die(node) {
+                    self.fail_device(node, how);
+                    self.later(for_ns, Relief::GoodDevice { node, down_ns });
                 }
             }
             Fault::Pause { node, for_ns } => {
@@ -461,6 +534,23 @@ impl World {
             Relief::Heal { from, to } => self.unite(from, to, false),
             Relief::FastLink { from, to } => self.fabric.slow(from, to, 1),
             Relief::Crash { node, down_ns } => self.take_down(node, Crash::Power, down_ns),
+            Relief::GoodDevice { node, down_ns } => {
+                let disk = &self.hosts[node].disk;
+                let faults = disk.faults();
+                disk.set_faults(DiskFaults {
+                    failed_write: 0,
+                    failed_flush: 0,
+                    gone: false,
+                    ..faults
+                });
+                // Its process has seen the device fail.
+                if self.is_up(node) {
+                    self.crash(node, Crash::Kill);
+                    self.later(down_ns, Relief::Start { node });
+                } else if self.hosts[node].process.is_some() {
+                    self.later(MS, relief);
+                }
+            }
         }
     }
 
@@ -472,6 +562,9 @@ impl World {
             match relief {
                 Relief::Heal { from, to } => self.unite(from, to, true),
                 Relief::Crash { .. } => {}
+                Relief::GoodDevice { node, .. } => {
+                    self.relieve(Relief::GoodDevice { node, down_ns: 0 });
+                }
                 relief => self.relieve(relief),
             }
         }
@@ -531,7 +624,7 @@ impl World {
         if !self.elected.is_empty() {
             self.spring();
         }
-        self.note_recovery();
+        self.nurse();
         let mut ended = 0;
         for guest in 0..self.guests.len() {
             if self.guest_runs_ns(guest) <= self.now_ns {
@@ -569,13 +662,17 @@ impl World {
         up.map(|process| process.reactor.chunkserver().copyset_statuses()).collect()
     }
 
-    /// Whether all replicas have applied the same, nothing is on its way, and all space that was let
-    /// go is free.
+    /// Whether all replicas have applied the same, nothing is on its way, all space that was let go is
+    /// free, and nothing is damaged.
     pub fn is_still(&self) -> bool {
-        is_settled(&self.statuses())
+        self.wound.is_none()
+            && is_settled(&self.statuses())
             && self.hosts.iter().filter_map(|host| host.process.as_ref()).all(|process| {
-                let status = process.reactor.chunkserver().store_statistics();
-                status.iter().all(|store| store.waiting_blocks == 0 && store.reads == 0)
+                let chunkserver = process.reactor.chunkserver();
+                // A scrub may go on for ever.
+                let quiet = |reads| reads == 0 || chunkserver.is_scrubbing();
+                let stores = chunkserver.store_statistics();
+                stores.iter().all(|store| store.waiting_blocks == 0 && quiet(store.reads))
             })
     }
 
@@ -584,7 +681,7 @@ impl World {
         let up = self.hosts.iter().filter_map(|host| host.process.as_ref());
         let stores: Vec<_> =
             up.map(|process| process.reactor.chunkserver().store_statistics()).collect();
-        format!("{stores:?} {:#?}", self.statuses())
+        format!("{stores:?} {:?} {:#?}", self.wound, self.statuses())
     }
 
     /// Compares what the replicas hold; all nodes are up.

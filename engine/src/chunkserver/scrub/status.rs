@@ -48,6 +48,12 @@ impl Scrub {
 }
 
 impl Chunkserver {
+    /// Whether a pass is under way on some shard.
+    #[must_use]
+    pub fn is_scrubbing(&self) -> bool {
+        self.shards.iter().any(|running| running.scrub.running)
+    }
+
     pub(in crate::chunkserver) fn scrub_status(&self, shard: usize) -> ScrubStatus {
         let running = &self.shards[shard];
         let of_shard = self.copysets.iter().filter(|copyset| copyset.shard == shard);

@@ -55,6 +55,13 @@ impl Default for DiskFaults {
     }
 }
 
+impl DiskFaults {
+    /// Whether a process that uses the disk gives it up sooner or later.
+    pub fn fails(&self) -> bool {
+        self.gone || self.failed_write > 0 || self.failed_flush > 0
+    }
+}
+
 /// How often each fault struck since the disk was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskInjected {

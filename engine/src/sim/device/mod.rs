@@ -141,6 +141,13 @@ impl Disk {
         self.0.borrow_mut().flip_bit(block);
     }
 
+    /// Whether a block can be read.
+    pub fn is_readable(&self, block: u64) -> bool {
+        let first = block * SECTORS_PER_BLOCK;
+        let controller = self.0.borrow();
+        (first..first + SECTORS_PER_BLOCK).all(|sector| controller.medium.read(sector).is_ok())
+    }
+
     /// What a read of a block would find if nothing were unreadable.
     ///
     /// # Panics
@@ -155,6 +162,7 @@ impl Disk {
     /// # Panics
     ///
     /// When the disk has no such block.
+    #[cfg(test)]
     pub fn durable_block(&self, block: u64) -> [u8; BLOCK_BYTES] {
         self.0.borrow().block(block, true)
     }

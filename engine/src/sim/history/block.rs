@@ -6,6 +6,7 @@ use super::register::Register;
 use super::violation::{Cause, Violation};
 
 /// Judged operations that are kept, for the reader of a violation.
+#[cfg(test)]
 const JUDGED_MAX: usize = 24;
 
 /// One block.
@@ -64,6 +65,7 @@ impl Block {
     }
 
     /// Judges all operations and forgets them, unless one is in flight.
+    #[cfg(test)]
     pub fn settle(&mut self) -> Result<(), Violation> {
         if self.in_flight > 0 || self.records.is_empty() {
             return Ok(());

@@ -26,7 +26,7 @@ pub mod violation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -81,6 +81,7 @@ impl History {
     }
 
     /// Operations that are not over.
+    #[cfg(test)]
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
@@ -186,11 +187,13 @@ impl History {
     }
 
     /// Judges every block that no operation in flight touches, and forgets what happened to it
-    /// except for what matters later. Call it now and then in a long run.
+    /// except for what matters later. Call it now and then in a long run, as `engine/tests/linearizable`
+    /// does.
     ///
     /// # Errors
     ///
     /// As [`History::check`]; nothing of that block is forgotten then.
+    #[cfg(test)]
     pub fn settle(&mut self) -> Result<(), Violation> {
         self.bad.clone().map_or(Ok(()), Err)?;
         self.blocks.iter_mut().try_for_each(Block::settle)
@@ -202,7 +205,8 @@ impl History {
     /// # Errors
     ///
     /// When what happened to the block is a violation already.
-    pub fn possible(&self, block: u64) -> Result<BTreeSet<Value>, Violation> {
+    #[cfg(test)]
+    pub fn possible(&self, block: u64) -> Result<std::collections::BTreeSet<Value>, Violation> {
         Ok(self.blocks[block as usize].judge()?.possible())
     }
 

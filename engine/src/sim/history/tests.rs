@@ -4,6 +4,8 @@
 mod orders;
 mod world;
 
+use std::collections::BTreeSet;
+
 use super::violation::Cause;
 use super::*;
 

@@ -58,16 +58,19 @@ impl Violation {
     }
 
     /// The block.
+    #[cfg(test)]
     pub fn block(&self) -> u64 {
         self.block
     }
 
     /// The operation whose answer is the first that is wrong.
+    #[cfg(test)]
     pub fn operation(&self) -> u64 {
         self.offender
     }
 
     /// Why.
+    #[cfg(test)]
     pub fn cause(&self) -> &Cause {
         &self.cause
     }

@@ -49,7 +49,9 @@ mod way;
 mod weather;
 
 pub use adapter::SimNetwork;
-pub use options::{FabricInjected, FabricOptions};
+#[cfg(test)]
+pub use options::FabricInjected;
+pub use options::FabricOptions;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -152,6 +154,7 @@ impl Fabric {
     }
 
     /// What was injected so far.
+    #[cfg(test)]
     pub fn injected(&self) -> FabricInjected {
         self.state.borrow().injected
     }

@@ -33,10 +33,6 @@ pub(super) struct Way {
 }
 
 impl Way {
-    pub(super) fn lane(&self, class: Class) -> &Lane {
-        &self.lanes[index(class)]
-    }
-
     pub(super) fn lane_mut(&mut self, class: Class) -> &mut Lane {
         &mut self.lanes[index(class)]
     }

@@ -1,6 +1,8 @@
 //! The judge against every order of a few operations: whatever it does to be fast, its verdict is
 //! that of trying them all.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::super::*;
