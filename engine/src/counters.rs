@@ -39,6 +39,9 @@ pub struct Counters {
     pub user_bytes_read: u64,
     /// Stored blocks found bad or missing, each once until it was repaired.
     pub bad_blocks: u64,
+    /// Those of them that were missing: lost with a part of the journal, or about to be overwritten by
+    /// an entry that this replica has not applied yet.
+    pub missing_blocks: u64,
     /// Those of them that were repaired from a peer.
     pub blocks_repaired: u64,
     /// Times that no replica had a bad block whole.

@@ -5,6 +5,10 @@
 //! page while the entry is in flight, and from this replica's device afterwards; blocks that later
 //! committed entries overwrote are not sent at all, only marked. A follower that takes nothing
 //! holds no page: once an entry commits, its page belongs to nobody here.
+//!
+//! A payload that turns out bad on the device is repaired from a peer where its entry is applied.
+//! Where it is not, nobody can tell yet whether it counts: this replica gives up leadership. Either
+//! another one has the entry and leads, or a majority has not and it never counted.
 
 use std::collections::VecDeque;
 
@@ -31,6 +35,9 @@ const FETCHES_MAX: usize = 16;
 /// Ranges that wait in one feed. The library has at most [`APPEND_FRAMES_IN_FLIGHT_MAX`] with
 /// entries in flight; as many again are for what it sends without counting it, such as probes.
 const RANGES_MAX: usize = 2 * APPEND_FRAMES_IN_FLIGHT_MAX as usize;
+
+/// After so many reads in vain the payload of an entry that is not applied counts as bad.
+const READS_IN_VAIN_MAX: u32 = 3;
 
 /// Payload runs in one frame.
 const FRAME_PAYLOADS_MAX: usize = culvert_transport::PAYLOADS_MAX;
@@ -63,6 +70,8 @@ pub(super) struct Feed {
     next_fetch: u32,
     /// Waits for credits or queue room.
     blocked: bool,
+    /// An entry that is not applied, and how often its payload was read in vain.
+    in_vain: (LogIndex, u32),
 }
 
 /// The feed that a device read belongs to: copyset position and feed number.
@@ -90,7 +99,15 @@ impl Feed {
             fetches: VecDeque::new(),
             next_fetch: 0,
             blocked: false,
+            in_vain: (LogIndex(0), 0),
         }
+    }
+
+    /// Counts a read in vain. Returns how often the entry's payload was.
+    fn read_in_vain(&mut self, index: LogIndex) -> u32 {
+        let before = if self.in_vain.0 == index { self.in_vain.1 } else { 0 };
+        self.in_vain = (index, before + 1);
+        before + 1
     }
 
     /// Forgets what waits. Device reads under way keep their tickets until they end.
@@ -284,11 +301,25 @@ impl Chunkserver {
         let bad = if fetch.failed { u32::MAX } else { bad };
         fetch.failed |= bad != 0;
         let (index, live_mask) = (fetch.index, fetch.live_mask);
-        self.suspect_entry(position, index, nth_bits(live_mask, bad));
+        if bad == 0 {
+            return;
+        }
+        if index <= copyset.applied_or_ahead() {
+            self.suspect_entry(position, index, nth_bits(live_mask, bad));
+        } else if copyset.feeds[at].read_in_vain(index) >= READS_IN_VAIN_MAX {
+            copyset.feeds[at].in_vain = Default::default();
+            self.counters.bad_payloads += 1;
+            tracing::warn!(
+                copyset = %copyset.id, %index,
+                "the payload of an entry that is not applied yet is bad on the device: this \
+                 replica gives up leadership",
+            );
+            copyset.group.give_way();
+            self.mark_dirty(position);
+        }
     }
 
-    /// Blocks of an entry may be bad here. What is not applied yet cannot be repaired: nobody knows
-    /// whether it counts.
+    /// Blocks of an applied entry may be bad here.
     fn suspect_entry(&mut self, position: u32, index: LogIndex, bad: u32) {
         let log = self.copysets[position as usize].group.log();
         let Some(entry) = log.get(index).filter(|_| bad != 0) else { return };
@@ -361,6 +392,11 @@ impl Copyset {
         self.feeds[at].clear();
         let to = self.feeds[at].to;
         self.group.report_unreachable(to);
+    }
+
+    /// Entries up to here were committed. What a catch-up left in the chunks is as good as applied.
+    fn applied_or_ahead(&self) -> LogIndex {
+        self.group.applied().max(self.ahead)
     }
 
     /// The peer that holds `replica`.
@@ -619,8 +655,7 @@ impl Pump<'_> {
             if entry.payload.is_some() || entry.record.payload_blocks() == 0 {
                 continue;
             }
-            // What a catch-up left in the chunks is as good as applied: it was committed.
-            let applied = copyset.group.applied().max(copyset.ahead);
+            let applied = copyset.applied_or_ahead();
             let key = ChunkKey { copyset: copyset.id, chunk: entry.record.chunk() };
             let missing = missing_blocks(&entry, key, applied, self.shard);
             if missing != 0 {

@@ -70,6 +70,9 @@ use crate::wire::PeerMessage;
 use proposals::Stash;
 use ready::Unpersisted;
 
+/// Who gives way leaves so many elections to others.
+const ABSTENTION_ELECTIONS: u32 = 4;
+
 /// See the module's documentation.
 pub struct Group {
     copyset: CopysetId,
@@ -89,6 +92,8 @@ pub struct Group {
     heard_sent_ns: u64,
     heard_term: Term,
     silent_until_ns: u64,
+    /// Ticks for which it stands for no election.
+    abstains: u32,
     read_round: u64,
     expected_snapshot: Option<ExpectedSnapshot>,
     /// This replica may have forgotten what it promised.
@@ -151,6 +156,7 @@ impl Group {
             heard_sent_ns: 0,
             heard_term: Term(0),
             silent_until_ns: now_ns + options.lease_ns() + options.lease_margin_ns,
+            abstains: 0,
             read_round: message::CONTEXT_TRANSFER,
             expected_snapshot: None,
             doubt: None,
@@ -270,8 +276,27 @@ impl Group {
         if !self.is_leader() && self.voters().len() == 1 && !self.unpersisted.is_empty() {
             return;
         }
+        if self.abstains > 0 && !self.is_leader() {
+            self.abstains -= 1;
+            let raft = &self.raw.raft;
+            if raft.election_elapsed + 1 >= raft.randomized_election_timeout() {
+                return;
+            }
+        }
         self.raw.tick();
         self.set_election_timeout();
+    }
+
+    /// Gives up leadership, and leaves the next elections to others: this replica cannot send what
+    /// it holds. If nobody else can be elected, it stands again later.
+    pub fn give_way(&mut self) {
+        if self.is_leader() {
+            self.flush_proposals();
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, 0);
+            self.set_election_timeout();
+            self.abstains = ABSTENTION_ELECTIONS * self.options.election_ticks;
+        }
     }
 
     /// Asks the library to hand leadership to `to`. The lease ends here.

@@ -29,7 +29,7 @@ use super::random::Random;
 use super::scene::{self, NODES};
 use super::temper::Temper;
 use super::watch::{Elected, Watch};
-use super::wound::{ALWAYS, Failing, Ripe, Wound};
+use super::wound::{FAILURES, Failing, Ripe, Wound};
 
 const MS: u64 = 1_000_000;
 
@@ -55,6 +55,8 @@ struct Host {
     paused_ns: u64,
     /// Whether a checkpoint was under way when it was last looked at.
     checkpointing: bool,
+    /// Whether its device was ever damaged.
+    damaged: bool,
     /// Its power fails so long after its next checkpoint, for so long.
     checkpoint_trap: Option<(u64, u64)>,
 }
@@ -114,6 +116,7 @@ impl World {
                 process: None,
                 paused_ns: 0,
                 checkpointing: false,
+                damaged: false,
                 checkpoint_trap: None,
             }
         };
@@ -284,6 +287,7 @@ impl World {
     /// The wound of a node that may be damaged: no other is.
     fn wound(&mut self, node: usize) -> Option<&mut Wound> {
         let wound = self.wound.get_or_insert_with(|| Wound::new(node));
+        self.hosts[node].damaged |= wound.node == node;
         (wound.node == node).then_some(wound)
     }
 
@@ -321,9 +325,9 @@ impl World {
         let mut faults = self.hosts[node].disk.faults();
         match how {
             Failing::Write => {
-                (faults.blocks, faults.failed_write) = (DiskFaults::default().blocks, ALWAYS);
+                (faults.blocks, faults.failed_write) = (DiskFaults::default().blocks, FAILURES);
             }
-            Failing::Flush => faults.failed_flush = ALWAYS,
+            Failing::Flush => faults.failed_flush = FAILURES,
             Failing::Gone => faults.gone = true,
         }
         self.hosts[node].disk.set_faults(faults);
@@ -642,6 +646,15 @@ impl World {
         process.turn(&mut host.clock, self.now_ns, cost_ns);
         for (copyset, group) in process.reactor.chunkserver().groups() {
             self.watch.look(node, copyset, group, &mut self.elected)?;
+        }
+        let counters = process.reactor.chunkserver().counters();
+        let blocks = counters.bad_blocks - counters.missing_blocks;
+        let payloads = counters.bad_payloads;
+        if blocks + payloads > 0 && !host.damaged {
+            return Err(format!(
+                "node {node} meets {blocks} bad blocks and {payloads} bad payloads, and nobody \
+                 damaged its device"
+            ));
         }
         let checkpointing = process.reactor.chunkserver_mut().shard_mut(0).is_checkpointing();
         if host.checkpointing

@@ -35,13 +35,20 @@ pub enum Failing {
 }
 
 /// All commands of the kind.
-pub const ALWAYS: u32 = 1_000_000;
+const ALWAYS: u32 = 1_000_000;
+
+/// Writes, or flushes, of a million that fail on a device that fails: one that was not heeded is
+/// followed by one that succeeds.
+pub const FAILURES: u32 = 400_000;
 
 /// A read in so many goes astray while reads do.
 const BAD_READS: u32 = 200_000;
 
 /// A write that has not gone wrong after so long, will not.
 const STRIKE_NS_MAX: u64 = 3_000_000_000;
+
+/// How often a device is looked through.
+const LOOK_NS: u64 = 50_000_000;
 
 /// The wounded node, and what is the matter with it.
 #[derive(Debug)]
@@ -139,12 +146,9 @@ impl Wound {
         random: &mut Random,
     ) {
         let shard = shard_of(process);
-        let mut spots = Vec::new();
-        each_stored(shard, |state, (key, block)| {
-            if matches!(state.place, Place::At(_)) {
-                spots.push((key, block, *state));
-            }
-        });
+        let all = (1..=COPYSETS).flat_map(|copyset| stored(shard, CopysetId(copyset)));
+        let here = all.filter(|(_, state)| matches!(state.place, Place::At(_)));
+        let spots: Vec<_> = here.map(|((key, block), state)| (key, block, state)).collect();
         if spots.is_empty() {
             return;
         }
@@ -215,12 +219,12 @@ impl Wound {
         {
             return false;
         }
-        self.looked_ns = now_ns + 10_000_000;
+        self.looked_ns = now_ns + LOOK_NS;
         let statuses = process.reactor.chunkserver().copyset_statuses();
         let well = statuses.iter().all(|status| {
             status.reason.is_empty() && status.role != "in doubt" && status.applied == status.last
         });
-        well && statuses.len() == COPYSETS as usize && damaged(process, disk) == 0
+        well && statuses.len() == COPYSETS as usize && !is_damaged(process, disk)
     }
 }
 
@@ -230,40 +234,36 @@ fn no_bad_writes(disk: &Disk) {
     disk.set_faults(DiskFaults { lost_write, misdirected_write, flipped_write, ..faults });
 }
 
-/// Blocks of a node's data space that are stored and bad, or missing.
-pub fn damaged(process: &mut Process, disk: &Disk) -> usize {
-    let mut count = 0;
+/// Whether some block of a node is bad, or missing.
+fn is_damaged(process: &mut Process, disk: &Disk) -> bool {
     let shard = shard_of(process);
     let data = data_blocks(shard);
-    each_stored(shard, |state, _| {
-        count += usize::from(match state.place {
-            Place::At(place) => {
-                let block = data.start + u64::from(place);
-                !disk.is_readable(block) || crc32c::crc32c(&disk.read_block(block)) != state.crc
-            }
-            Place::Missing => true,
-            Place::Hole => false,
-        });
-    });
-    count
+    let bad = |(_, state): (_, BlockState)| match state.place {
+        Place::At(place) => {
+            let block = data.start + u64::from(place);
+            !disk.is_readable(block) || crc32c::crc32c(&disk.read_block(block)) != state.crc
+        }
+        Place::Missing => true,
+        Place::Hole => false,
+    };
+    (1..=COPYSETS).any(|copyset| stored(shard, CopysetId(copyset)).any(bad))
 }
 
-/// Every block of every chunk, with its chunk and number.
-fn each_stored(shard: &Shard, mut look: impl FnMut(&BlockState, (ChunkKey, u32))) {
+/// Every block of every chunk of a copyset, with its chunk and number.
+fn stored(
+    shard: &Shard,
+    copyset: CopysetId,
+) -> impl Iterator<Item = ((ChunkKey, u32), BlockState)> {
     let store = shard.store();
-    for copyset in (1..=COPYSETS).map(CopysetId) {
-        let mut after = None;
-        while let Some(chunk) = store.chunk_after(copyset, after) {
-            after = Some(chunk.key.chunk);
-            for first in (0..CHUNK_BLOCKS).step_by(32) {
-                let mut states = BlockStates::new();
-                store.lookup(chunk.key, BlockRange { first, blocks: 32 }, &mut states);
-                for (block, state) in (first..).zip(&states) {
-                    look(state, (chunk.key, block));
-                }
-            }
-        }
-    }
+    let next = move |before: &ChunkKey| store.chunk_after(copyset, Some(before.chunk));
+    let first = store.chunk_after(copyset, None).map(|chunk| chunk.key);
+    let keys = std::iter::successors(first, move |key| next(key).map(|chunk| chunk.key));
+    let windows = keys.flat_map(|key| (0..CHUNK_BLOCKS).step_by(32).map(move |at| (key, at)));
+    windows.flat_map(move |(key, first)| {
+        let mut states = BlockStates::new();
+        store.lookup(key, BlockRange { first, blocks: 32 }, &mut states);
+        (first..).map(move |block| (key, block)).zip(states)
+    })
 }
 
 fn shard_of(process: &mut Process) -> &Shard {

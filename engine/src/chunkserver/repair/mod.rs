@@ -466,6 +466,7 @@ impl Chunkserver {
         self.counters.blocks_repaired += 1;
         if state.place == Place::Missing {
             self.counters.bad_blocks += 1;
+            self.counters.missing_blocks += 1;
         }
         if self.repairs.telling.may(self.now_ns) {
             let Spot { chunk, block, .. } = spot;
