@@ -37,6 +37,8 @@ pub struct Counters {
     pub user_bytes_written: u64,
     /// User bytes read: payload of successful answers.
     pub user_bytes_read: u64,
+    /// Blocks read from a device whose bytes did not match their checksum; it may have been the read.
+    pub mismatched_blocks: u64,
     /// Stored blocks found bad or missing, each once until it was repaired.
     pub bad_blocks: u64,
     /// Those of them that were missing: lost with a part of the journal, or about to be overwritten by

@@ -85,6 +85,11 @@ impl Copyset {
         self.ahead > self.state.applied()
     }
 
+    /// Whether a catch-up is under way, or was. The map may name blocks that are just being written.
+    pub(super) fn is_catching_up(&self) -> bool {
+        self.receiver.is_some() || self.is_in_the_middle()
+    }
+
     /// The mark that a checkpoint keeps, while there is need of one.
     pub(super) fn catch_up_mark(&self) -> Option<[u8; 8]> {
         self.is_in_the_middle().then(|| mark::emit(self.ahead))

@@ -420,7 +420,8 @@ impl Chunkserver {
         } else if scrub::is_scrub(token) {
             self.scrub_read_done(token, buffer, status);
         } else {
-            self.reads.piece_done(token, buffer, status, &mut self.stages);
+            let done = (token, buffer, status);
+            self.reads.piece_done(done, &mut self.stages, &mut self.counters);
         }
     }
 

@@ -15,6 +15,7 @@ use super::Chunkserver;
 use super::copyset::RoundRead;
 use super::lanes::Lanes;
 use super::replies::QueuedReply;
+use crate::counters::Counters;
 use crate::ids::{BLOCK_SIZE, BlockRange, ChunkId, Extent, LogIndex, OPERATION_BLOCKS_MAX};
 use crate::network::{Class, ConnectionId, Network, Placement, SendError};
 use crate::stages::{Stage, Stages};
@@ -128,7 +129,12 @@ impl Reads {
     }
 
     /// A piece came from the device, good or bad.
-    pub fn piece_done(&mut self, token: u64, buffer: Buffer, status: Status, stages: &mut Stages) {
+    pub fn piece_done(
+        &mut self,
+        (token, buffer, status): (u64, Buffer, Status),
+        stages: &mut Stages,
+        counters: &mut Counters,
+    ) {
         let (slot, piece) = split(token);
         let started = &mut self.started[slot as usize];
         started.outstanding -= 1;
@@ -139,7 +145,10 @@ impl Reads {
             !status.is_success()
                 || buffer.crc32c(*page as usize * BLOCK_SIZE, BLOCK_SIZE) != expected
         });
-        let bad = bad.fold(0, |bits, page| bits | 1 << (first + page));
+        let bad: u32 = bad.fold(0, |bits, page| bits | 1 << (first + page));
+        if bad != 0 && status.is_success() {
+            counters.mismatched_blocks += u64::from(bad.count_ones());
+        }
         if status.is_device_gone() {
             // The shard says so, once, and leaves service.
             started.status = ReplyStatus::DeviceFailed;

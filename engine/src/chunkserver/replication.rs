@@ -298,6 +298,9 @@ impl Chunkserver {
         let bad = pages.map(|crc| crcs.next() != Some(&crc));
         // By their bits among the live blocks; where a read failed, all of them may be bad.
         let bad = bad.enumerate().fold(0, |bits, (at, bad)| bits | u32::from(bad) << at);
+        if !fetch.failed {
+            self.counters.mismatched_blocks += u64::from(bad.count_ones());
+        }
         let bad = if fetch.failed { u32::MAX } else { bad };
         fetch.failed |= bad != 0;
         let (index, live_mask) = (fetch.index, fetch.live_mask);

@@ -324,7 +324,7 @@ impl Chunkserver {
             mapped_blocks: store.mapped_blocks(copyset.id),
             quota_blocks: copyset.state.quota(),
             peers,
-            catching_up: copyset.receiver.is_some() || copyset.is_in_the_middle(),
+            catching_up: copyset.is_catching_up(),
             catch_ups: self.catch_up_status(position),
         }
     }

@@ -1,6 +1,6 @@
 //! Raft's own promises, watched from outside after every turn of a node.
 //!
-//! - A term has one leader.
+//! - A term has one leader, and comes after the leases of all earlier ones.
 //! - *Log matching*: what one replica holds to be committed at an index, every other one that does
 //!   holds to be so too: the same term, the same record, for ever.
 //! - *Leader completeness*: who leads a term holds every entry that was committed in earlier ones.
@@ -43,6 +43,7 @@ struct Acknowledged {
 pub struct Elected {
     pub copyset: CopysetId,
     pub node: usize,
+    pub term: Term,
 }
 
 /// See the module's documentation.
@@ -95,7 +96,7 @@ impl Watch {
             ) != group.term().0
             {
                 self.leads(copyset, group).map_err(said)?;
-                elected.push(Elected { copyset, node });
+                elected.push(Elected { copyset, node, term: group.term() });
             }
         }
         Ok(())

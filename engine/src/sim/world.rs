@@ -9,6 +9,7 @@ use culvert::config::NodeConfig;
 use culvert::device::{FormatOptions, format};
 use culvert::ids::CopysetId;
 use culvert::node::NodeError;
+use culvert::reactor::Clock;
 use culvert::shard::ShardConfig;
 use culvert::shard::check::check;
 use culvert_memory::Pool;
@@ -623,6 +624,7 @@ impl World {
         for node in 0..NODES {
             if self.runs_ns(node).is_some_and(|at| at <= self.now_ns) {
                 self.turn(node)?;
+                self.outlived_leases()?;
             }
         }
         if !self.elected.is_empty() {
@@ -638,6 +640,26 @@ impl World {
         Ok(ended)
     }
 
+    /// Whoever was just elected is alone: all leases of earlier terms are over.
+    fn outlived_leases(&mut self) -> Result<(), String> {
+        for Elected { copyset, node: elected, term } in &self.elected {
+            for (node, host) in self.hosts.iter_mut().enumerate() {
+                let Some(process) = &host.process else { continue };
+                host.clock.set_true(self.now_ns);
+                let now_ns = host.clock.now_ns();
+                let mut groups = process.reactor.chunkserver().groups();
+                let group = groups.find(|(id, _)| id == copyset).map(|(_, group)| group);
+                if group.is_some_and(|group| group.term() < *term && group.holds_lease(now_ns)) {
+                    return Err(format!(
+                        "node {elected} leads copyset {copyset} in term {term}, while node {node} \
+                         holds the lease of an earlier one"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn turn(&mut self, node: usize) -> Result<(), String> {
         let cost_ns = self.random.within(500..6000);
         let host = &mut self.hosts[node];
@@ -648,7 +670,7 @@ impl World {
             self.watch.look(node, copyset, group, &mut self.elected)?;
         }
         let counters = process.reactor.chunkserver().counters();
-        let blocks = counters.bad_blocks - counters.missing_blocks;
+        let blocks = counters.bad_blocks - counters.missing_blocks + counters.mismatched_blocks;
         let payloads = counters.bad_payloads;
         if blocks + payloads > 0 && !host.damaged {
             return Err(format!(

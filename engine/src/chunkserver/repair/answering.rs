@@ -198,7 +198,10 @@ impl Chunkserver {
     pub(super) fn answer_read_done(&mut self, slot: usize, buffer: Buffer, status: Status) {
         self.repairs.busy = true;
         let answer = self.repairs.answers.answers[slot].as_mut().expect("kept while it is read");
-        let (spot, say) = (answer.spot(), Stage::Say(RepairKind::Bad));
+        let spot = answer.spot();
+        // While a catch-up is under way the block may just be being written: ask again later.
+        let in_flux = self.copysets[spot.position as usize].is_catching_up();
+        let say = Stage::Say(if in_flux { RepairKind::Absent } else { RepairKind::Bad });
         let Stage::Reading { state, ticket } = std::mem::replace(&mut answer.stage, say) else {
             panic!("a read that ends was begun")
         };
@@ -209,7 +212,7 @@ impl Chunkserver {
         self.shard_of(spot).shard.store_mut().read_end(ticket);
         if status.is_device_gone() {
             self.repairs.answers.end(slot);
-        } else if !good {
+        } else if !good && !in_flux {
             self.suspect(spot);
         }
     }

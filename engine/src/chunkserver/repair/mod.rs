@@ -256,8 +256,10 @@ impl Chunkserver {
         };
         self.shard_of(spot).shard.store_mut().read_end(ticket);
         let good = status.is_success() && buffer.crc32c(0, BLOCK_SIZE) == state.crc;
-        if good || status.is_device_gone() || self.mapped(spot) != Some(state) {
-            // Read well, out of service in a moment, or not the block that it was.
+        let in_flux = self.copysets[spot.position as usize].is_catching_up();
+        if good || status.is_device_gone() || in_flux || self.mapped(spot) != Some(state) {
+            // Read well, out of service in a moment, perhaps not written yet, or not the block that
+            // it was.
             self.repairs.table.end(slot);
             return;
         }
