@@ -323,6 +323,47 @@ fn uncommitted_entries_give_way_and_release_their_extents() {
 }
 
 #[test]
+fn who_gives_way_leaves_the_next_elections_to_others() {
+    let mut world = World::new(5);
+    let old = world.elect();
+    world.nodes[old].group.propose(&write(1), None).expect("the leader takes proposals");
+    world.nodes[old].group.give_way();
+    assert!(!world.nodes[old].group.is_leader() && !world.nodes[old].group.holds_lease(0));
+    let new = world.elect();
+    assert_ne!(new, old);
+    world.nodes[new].group.propose(&write(2), None).expect("the leader takes proposals");
+    for _ in 0..4 {
+        world.settle();
+        world.tick();
+    }
+    world.settle();
+    let expected = world.nodes[new].journal.applied.clone();
+    assert!(world.nodes.iter().all(|node| node.journal.applied == expected));
+}
+
+#[test]
+fn who_gives_way_in_vain_stands_again_later() {
+    let mut world = World::new(3);
+    let old = world.elect();
+    // The other two cannot elect anybody without it: one is gone, and one has less.
+    world.nodes[(old + 1) % 3].cut = true;
+    world.nodes[(old + 2) % 3].cut = true;
+    world.nodes[old].group.propose(&write(1), None).expect("the leader takes proposals");
+    world.settle();
+    world.nodes[(old + 2) % 3].cut = false;
+    world.nodes[old].group.give_way();
+    let mut ticks = 0;
+    while world.leader().is_none() {
+        world.tick();
+        world.settle();
+        ticks += 1;
+        assert!(ticks < 20 * options().election_ticks, "nobody leads any more");
+    }
+    assert_eq!(world.leader(), Some(old));
+    assert!(ticks > ABSTENTION_ELECTIONS * options().election_ticks / 2);
+}
+
+#[test]
 fn a_replica_that_just_started_gives_no_vote() {
     let mut world = World::new(3);
     world.now_ns = 0;
