@@ -129,8 +129,11 @@ impl Feed {
     }
 
     /// Queues a range; `false` where too many wait and the library must be told.
+    ///
+    /// What waits already is not queued again: the library repeats itself with every heartbeat while
+    /// a slow device is read.
     pub fn push(&mut self, range: AppendRange) -> bool {
-        if self.ranges.back().is_some_and(|last| says_nothing_new(last, &range)) {
+        if self.ranges.iter().any(|waiting| holds(waiting, &range)) {
             return true;
         }
         if self.ranges.len() >= RANGES_MAX {
@@ -141,11 +144,13 @@ impl Feed {
     }
 }
 
-/// Whether a range without entries, which only tells the commit index, comes right behind one that
-/// still waits: that will tell the commit index of its own time.
-fn says_nothing_new(last: &AppendRange, range: &AppendRange) -> bool {
-    let end = LogIndex(last.previous_index.0 + u64::from(last.count));
-    range.count == 0 && last.term == range.term && end == range.previous_index
+/// Whether a range that waits says all that another one does; the commit index it tells is that of
+/// the time when it is sent.
+fn holds(waiting: &AppendRange, range: &AppendRange) -> bool {
+    let end = |range: &AppendRange| range.previous_index.0 + u64::from(range.count);
+    waiting.term == range.term
+        && waiting.previous_index <= range.previous_index
+        && end(range) <= end(waiting)
 }
 
 /// What stops a feed for now.
@@ -818,11 +823,21 @@ mod tests {
             assert!(feed.push(range(at + 1, 0)), "the commit index travels with the entry");
         }
         assert_eq!(feed.ranges.len(), APPEND_FRAMES_IN_FLIGHT_MAX as usize);
-        assert!(feed.push(range(0, 0)), "a probe elsewhere is not the same");
-        assert_eq!(feed.ranges.len(), APPEND_FRAMES_IN_FLIGHT_MAX as usize + 1);
-        while feed.ranges.len() < RANGES_MAX {
-            assert!(feed.push(range(0, 1)));
+        let end = u64::from(APPEND_FRAMES_IN_FLIGHT_MAX);
+        assert!(
+            feed.push(range(1, 2)) && feed.push(range(0, end as u32)),
+            "together they are more"
+        );
+        assert!(feed.push(range(1, 2)) && feed.push(range(0, end as u32)), "but once is enough");
+        assert!(feed.push(range(end + 9, 0)), "a probe elsewhere is not the same");
+        assert_eq!(feed.ranges.len(), APPEND_FRAMES_IN_FLIGHT_MAX as usize + 3);
+        for at in 100.. {
+            if feed.ranges.len() == RANGES_MAX {
+                break;
+            }
+            assert!(feed.push(range(at, 1)));
         }
-        assert!(!feed.push(range(0, 1)), "more is too much");
+        assert!(feed.push(range(1, 1)), "it waits already");
+        assert!(!feed.push(range(9999, 1)), "more is too much");
     }
 }

@@ -34,6 +34,12 @@ use super::wound::{FAILURES, Failing, Ripe, Wound};
 
 const MS: u64 = 1_000_000;
 
+/// Starts in a million that do not come to their end, because the process or machine dies again.
+const STARTS_CUT_SHORT: u32 = 250_000;
+
+/// They die before one of so many commands of the device.
+const OPENING_COMMANDS: u64 = 50;
+
 /// The end of something that lasted.
 #[derive(Clone, Copy, Debug)]
 enum Relief {
@@ -93,6 +99,8 @@ pub struct World {
     elected: Vec<Elected>,
     /// What faults met.
     pub coverage: Coverage,
+    /// Whether nothing goes wrong any more.
+    calm: bool,
     temper: Temper,
     random: Random,
 }
@@ -139,6 +147,7 @@ impl World {
             watch: Watch::default(),
             elected: Vec::new(),
             coverage: Coverage::default(),
+            calm: false,
             temper,
             random,
         };
@@ -211,14 +220,28 @@ impl World {
         // device of which nothing is to be made is replaced.
         let damaged = self.wound.as_ref().is_some_and(|wound| wound.node == node && wound.rejoins);
         let absent = if damaged { AbsentReplicas::Rejoin } else { absent };
-        let mut process = self.open(node, absent);
+        let cut_short = !self.calm && absent != AbsentReplicas::Create;
+        let commands = cut_short && self.random.chance(STARTS_CUT_SHORT);
+        let commands = commands.then(|| self.random.below(OPENING_COMMANDS));
+        let (mut process, is_cut) = self.open(node, absent, commands);
+        if is_cut {
+            // It has not come into being: what recovery has written so far is on the disk.
+            drop(process);
+            let kind = if self.random.chance(500_000) { Crash::Kill } else { Crash::Power };
+            let died_ns = self.hosts[node].disk.now_ns();
+            self.crash(node, kind);
+            self.say(|| format!("node {node} dies at {died_ns} ns while it recovers"));
+            let down_ns = self.random.within(MS / 10..50 * MS);
+            let wait_ns = died_ns.saturating_sub(self.now_ns);
+            return self.later(wait_ns + down_ns, Relief::Start { node });
+        }
         if let Err(error) = &process
             && damaged
         {
             self.say(|| format!("node {node} does not start: {error:?}"));
             self.crash(node, Crash::Kill);
             self.wipe(node);
-            process = self.open(node, absent);
+            (process, _) = self.open(node, absent, None);
         }
         match process {
             Ok(process) => self.hosts[node].process = Some(process),
@@ -228,13 +251,19 @@ impl World {
         self.say(|| format!("node {node} starts, and is ready at {ready_ns} ns"));
     }
 
-    fn open(&mut self, node: usize, absent: AbsentReplicas) -> Result<Process, NodeError> {
+    /// Opens a node's device. `commands`: it goes away after so many; returns whether it did.
+    fn open(
+        &mut self,
+        node: usize,
+        absent: AbsentReplicas,
+        commands: Option<u64>,
+    ) -> (Result<Process, NodeError>, bool) {
         let host = &mut self.hosts[node];
         host.clock.set_true(self.now_ns);
         host.disk.advance(self.now_ns);
         // Recovery is one piece: on a disk that is slow for a while it would last for minutes.
         let faults = host.disk.faults();
-        host.disk.set_faults(DiskFaults::default());
+        host.disk.set_faults(DiskFaults { gone_after: commands, ..DiskFaults::default() });
         let process = Process::start(
             node,
             (&host.config, &self.cluster),
@@ -242,8 +271,12 @@ impl World {
             (&host.disk, &self.fabric),
             (&mut host.clock, absent),
         );
+        let is_cut = host.disk.faults().gone;
+        if is_cut {
+            host.disk.crash(host.disk.now_ns(), Crash::Kill);
+        }
         host.disk.set_faults(faults);
-        process
+        (process, is_cut)
     }
 
     fn crash(&mut self, node: usize, kind: Crash) {
@@ -562,6 +595,7 @@ impl World {
     /// Ends everything that lasts, and starts whoever is down.
     pub fn heal(&mut self) {
         self.say(|| "all is well from here on".to_owned());
+        self.calm = true;
         self.traps.clear();
         for (_, relief) in std::mem::take(&mut self.reliefs) {
             match relief {

@@ -128,6 +128,9 @@ impl Controller {
 
     /// Takes up a command that was rung.
     pub(super) fn begin(&mut self, mut command: Command) {
+        if self.is_gone_by_now() {
+            return self.refuse(command);
+        }
         self.commands_begun += 1;
         let number = self.commands_begun;
         command.covers = self.commands_ended;
@@ -143,6 +146,16 @@ impl Controller {
         if is_flush {
             self.update_flush_horizon();
         }
+    }
+
+    /// Counts a command, with which the disk may go away.
+    fn is_gone_by_now(&mut self) -> bool {
+        match &mut self.faults.gone_after {
+            Some(0) => self.set_faults(DiskFaults { gone: true, ..self.faults.clone() }),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.faults.gone
     }
 
     fn draw_latency(&mut self, kind: Kind) -> u64 {

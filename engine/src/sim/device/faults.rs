@@ -36,6 +36,8 @@ pub struct DiskFaults {
     /// The disk has gone away: everything completes with [`Status::HOST_PATHING_ERROR`], also what
     /// is in flight. A queue pair that has seen this does not recover with the disk.
     pub gone: bool,
+    /// It goes away when it has begun so many more commands.
+    pub gone_after: Option<u64>,
 }
 
 impl Default for DiskFaults {
@@ -51,6 +53,7 @@ impl Default for DiskFaults {
             failed_flush: 0,
             latency_factor: 1,
             gone: false,
+            gone_after: None,
         }
     }
 }
