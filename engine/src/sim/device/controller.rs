@@ -262,7 +262,7 @@ impl Controller {
         assert!(block < self.options.sectors() / SECTORS_PER_BLOCK, "block {block} of the disk");
         medium::block_of(block, |sector| match durable {
             true => self.medium.durable(sector),
-            false => self.medium.live(sector),
+            false => self.medium.newest(sector),
         })
     }
 }
@@ -273,7 +273,7 @@ pub(super) fn carry_out(medium: &mut Medium, number: u64, command: &mut Command,
     command.steps[index].turn = Turn::Done;
     match &mut command.held {
         Held::Buffer(buffer) => match medium.read(sector) {
-            Ok(bytes) => buffer.copy_from_slice(offset, &bytes),
+            Ok(bytes) => buffer.copy_from_slice(offset, bytes),
             Err(medium::Unreadable) => command.status = Status::UNRECOVERED_READ_ERROR,
         },
         Held::Pages(pages) => {

@@ -19,6 +19,8 @@ use crate::sim::random::Random;
 /// Versions of a sector after which those that only a loss of power could bring back are dropped.
 const VERSIONS_MAX: usize = 8;
 
+const ZEROES: [u8; SECTOR_BYTES] = [0; SECTOR_BYTES];
+
 /// The bytes of a sector; `None` is zeroes.
 pub(super) type Content = Option<Box<[u8; SECTOR_BYTES]>>;
 
@@ -50,11 +52,11 @@ pub(super) struct Medium {
 
 impl Medium {
     /// Reads what was stored last in a sector.
-    pub(super) fn read(&self, sector: u64) -> Result<[u8; SECTOR_BYTES], Unreadable> {
+    pub(super) fn read(&self, sector: u64) -> Result<&[u8; SECTOR_BYTES], Unreadable> {
         if self.bad.contains(&sector) && !self.versions.contains_key(&sector) {
             return Err(Unreadable);
         }
-        Ok(self.live(sector))
+        Ok(self.newest(sector))
     }
 
     /// Stores a version.
@@ -171,7 +173,7 @@ impl Medium {
 
     /// Flips a bit of a sector, wherever it is stored; `bit` is taken modulo the sector's bits.
     pub(super) fn flip(&mut self, sector: u64, bit: u64) {
-        let mut bytes = self.durable(sector);
+        let mut bytes = *self.durable(sector);
         flip_bit(&mut bytes, bit);
         self.place(sector, &bytes);
         for version in self.versions.get_mut(&sector).into_iter().flatten() {
@@ -181,21 +183,20 @@ impl Medium {
     }
 
     /// What a read of a sector would find if it could be read.
-    pub(super) fn live(&self, sector: u64) -> [u8; SECTOR_BYTES] {
+    pub(super) fn newest(&self, sector: u64) -> &[u8; SECTOR_BYTES] {
         match self.versions.get(&sector).and_then(|versions| versions.last()) {
-            Some(Version { content: Some(bytes), .. }) => **bytes,
-            Some(Version { content: None, .. }) => [0; SECTOR_BYTES],
+            Some(Version { content: Some(bytes), .. }) => bytes,
+            Some(Version { content: None, .. }) => &ZEROES,
             None => self.durable(sector),
         }
     }
 
     /// What certainly survives a loss of power.
-    pub(super) fn durable(&self, sector: u64) -> [u8; SECTOR_BYTES] {
-        let mut bytes = [0; SECTOR_BYTES];
-        if let Some(block) = self.blocks.get(&(sector / SECTORS_PER_BLOCK)) {
-            bytes.copy_from_slice(&block[inside_block(sector)]);
+    pub(super) fn durable(&self, sector: u64) -> &[u8; SECTOR_BYTES] {
+        match self.blocks.get(&(sector / SECTORS_PER_BLOCK)) {
+            Some(block) => block[inside_block(sector)].try_into().expect("as long as a sector"),
+            None => &ZEROES,
         }
-        bytes
     }
 
     /// FNV-1a of all live blocks that are not zero, with their numbers.
@@ -204,7 +205,7 @@ impl Medium {
         let blocks: BTreeSet<u64> = self.blocks.keys().copied().chain(written).collect();
         let mut hash = 0xcbf2_9ce4_8422_2325;
         for block in blocks {
-            let bytes = block_of(block, |sector| self.live(sector));
+            let bytes = block_of(block, |sector| self.newest(sector));
             if bytes.iter().all(|byte| *byte == 0) {
                 continue;
             }
@@ -233,13 +234,13 @@ impl Medium {
 }
 
 /// Puts the sectors of a block together.
-pub(super) fn block_of(
+pub(super) fn block_of<'a>(
     block: u64,
-    sector: impl Fn(u64) -> [u8; SECTOR_BYTES],
+    sector: impl Fn(u64) -> &'a [u8; SECTOR_BYTES],
 ) -> [u8; BLOCK_BYTES] {
     let mut bytes = [0; BLOCK_BYTES];
     for (part, number) in bytes.chunks_exact_mut(SECTOR_BYTES).zip(block * SECTORS_PER_BLOCK..) {
-        part.copy_from_slice(&sector(number));
+        part.copy_from_slice(sector(number));
     }
     bytes
 }
