@@ -369,18 +369,21 @@ impl Chunkserver {
         }
         let copyset = &mut self.copysets[position as usize];
         let running = &mut self.shards[copyset.shard];
-        let fits = entries.iter().all(|(entry, _)| {
-            running.stage(entry.record.bytes().len(), entry.record.payload_blocks())
+        let fit = entries.iter().take_while(|(entry, _)| {
+            running.stage(entry.record.bytes().len(), entry.live_mask.count_ones())
         });
-        if !fits {
-            // As if the frame had been lost, like above: the leader sends it again.
+        let fit = fit.count();
+        if fit < entries.len() {
+            // As if the leader had sent no more: it sends the rest again.
             self.counters.messages_refused += 1;
-            return Ok(());
+            if fit == 0 {
+                return Ok(());
+            }
         }
         let stepped = copyset.group.step_append(
             &header,
             // By reference: the list has room for the longest frame and is costly to move.
-            entries.iter().map(|(entry, payload)| {
+            entries[..fit].iter().map(|(entry, payload)| {
                 let AppendEntry { record, live_mask, superseded_by } = *entry;
                 (StoredEntry { record, live_mask, superseded_by }, *payload)
             }),

@@ -20,6 +20,7 @@ use super::scene::{NODES, VOLUME};
 use super::temper::Habits;
 
 /// How long a client thinks at most while it writes as fast as it can.
+const FLOOD_BLOCKS: u64 = 32;
 const STORM_NS: u64 = 600_000;
 
 /// Blocks that the writing of a whole volume writes at a time.
@@ -171,9 +172,14 @@ impl Guest {
             self.fills = first + blocks..self.volume_blocks;
             return self.write(history, first, blocks as u32, now_ns);
         }
-        let hot = self.random.chance(800_000);
+        let floods = storms && self.habits.floods;
+        let hot = self.random.chance(800_000) && !floods;
         let (from, to) = if hot { self.habits.hot } else { (0, self.volume_blocks) };
-        let longest = if self.random.chance(750_000) { 1 } else { self.habits.blocks_max };
+        let longest = match (floods, self.random.chance(750_000)) {
+            (true, _) => FLOOD_BLOCKS,
+            (false, true) => 1,
+            (false, false) => self.habits.blocks_max,
+        };
         let blocks = 1 + self.random.below(longest.min(to - from));
         let first = from + self.random.below(to - from - blocks + 1);
         // What waits for a leader must not keep it from reading.

@@ -34,6 +34,9 @@ pub struct Habits {
     pub hot: (u64, u64),
     /// Blocks of the longest operation.
     pub blocks_max: u64,
+    /// Whether storms write long runs all over the volume, so that what they let go is soon written
+    /// again.
+    pub floods: bool,
 }
 
 /// See the module's documentation.
@@ -64,6 +67,7 @@ pub struct Temper {
     busy_ns: u64,
     idle_ns: u64,
     blocks_max: u64,
+    floods: bool,
 }
 
 impl Temper {
@@ -99,6 +103,7 @@ impl Temper {
             busy_ns: *pick(random, &[400 * US, 2 * MS, 6 * MS, 15 * MS]),
             idle_ns: *pick(random, &[60 * MS, 200 * MS, 600 * MS]),
             blocks_max: *pick(random, &[1, 4, 12]),
+            floods: random.chance(400_000),
         }
     }
 
@@ -111,6 +116,7 @@ impl Temper {
             idle_ns: self.idle_ns,
             hot: self.hot,
             blocks_max: self.blocks_max,
+            floods: self.floods,
         }
     }
 

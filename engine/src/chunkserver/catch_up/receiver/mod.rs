@@ -5,6 +5,10 @@
 //! back and nobody else. Payload is written as it comes; the record that installs a chunk is
 //! appended when all of it was, and the map follows in the same step.
 //!
+//! A chunk on its way lies beside the one that it replaces. Where several are on their way to one
+//! shard and space runs short, they would wait for each other for ever: all but the first give their
+//! blocks back and begin again later. One always fits: the reserve is made for it.
+//!
 //! | part | what |
 //! | --- | --- |
 //! | `table` | the receivers of one chunkserver: where they begin, get their turns and end |
@@ -115,6 +119,11 @@ impl Receiver {
             Stage::Finishing { arrival, .. } => Some(arrival.journalled()),
             Stage::Opened | Stage::Finished => None,
         }
+    }
+
+    /// Whether blocks of a chunk lie on the device that no map names yet.
+    pub fn is_amid_chunk(&self) -> bool {
+        matches!(&self.stage, Stage::Receiving(round) if round.is_amid_chunk())
     }
 
     /// Gives back what is not installed.

@@ -20,7 +20,10 @@ use crate::wire::{ChunkBlock, ChunkName, catch_up_items};
 pub(super) struct Desk<'a> {
     pub copyset: &'a mut Copyset,
     pub shard: &'a mut Shard,
-    pub reserve_blocks: u32,
+    /// Blocks that this turn's entries were promised.
+    pub staged_blocks: u32,
+    /// A frame waits for space.
+    pub short_of_space: bool,
 }
 
 impl Desk<'_> {
@@ -176,7 +179,7 @@ impl Round {
             _ => return Err(Fault::Order),
         };
         let items: &[ChunkBlock] = catch_up_items(inbound.count, &inbound.body)?;
-        if !staging.add(items, &inbound.runs, desk.shard, desk.reserve_blocks)? {
+        if !staging.add(items, &inbound.runs, desk)? {
             // Begun anew with the same frame.
             if head.first {
                 self.staging = None;

@@ -4,6 +4,7 @@ use culvert_memory::Pages;
 
 use super::super::{COMMANDS_HEADROOM, FRAME_BLOCKS_MAX};
 use super::fault::Fault;
+use super::round::Desk;
 use crate::ids::{BLOCK_SIZE, CopysetId, Extent, Extents, LogIndex, OPERATION_BLOCKS_MAX};
 use crate::journal::{ChunkInstalled, HOLE, InstalledBlock, InstalledHead, NOWHERE};
 use crate::shard::Shard;
@@ -36,14 +37,16 @@ impl Staging {
         &mut self,
         items: &[ChunkBlock],
         runs: &[Pages],
-        shard: &mut Shard,
-        reserve_blocks: u32,
+        desk: &mut Desk<'_>,
     ) -> Result<bool, Fault> {
+        let shard = &mut *desk.shard;
         self.check(items, runs, shard)?;
         let blocks: u32 = runs.iter().map(Pages::pages).sum();
-        let free = shard.store().free_blocks();
         let commands = shard.commands_free();
-        if blocks > 0 && free < u64::from(blocks + reserve_blocks) {
+        // Down to the last block: entries find no room until the chunk is installed, and what it
+        // replaces is free again soon.
+        if u64::from(blocks + desk.staged_blocks) > shard.store().free_blocks() {
+            desk.short_of_space = true;
             return Ok(false);
         }
         if commands < blocks + COMMANDS_HEADROOM {

@@ -105,8 +105,9 @@ impl Chunkserver {
             receiver.give_up(&mut running.shard);
             return;
         }
-        let reserve_blocks = self.options.reserve_blocks;
-        let mut desk = Desk { copyset, shard: &mut running.shard, reserve_blocks };
+        let staged_blocks = running.staged.blocks;
+        let shard = &mut running.shard;
+        let mut desk = Desk { copyset, shard, staged_blocks, short_of_space: false };
         match receiver.step(&mut desk) {
             Ok(worked) => self.sources.busy |= worked,
             Err(fault) => {
@@ -116,10 +117,25 @@ impl Chunkserver {
                 return;
             }
         }
+        let is_short = desk.short_of_space;
         if receiver.answer(&desk, network) {
             receiver.give_up(desk.shard);
+        } else if is_short && self.comes_behind_another(position) {
+            let copyset = &self.copysets[position];
+            tracing::info!(copyset = %copyset.id, "catch-up waits for another one's space");
+            receiver.say_abort(network);
+            receiver.give_up(&mut self.shards[copyset.shard].shard);
         } else {
-            desk.copyset.receiver = Some(receiver);
+            self.copysets[position].receiver = Some(receiver);
         }
+    }
+
+    /// Whether a copyset before it has a chunk on its way to the same shard.
+    fn comes_behind_another(&self, position: usize) -> bool {
+        let shard = self.copysets[position].shard;
+        self.copysets[..position].iter().any(|other| {
+            let receiver = other.receiver.as_ref();
+            other.shard == shard && receiver.is_some_and(|receiver| receiver.is_amid_chunk())
+        })
     }
 }
