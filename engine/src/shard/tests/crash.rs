@@ -10,12 +10,14 @@ use crate::ids::CopysetId;
 /// Returns the checkpoints that were written, how often the journal went around, and the repairs.
 fn lives(seed: u64, lives: u32, turns: u64) -> (u64, u64, u64) {
     let mut random = Random::new(seed);
-    // A small data space, so that extents are soon written again.
+    // A small data space, so that extents are soon written again; a tiny one, so that they are
+    // before the next block of the journal.
     let small = random.chance(2);
+    let data_blocks = if random.chance(2) { 80 } else { 300 };
     let layout =
         LayoutOptions { chunk_blocks: if small { 16 } else { 64 }, ..LayoutOptions::default() };
     let options = RigOptions {
-        bytes: if small { (6 << 20) + (300 << 12) } else { 16 << 20 },
+        bytes: if small { (6 << 20) + (data_blocks << 12) } else { 16 << 20 },
         block_size: if random.chance(2) { 512 } else { 4096 },
         volatile: !random.chance(5),
         seed,
