@@ -36,6 +36,11 @@ impl Profile {
         self != Profile::Network
     }
 
+    /// Whether devices are damaged.
+    pub fn has_damage(self) -> bool {
+        matches!(self, Profile::Disk | Profile::All)
+    }
+
     /// Whether networks fail.
     pub fn has_network(self) -> bool {
         matches!(self, Profile::Network | Profile::All)

@@ -9,6 +9,7 @@ use super::device::Crash;
 use super::faults::{Deed, Fault, Profile, Ways};
 use super::random::Random;
 use super::scene::NODES;
+use super::wound::BadWrite;
 
 const MS: u64 = 1_000_000;
 
@@ -44,7 +45,7 @@ struct Parts<'a> {
 
 type Scene = fn(&mut Parts<'_>) -> Plot;
 
-/// Plots of processes alone, of networks alone, and of both.
+/// Plots of processes alone, of networks alone, of devices, and of processes and networks.
 const PROCESSES: [Scene; 6] = [
     dies_when_elected,
     crash_loop,
@@ -55,6 +56,7 @@ const PROCESSES: [Scene; 6] = [
 ];
 const NETWORKS: [Scene; 6] =
     [two_sides, late_answers, late_answers, late_transfer, late_transfer, missed_writes];
+const DEVICES: [Scene; 1] = [bad_tail];
 const BOTH: [Scene; 5] = [sleeper, forgotten_promise, forgotten_promise, usurper, slow_heir];
 
 /// Composes a plot of the profile.
@@ -68,6 +70,9 @@ pub fn compose(profile: Profile, cast: &Cast, random: &mut Random) -> Plot {
     }
     if profile.has_crashes() && profile.has_network() {
         scenes.extend(BOTH);
+    }
+    if profile.has_damage() {
+        scenes.extend(DEVICES);
     }
     let scene = scenes[random.below(scenes.len() as u64) as usize];
     scene(&mut Parts::new(cast, random))
@@ -356,6 +361,23 @@ fn missed_writes(parts: &mut Parts<'_>) -> Plot {
     let isolate = Fault::Isolate { node: parts.one, from_clients: false, for_ns };
     let storm = Fault::Storm { for_ns: parts.ms(50..150) };
     Plot { steps: vec![(0, isolate), (0, storm)], length_ns: for_ns + 100 * MS }
+}
+
+/// A leader that is left alone writes what goes bad on its device, dies, and may lead again with
+/// entries that nobody else has and that it cannot read.
+fn bad_tail(parts: &mut Parts<'_>) -> Plot {
+    let alone_ns = parts.ms(1..5);
+    let again_ns = alone_ns + parts.ms(50..150);
+    let down_ns = parts.ms(1..10);
+    let others_ns = again_ns - alone_ns + parts.ms(1..60);
+    let how = [BadWrite::Lost, BadWrite::Flipped][parts.random.below(2) as usize];
+    let mut steps = vec![(0, Fault::Storm { for_ns: again_ns })];
+    steps.push((alone_ns, parts.crash(parts.one, others_ns)));
+    steps.push((alone_ns, parts.crash(parts.other, others_ns)));
+    let strike_ns = alone_ns + parts.random.within(MS / 2..5 * MS);
+    steps.push((strike_ns, Fault::BadWrite { node: parts.leader, how }));
+    steps.push((again_ns, parts.crash(parts.leader, down_ns)));
+    Plot { steps, length_ns: again_ns + 300 * MS }
 }
 
 /// All power fails twice.
