@@ -10,20 +10,23 @@
 //! Where it is not, nobody can tell yet whether it counts: this replica gives up leadership. Either
 //! another one has the entry and leads, or a majority has not and it never counted.
 
+mod live;
+
 use std::collections::VecDeque;
 
 use arrayvec::ArrayVec;
 use culvert_memory::{Buffer, Pages};
 use culvert_nvme::Status;
 
+use self::live::{live_blocks, missing_blocks, superseded_by};
 use super::copyset::Copyset;
 use super::repair::spots;
 use super::{Chunkserver, Offence, RunningShard};
 use crate::counters::Counters;
-use crate::ids::{BLOCK_SIZE, Extent, LogIndex, OPERATION_EXTENTS_MAX, ReplicaId};
+use crate::ids::{BLOCK_SIZE, Extent, LogIndex, OPERATION_EXTENTS_MAX, ReplicaId, Term};
 use crate::network::{Class, ConnectionId, Network, Payloads, Placement, SendError};
 use crate::raft_group::{AppendRange, LogEntry, Outbox, StoredEntry};
-use crate::store::{BlockState, BlockStates, ChunkKey, MISSING, Place, ReadTicket};
+use crate::store::{ChunkKey, ReadTicket};
 use crate::wire::{
     APPEND_FRAMES_IN_FLIGHT_MAX, AppendEntry, AppendHeader, AppendReader, AppendWriter,
     live_mask_of,
@@ -70,8 +73,9 @@ pub(super) struct Feed {
     next_fetch: u32,
     /// Waits for credits or queue room.
     blocked: bool,
-    /// An entry that is not applied, and how often its payload was read in vain.
-    in_vain: (LogIndex, u32),
+    /// The entry that is next to be sent, the term in which it was to be, and how often its payload
+    /// was read in vain.
+    in_vain: (Term, LogIndex, u32),
 }
 
 /// The feed that a device read belongs to: copyset position and feed number.
@@ -99,14 +103,15 @@ impl Feed {
             fetches: VecDeque::new(),
             next_fetch: 0,
             blocked: false,
-            in_vain: (LogIndex(0), 0),
+            in_vain: Default::default(),
         }
     }
 
     /// Counts a read in vain. Returns how often the entry's payload was.
-    fn read_in_vain(&mut self, index: LogIndex) -> u32 {
-        let before = if self.in_vain.0 == index { self.in_vain.1 } else { 0 };
-        self.in_vain = (index, before + 1);
+    fn read_in_vain(&mut self, term: Term, index: LogIndex) -> u32 {
+        let same = (self.in_vain.0, self.in_vain.1) == (term, index);
+        let before = if same { self.in_vain.2 } else { 0 };
+        self.in_vain = (term, index, before + 1);
         before + 1
     }
 
@@ -251,9 +256,10 @@ impl Chunkserver {
                 unsent_pages_max: self.options.feed_unsent_pages_max,
                 room: 0,
                 missing: None,
+                in_vain: None,
             };
             let run = pump.run(copyset, network);
-            let missing = pump.missing;
+            let (missing, in_vain) = (pump.missing, pump.in_vain);
             match run {
                 Ok(()) | Err(Stop::Reading | Stop::Unsent) => {}
                 Err(Stop::Blocked) => copyset.feeds[at].blocked = true,
@@ -264,6 +270,9 @@ impl Chunkserver {
             }
             if let Some((index, bits)) = missing {
                 self.suspect_entry(position as u32, index, bits);
+            }
+            if let Some(index) = in_vain {
+                self.read_in_vain(position as u32, at, index);
             }
         }
     }
@@ -314,17 +323,27 @@ impl Chunkserver {
         }
         if index <= copyset.applied_or_ahead() {
             self.suspect_entry(position, index, nth_bits(live_mask, bad));
-        } else if copyset.feeds[at].read_in_vain(index) >= READS_IN_VAIN_MAX {
-            copyset.feeds[at].in_vain = Default::default();
-            self.counters.bad_payloads += 1;
-            tracing::warn!(
-                copyset = %copyset.id, %index,
-                "the payload of an entry that is not applied yet is bad on the device: this \
-                 replica gives up leadership",
-            );
-            copyset.group.give_way();
-            self.mark_dirty(position);
         }
+    }
+
+    /// The payload of the next entry to send was read in vain.
+    fn read_in_vain(&mut self, position: u32, at: usize, index: LogIndex) {
+        let copyset = &mut self.copysets[position as usize];
+        let term = copyset.group.term();
+        if index <= copyset.applied_or_ahead()
+            || copyset.feeds[at].read_in_vain(term, index) < READS_IN_VAIN_MAX
+        {
+            return;
+        }
+        copyset.feeds[at].in_vain = Default::default();
+        self.counters.bad_payloads += 1;
+        tracing::warn!(
+            copyset = %copyset.id, %index,
+            "the payload of an entry that is not applied yet is bad on the device: this replica \
+             gives up leadership",
+        );
+        copyset.group.give_way();
+        self.mark_dirty(position);
     }
 
     /// Blocks of an applied entry may be bad here.
@@ -369,8 +388,13 @@ impl Chunkserver {
         }
         let copyset = &mut self.copysets[position as usize];
         let running = &mut self.shards[copyset.shard];
+        let log = copyset.group.log();
         let fit = entries.iter().take_while(|(entry, _)| {
-            running.stage(entry.record.bytes().len(), entry.live_mask.count_ones())
+            // What is here already takes no space again: it must not wait for any.
+            let (index, term) = (entry.record.index(), entry.record.term());
+            let held = log.term_at(index) == Some(term);
+            let blocks = if held { 0 } else { entry.live_mask.count_ones() };
+            running.stage(entry.record.bytes().len(), blocks)
         });
         let fit = fit.count();
         if fit < entries.len() {
@@ -473,6 +497,8 @@ struct Pump<'a> {
     room: u32,
     /// Blocks of an entry that are missing here, by their bits.
     missing: Option<(LogIndex, u32)>,
+    /// The next entry, where its payload was read in vain.
+    in_vain: Option<LogIndex>,
 }
 
 /// What became of an entry that was to be added to a frame.
@@ -628,6 +654,7 @@ impl Pump<'_> {
             return Err(Stop::Reading);
         }
         if fetch.failed {
+            self.in_vain = Some(index);
             return Err(Stop::Lost);
         }
         let before = payloads.len();
@@ -732,72 +759,9 @@ impl Pump<'_> {
     }
 }
 
-/// What a follower must apply before it may miss blocks of an entry: what this replica has applied,
-/// and what it was told itself. The entry's own index is enough where it was not carried out, as
-/// with a repeated request.
-fn superseded_by(entry: &LogEntry<'_>, applied: LogIndex) -> LogIndex {
-    let index = entry.record.index();
-    let by = applied.max(entry.superseded_by.unwrap_or_default());
-    debug_assert!(by >= index, "blocks are missed of applied entries only");
-    by.max(index)
-}
-
-/// The data block of each block of an entry; `None` where a later applied entry overwrote it.
-fn live_blocks(
-    entry: &LogEntry<'_>,
-    key: ChunkKey,
-    applied: LogIndex,
-    shard: &RunningShard,
-) -> ArrayVec<Option<u32>, 32> {
-    let index = entry.record.index();
-    if index > applied && !shard.shard.store().covers(key, index) {
-        let block_of = |extent: &Extent, at| (extent.start != MISSING).then(|| extent.start + at);
-        let extents = entry.extents();
-        return extents
-            .iter()
-            .flat_map(|extent| (0..extent.blocks).map(move |at| block_of(extent, at)))
-            .collect();
-    }
-    let range = entry.record.range();
-    let mut states = BlockStates::new();
-    if !shard.shard.store().lookup(key, range, &mut states) {
-        return (0..range.blocks).map(|_| None).collect();
-    }
-    states
-        .iter()
-        .map(|state| match state.place {
-            Place::At(block) if state.index == index => Some(block),
-            _ => None,
-        })
-        .collect()
-}
-
-/// Blocks of an entry, by their bits, that nothing has overwritten and that are missing here: they
-/// wait to be repaired. Those of an entry that this replica got without payload do not count until
-/// what superseded them is applied.
-fn missing_blocks(
-    entry: &LogEntry<'_>,
-    key: ChunkKey,
-    applied: LogIndex,
-    shard: &RunningShard,
-) -> u32 {
-    let index = entry.record.index();
-    if index > applied || entry.superseded_by.is_some_and(|by| by > applied) {
-        return 0;
-    }
-    let mut states = BlockStates::new();
-    if !shard.shard.store().lookup(key, entry.record.range(), &mut states) {
-        return 0;
-    }
-    let missing = |state: &BlockState| state.place == Place::Missing && state.index == index;
-    let bits = states.iter().enumerate();
-    bits.fold(0, |bits, (at, state)| bits | u32::from(missing(state)) << at)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::Term;
 
     fn range(previous_index: u64, count: u32) -> AppendRange {
         AppendRange {

@@ -276,7 +276,10 @@ impl Group {
         if !self.is_leader() && self.voters().len() == 1 && !self.unpersisted.is_empty() {
             return;
         }
-        if self.abstains > 0 && !self.is_leader() {
+        if self.leader().is_some() {
+            // Another one leads, or nobody else could.
+            self.abstains = 0;
+        } else if self.abstains > 0 {
             self.abstains -= 1;
             let raft = &self.raw.raft;
             if raft.election_elapsed + 1 >= raft.randomized_election_timeout() {

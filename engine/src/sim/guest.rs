@@ -19,8 +19,10 @@ use super::random::Random;
 use super::scene::{NODES, VOLUME};
 use super::temper::Habits;
 
-/// How long a client thinks at most while it writes as fast as it can.
+/// Blocks of the longest write of a flood.
 const FLOOD_BLOCKS: u64 = 32;
+
+/// How long a client thinks at most while it writes as fast as it can.
 const STORM_NS: u64 = 600_000;
 
 /// Blocks that the writing of a whole volume writes at a time.

@@ -18,7 +18,6 @@ use culvert_nvme::QueuePair;
 use super::agreement::is_settled;
 use super::clock::LocalClock;
 use super::coverage::{self, Coverage, State};
-use super::damage::{self, Damage};
 use super::device::{Crash, Disk, DiskFaults, SimDevice};
 use super::faults::{Deed, Fault, Ways};
 use super::guest::Guest;
@@ -30,7 +29,9 @@ use super::random::Random;
 use super::scene::{self, NODES};
 use super::temper::Temper;
 use super::watch::{Elected, Watch};
-use super::wound::{FAILURES, Failing, Ripe, Wound};
+use super::wound::Wound;
+
+mod harm;
 
 const MS: u64 = 1_000_000;
 
@@ -311,82 +312,6 @@ impl World {
         self.hosts[node].process.as_ref().is_some_and(|process| process.ready_ns <= self.now_ns)
     }
 
-    /// Puts an empty device in the place of a node's own.
-    fn wipe(&mut self, node: usize) {
-        let host = &mut self.hosts[node];
-        host.disk.set_faults(DiskFaults::default());
-        format_disk(node, &host.disk, &host.pool, self.now_ns);
-    }
-
-    /// The wound of a node that may be damaged: no other is.
-    fn wound(&mut self, node: usize) -> Option<&mut Wound> {
-        let wound = self.wound.get_or_insert_with(|| Wound::new(node));
-        self.hosts[node].damaged |= wound.node == node;
-        (wound.node == node).then_some(wound)
-    }
-
-    /// Damages the device of a node that is down.
-    fn damage(&mut self, node: usize, damage: Damage) {
-        let Some(wound) = self.wound(node) else { return };
-        wound.rejoins = true;
-        let host = &self.hosts[node];
-        let hit = damage::inflict(damage, &host.disk, &host.pool, &mut self.random);
-        self.say(|| format!("node {node}: {hit} goes bad"));
-        if damage == Damage::Wipe {
-            self.wipe(node);
-        }
-    }
-
-    /// Harms the device of a node that runs.
-    fn harm(
-        &mut self,
-        node: usize,
-        harm: impl FnOnce(&mut Wound, &mut Process, &Disk, &mut Random),
-    ) {
-        let mut random = self.random.fork("harm");
-        // One that fails takes no more writes: what was damaged last would never be below the mark.
-        let fails = self.hosts[node].disk.faults().fails();
-        if !self.is_up(node) || fails || self.wound(node).is_none() {
-            return;
-        }
-        let host = &mut self.hosts[node];
-        if let (Some(process), Some(wound)) = (&mut host.process, &mut self.wound) {
-            harm(wound, process, &host.disk, &mut random);
-        }
-    }
-
-    fn fail_device(&mut self, node: usize, how: Failing) {
-        let mut faults = self.hosts[node].disk.faults();
-        match how {
-            Failing::Write => {
-                (faults.blocks, faults.failed_write) = (DiskFaults::default().blocks, FAILURES);
-            }
-            Failing::Flush => faults.failed_flush = FAILURES,
-            Failing::Gone => faults.gone = true,
-        }
-        self.hosts[node].disk.set_faults(faults);
-    }
-
-    /// Lets a wound go on, until its node is whole.
-    fn nurse(&mut self) {
-        let Some(wound) = &mut self.wound else { return };
-        let node = wound.node;
-        let host = &mut self.hosts[node];
-        let Some(process) = &mut host.process else { return };
-        if let Some(Ripe { blocks, crash }) = wound.go_on(process, &host.disk, self.now_ns) {
-            if let Some((kind, down_ns)) = crash {
-                self.take_down(node, kind, down_ns);
-            }
-            for block in &blocks {
-                damage::spoil(&self.hosts[node].disk, *block, &mut self.random);
-            }
-            self.say(|| format!("node {node}: blocks {blocks:?} go bad"));
-        } else if wound.is_healed(process, &host.disk, self.now_ns) {
-            self.wound = None;
-            self.say(|| format!("node {node} is whole again"));
-        }
-    }
-
     fn later(&mut self, after_ns: u64, relief: Relief) {
         self.relief_number += 1;
         self.reliefs.insert((self.now_ns + after_ns, self.relief_number), relief);
@@ -443,6 +368,13 @@ impl World {
                 slow(&self.hosts[node].disk, factor.min(self.temper.slower_max()));
                 self.later(for_ns, Relief::FastDevice { node });
             }
+            fault => self.suffer_together(fault),
+        }
+    }
+
+    /// What goes wrong between hosts, or waits for its moment.
+    fn suffer_together(&mut self, fault: Fault) {
+        match fault {
             Fault::Partition { from, to, for_ns } => self.part(from, to, for_ns),
             Fault::Isolate { node, from_clients, for_ns } => {
                 let hosts = NODES + if from_clients { self.guests.len() } else { 0 };
@@ -477,11 +409,12 @@ impl World {
             Fault::TrapCheckpoint { node, after_ns, down_ns } => {
                 self.hosts[node].checkpoint_trap = Some((after_ns, down_ns));
             }
+            _ => unreachable!("a fault of one node"),
         }
     }
 
     fn note_what_it_met(&mut self, fault: &Fault) {
-        if coverage::kind_of(fault).is_some() {
+        if coverage::kind_of(fault).is_some() && self.takes_effect(fault) {
             let mut coverage = std::mem::take(&mut self.coverage);
             let statuses = self.statuses().concat();
             coverage.note(fault, |state| {
@@ -738,8 +671,8 @@ impl World {
             && is_settled(&self.statuses())
             && self.hosts.iter().filter_map(|host| host.process.as_ref()).all(|process| {
                 let chunkserver = process.reactor.chunkserver();
-                // A scrub may go on for ever.
-                let quiet = |reads| reads == 0 || chunkserver.is_scrubbing();
+                // A scrub may go on for ever, with so many reads at once.
+                let quiet = |reads| reads == 0 || chunkserver.is_scrubbing() && reads <= 4;
                 let stores = chunkserver.store_statistics();
                 stores.iter().all(|store| store.waiting_blocks == 0 && quiet(store.reads))
             })

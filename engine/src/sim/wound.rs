@@ -122,7 +122,7 @@ impl Wound {
         self.node == node && self.strike.is_some()
     }
 
-    /// The next write to the data space goes wrong.
+    /// The next write to the data space goes wrong, and what is written in the same turn.
     pub fn strike(&mut self, how: BadWrite, process: &mut Process, disk: &Disk, now_ns: u64) {
         if self.strike.is_some() {
             return;
@@ -222,7 +222,9 @@ impl Wound {
         self.looked_ns = now_ns + LOOK_NS;
         let statuses = process.reactor.chunkserver().copyset_statuses();
         let well = statuses.iter().all(|status| {
-            status.reason.is_empty() && status.role != "in doubt" && status.applied == status.last
+            // A chunk on its way may hold what went wrong before it is in any map.
+            let still = status.applied == status.last && !status.catching_up;
+            status.reason.is_empty() && status.role != "in doubt" && still
         });
         well && statuses.len() == COPYSETS as usize && !is_damaged(process, disk)
     }

@@ -7,7 +7,8 @@
 //!
 //! A chunk on its way lies beside the one that it replaces. Where several are on their way to one
 //! shard and space runs short, they would wait for each other for ever: all but the first give their
-//! blocks back and begin again later. One always fits: the reserve is made for it.
+//! blocks back and begin again later. One fits if the reserve holds a chunk beside the entries that
+//! are not applied, which nothing checks yet.
 //!
 //! | part | what |
 //! | --- | --- |

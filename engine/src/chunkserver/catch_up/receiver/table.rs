@@ -120,7 +120,7 @@ impl Chunkserver {
         let is_short = desk.short_of_space;
         if receiver.answer(&desk, network) {
             receiver.give_up(desk.shard);
-        } else if is_short && self.comes_behind_another(position) {
+        } else if is_short && receiver.is_amid_chunk() && self.comes_behind_another(position) {
             let copyset = &self.copysets[position];
             tracing::info!(copyset = %copyset.id, "catch-up waits for another one's space");
             receiver.say_abort(network);
