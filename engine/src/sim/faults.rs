@@ -190,12 +190,15 @@ impl FaultPlan {
                 Profile::Crash => 0,
                 Profile::Network => 5,
                 Profile::Disk => [0, 9][self.random.below(2) as usize],
-                Profile::All => self.random.below(10),
+                Profile::All => self.random.below(11),
             };
             let fault = match kind {
                 0..5 => self.of_process(),
                 5..9 => self.of_network(),
-                _ => self.of_device(),
+                _ => {
+                    let node = self.random.below(NODES as u64) as usize;
+                    of_device(node, &mut self.random)
+                }
             };
             self.script.insert((now_ns, 0), fault);
             let busy_ns = self.random.within(10 * MS..400 * MS);
@@ -226,30 +229,6 @@ impl FaultPlan {
         }
     }
 
-    fn of_device(&mut self) -> Fault {
-        let random = &mut self.random;
-        let node = random.below(NODES as u64) as usize;
-        let kind = if random.chance(500_000) { Crash::Kill } else { Crash::Power };
-        let for_ns = duration(random);
-        match random.below(10) {
-            0..3 => Fault::Damage { node, damage: Damage::draw(random), kind, down_ns: for_ns },
-            3..5 => {
-                let crash = random.chance(500_000).then_some((kind, for_ns));
-                Fault::Rot { node, blocks: 1 << random.below(6), crash }
-            }
-            5..7 => {
-                let how = [BadWrite::Lost, BadWrite::Misdirected, BadWrite::Flipped];
-                Fault::BadWrite { node, how: how[random.below(3) as usize] }
-            }
-            7 => Fault::BadReads { node, for_ns },
-            _ => {
-                let how = [Failing::Write, Failing::Flush, Failing::Gone];
-                let how = how[random.below(3) as usize];
-                Fault::FailDevice { node, how, for_ns, down_ns: duration(random) }
-            }
-        }
-    }
-
     fn of_network(&mut self) -> Fault {
         let from = self.random.below(self.hosts as u64) as usize;
         let to = (from + 1 + self.random.below(self.hosts as u64 - 1) as usize) % self.hosts;
@@ -264,6 +243,29 @@ impl FaultPlan {
             4 | 5 => Fault::Cut { one: from, other: to },
             6 => Fault::Transfer { copyset: 1 + self.random.below(3) as u32, to: from % NODES },
             _ => Fault::SlowLink { from, to, factor: 2 << self.random.below(8), for_ns },
+        }
+    }
+}
+
+/// Something that goes wrong with a node's device.
+pub fn of_device(node: usize, random: &mut Random) -> Fault {
+    let kind = if random.chance(500_000) { Crash::Kill } else { Crash::Power };
+    let for_ns = duration(random);
+    match random.below(10) {
+        0..3 => Fault::Damage { node, damage: Damage::draw(random), kind, down_ns: for_ns },
+        3..5 => {
+            let crash = random.chance(500_000).then_some((kind, for_ns));
+            Fault::Rot { node, blocks: 1 << random.below(6), crash }
+        }
+        5..7 => {
+            let how = [BadWrite::Lost, BadWrite::Misdirected, BadWrite::Flipped];
+            Fault::BadWrite { node, how: how[random.below(3) as usize] }
+        }
+        7 => Fault::BadReads { node, for_ns },
+        _ => {
+            let how = [Failing::Write, Failing::Flush, Failing::Gone];
+            let how = how[random.below(3) as usize];
+            Fault::FailDevice { node, how, for_ns, down_ns: duration(random) }
         }
     }
 }

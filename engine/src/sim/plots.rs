@@ -6,7 +6,7 @@
 //! misses more than the log holds. None knows of any bug; durations and sides are left to chance.
 
 use super::device::Crash;
-use super::faults::{Deed, Fault, Profile, Ways};
+use super::faults::{Deed, Fault, Profile, Ways, of_device};
 use super::random::Random;
 use super::scene::NODES;
 use super::wound::BadWrite;
@@ -56,7 +56,7 @@ const PROCESSES: [Scene; 6] = [
 ];
 const NETWORKS: [Scene; 6] =
     [two_sides, late_answers, late_answers, late_transfer, late_transfer, missed_writes];
-const DEVICES: [Scene; 1] = [bad_tail];
+const DEVICES: [Scene; 2] = [bad_tail, harmed_heir];
 const BOTH: [Scene; 5] = [sleeper, forgotten_promise, forgotten_promise, usurper, slow_heir];
 
 /// Composes a plot of the profile.
@@ -378,6 +378,19 @@ fn bad_tail(parts: &mut Parts<'_>) -> Plot {
     steps.push((strike_ns, Fault::BadWrite { node: parts.leader, how }));
     steps.push((again_ns, parts.crash(parts.leader, down_ns)));
     Plot { steps, length_ns: again_ns + 300 * MS }
+}
+
+/// A follower misses more than the log holds, and devices fail and lie while it catches up.
+fn harmed_heir(parts: &mut Parts<'_>) -> Plot {
+    let down_ns = parts.ms(150..500);
+    let storm = Fault::Storm { for_ns: parts.ms(50..150) };
+    let mut steps = vec![(0, parts.crash(parts.one, down_ns)), (0, storm)];
+    let harmed = if parts.random.chance(500_000) { parts.leader } else { parts.one };
+    for _ in 0..4 {
+        let at_ns = down_ns + parts.ms(1..120);
+        steps.push((at_ns, of_device(harmed, parts.random)));
+    }
+    Plot { steps, length_ns: down_ns + 200 * MS }
 }
 
 /// All power fails twice.
