@@ -20,8 +20,6 @@ use crate::wire::{ChunkBlock, ChunkName, catch_up_items};
 pub(super) struct Desk<'a> {
     pub copyset: &'a mut Copyset,
     pub shard: &'a mut Shard,
-    /// Blocks that this turn's entries were promised.
-    pub staged_blocks: u32,
     /// A frame waits for space.
     pub short_of_space: bool,
 }

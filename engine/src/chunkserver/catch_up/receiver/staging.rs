@@ -43,9 +43,9 @@ impl Staging {
         self.check(items, runs, shard)?;
         let blocks: u32 = runs.iter().map(Pages::pages).sum();
         let commands = shard.commands_free();
-        // Down to the last block: entries find no room until the chunk is installed, and what it
-        // replaces is free again soon.
-        if u64::from(blocks + desk.staged_blocks) > shard.store().free_blocks() {
+        // Down to the last block: this turn's entries have theirs, later ones find no room until
+        // the chunk is installed, and what it replaces is free again soon.
+        if u64::from(blocks) > shard.store().free_blocks() {
             desk.short_of_space = true;
             return Ok(false);
         }

@@ -105,9 +105,7 @@ impl Chunkserver {
             receiver.give_up(&mut running.shard);
             return;
         }
-        let staged_blocks = running.staged.blocks;
-        let shard = &mut running.shard;
-        let mut desk = Desk { copyset, shard, staged_blocks, short_of_space: false };
+        let mut desk = Desk { copyset, shard: &mut running.shard, short_of_space: false };
         match receiver.step(&mut desk) {
             Ok(worked) => self.sources.busy |= worked,
             Err(fault) => {
