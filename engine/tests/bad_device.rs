@@ -165,21 +165,43 @@ fn a_device_with_chunks_of_another_size() {
     bench.is_refused("formatted for chunks of 7 blocks");
 }
 
+/// A catch-up stages a chunk beside the one that it replaces.
+#[test]
+fn a_reserve_that_does_not_hold_two_chunks() {
+    let mut bench = Bench::new();
+    let chunk_blocks = bench.plan.cluster.chunk_blocks();
+    bench.plan.configs[0].store.reserve_blocks = 2 * chunk_blocks - 1;
+    let said = bench.refusal();
+    assert!(said.contains(&format!("store.reserve_blocks is {}", 2 * chunk_blocks - 1)), "{said}");
+    assert!(said.contains(&format!("to at least {}", 2 * chunk_blocks)), "{said}");
+    bench.plan.configs[0].store.reserve_blocks = 2 * chunk_blocks;
+    let node = NodeReactor::open(&bench.plan.configs[0], &bench.plan.cluster, 0, true);
+    drop(node.expect("mended as it was told"));
+}
+
 /// Chunks of 128 MiB: a catch-up installs one with a record of some 670 kB.
 #[test]
 fn chunks_that_no_journal_write_can_install() {
     let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
-    let devices = emulated(folder.path(), "256MiB", "");
+    let devices = emulated(folder.path(), "512MiB", "");
     let chunk_bytes = 128 << 20;
     let plan = Plan::new(&Wishes {
         copysets: 1,
         chunk_bytes,
         quota_blocks: chunk_bytes / 4096,
         volume_bytes: chunk_bytes,
+        adjust: |config| config.store.reserve_blocks = 2 * 32_768,
         ..Wishes::new(folder.path(), devices)
     });
     let mut bench = Bench { folder, plan };
+    let with_ring = |bench: &Bench, bytes| {
+        let layout = LayoutOptions { ring_bytes: Some(bytes), ..layout(bench) };
+        let device = bench.plan.cluster.devices()[0];
+        let uri = &bench.plan.configs[0].devices[0].uri;
+        format_device(uri, device.uuid, layout, true).expect("with force");
+    };
     // The smallest ring, of which a batch may take a sixteenth.
+    with_ring(&bench, 4 << 20);
     bench.is_refused("with a journal of 4MiB");
     let said = bench.refusal();
     assert!(said.contains("a catch-up of chunks of 128MiB needs 671"), "{said}");
@@ -190,12 +212,8 @@ fn chunks_that_no_journal_write_can_install() {
     assert!(said.contains("store.batch_bytes is 256KiB"), "{said}");
     assert!(said.contains("raise store.batch_bytes to at least that"), "{said}");
 
-    let ring_bytes = Some(16 << 20);
-    let layout = LayoutOptions { ring_bytes, ..layout(&bench) };
-    let device = bench.plan.cluster.devices()[0];
-    let config = &mut bench.plan.configs[0];
-    format_device(&config.devices[0].uri, device.uuid, layout, true).expect("with force");
-    config.store.batch_bytes = ByteSize::mib(1);
+    with_ring(&bench, 16 << 20);
+    bench.plan.configs[0].store.batch_bytes = ByteSize::mib(1);
     let node = NodeReactor::open(&bench.plan.configs[0], &bench.plan.cluster, 0, true);
     drop(node.expect("mended as it was told"));
 }

@@ -173,7 +173,7 @@ fn repairs_race_with_changes() {
         }
         rig.submit_read(block, 1);
         for _ in 0..rig.random.below(30) {
-            rig.local.turn();
+            rig.go_on();
         }
         let change = rig.random.below(3);
         if change == 0 {
@@ -190,6 +190,31 @@ fn repairs_race_with_changes() {
         }
         rig.finish();
     }
+    is_whole(rig);
+}
+
+/// A chunk is deleted while blocks of it are being repaired, and written again.
+#[test]
+fn repairs_race_with_a_deletion() {
+    let mut rig = written(without_scrub);
+    let mut cut_short = 0;
+    for round in 0..40 {
+        rig.write(0, 32);
+        let node = leader(&mut rig, 0);
+        (0..8).for_each(|block| rig.spoil(node, block));
+        let before = repaired(&mut rig, node);
+        rig.submit_read(1, 31);
+        rig.turn_until("some are repaired", |rig| repaired(rig, node) - before >= round % 7);
+        for _ in 0..rig.random.below(10) {
+            rig.go_on();
+        }
+        rig.submit_deletion();
+        rig.finish();
+        cut_short += u64::from(repaired(&mut rig, node) - before < 7);
+        assert!(rig.mapped(node, 0).is_none(), "the chunk is gone, and no repair brought it back");
+    }
+    assert!(cut_short > 0, "the deletion never came before the last repair");
+    rig.write(0, 32);
     is_whole(rig);
 }
 
@@ -316,7 +341,7 @@ fn restarts_in_the_middle_of_repairs() {
         }
         rig.submit_read(0, 32);
         for _ in 0..100 * round {
-            rig.local.turn();
+            rig.go_on();
         }
         rig.local.kill(node);
         rig.reopen(node);

@@ -7,7 +7,7 @@ use culvert::record::RECORD_BYTES_MAX;
 use culvert::wire::{
     AppendHeader, AppendReader, AppendWriter, CATCH_UP_BODY_BYTES, CatchUpHead, CatchUpKind,
     ChunkBlock, ChunkName, FRAME_HEADER_BYTES, FrameKind, ManifestItem, PeerMessage,
-    PeerMessageKind, PeerMessages, PeerMessagesWriter, RepairFrame, Reply, ReplyStatus, Request,
+    PeerMessageKind, PeerMessages, PeerMessagesWriter, RepairFrame, RepairKind, Reply, ReplyStatus, Request,
     RequestKind, catch_up_items, emit_catch_up, live_mask_of, parse_catch_up, parse_header,
 };
 
@@ -152,7 +152,23 @@ pub fn seeds() -> Vec<Vec<u8>> {
         messages(),
     ];
     frames.extend(catch_up());
+    frames.push(repair().emit().to_vec());
+    frames.push(repair().answer(RepairKind::Found).emit().to_vec());
     frames
+}
+
+fn repair() -> RepairFrame {
+    RepairFrame {
+        kind: RepairKind::Ask,
+        copyset: CopysetId(3),
+        from: ReplicaId(31),
+        to: ReplicaId(32),
+        number: 1,
+        chunk: ChunkId(5),
+        index: LogIndex(8),
+        block: 4,
+        crc: 0x1234_5678,
+    }
 }
 
 fn append() -> Vec<u8> {

@@ -8,6 +8,7 @@ use culvert::cluster::{Cluster, Device, Node, PlanOptions, Reactor};
 use culvert::config::{ByteSize, NodeConfig};
 use culvert::device::{DeviceHeader, read_header};
 use culvert::ids::BLOCK_SIZE;
+use culvert::node::check_reserve;
 use culvert_nvme::Access;
 use culvert_transport::Address;
 
@@ -145,6 +146,11 @@ pub fn plan(nodes: &[PlannedNode], wishes: Wishes) -> Outcome<Cluster> {
         }
     }
     let chunk_blocks = chunk_blocks.ok_or_else(|| refuse!("there is no device"))?;
+    for PlannedNode { config, .. } in nodes {
+        check_reserve(config, chunk_blocks)
+            .with_context(|| format!("node {}", config.node))
+            .refuse()?;
+    }
     let options = PlanOptions {
         chunk_size: u64::from(chunk_blocks) * BLOCK_SIZE as u64,
         copysets: wishes.copysets,

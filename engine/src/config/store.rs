@@ -42,7 +42,7 @@ pub struct StoreConfig {
     /// Whether the device is told of what discards and deletes have freed.
     pub deallocates: bool,
     /// Blocks of a shard's data space that no quota may promise: room for what is overwritten and
-    /// not yet released.
+    /// not yet released, and for a chunk that a catch-up brings. At least those of two chunks.
     pub reserve_blocks: u32,
     /// A checkpoint starts when the bytes written since the last exceed this many times its size.
     pub checkpoint_factor: u64,
@@ -77,7 +77,7 @@ impl Default for StoreConfig {
             batch_buffers: 3,
             mark_delay_ms: 10,
             deallocates: true,
-            reserve_blocks: 4096,
+            reserve_blocks: 8192,
             checkpoint_factor: 64,
             checkpoint_min_bytes: ByteSize::mib(16),
             checkpoint_pages_per_turn: 4,

@@ -20,6 +20,9 @@ use crate::shard::{OpenError, Opened, Opening, OpeningMode, Recovered, ShardConf
 /// Completions taken at a time while a shard opens.
 const OPEN_BUDGET: usize = 64;
 
+/// Chunks that the reserve of a shard holds at least.
+const RESERVE_CHUNKS_MIN: u64 = 2;
+
 /// Batches of full size that a journal ring holds at least.
 const RING_BATCHES_MIN: u64 = 16;
 
@@ -171,6 +174,22 @@ pub(super) fn check_batch_bytes(config: &NodeConfig, cluster: &Cluster) -> Resul
     if batch_bytes < least {
         let chunk_bytes = ByteSize(u64::from(chunk_blocks) * BLOCK_SIZE as u64);
         return Err(NodeError::BatchBytes { batch_bytes, least, chunk_bytes });
+    }
+    Ok(())
+}
+
+/// A chunk that a catch-up brings lies beside the one that it replaces, and fits into the half of
+/// the reserve that entries not applied yet do not have.
+///
+/// # Errors
+///
+/// [`NodeError::Reserve`]: it is smaller than two chunks of so many blocks.
+pub fn check_reserve(config: &NodeConfig, chunk_blocks: u32) -> Result<(), NodeError> {
+    let reserve_blocks = config.store.reserve_blocks;
+    let least = u64::from(chunk_blocks) * RESERVE_CHUNKS_MIN;
+    if u64::from(reserve_blocks) < least {
+        let chunk_bytes = ByteSize(u64::from(chunk_blocks) * BLOCK_SIZE as u64);
+        return Err(NodeError::Reserve { reserve_blocks, least, chunk_bytes });
     }
     Ok(())
 }

@@ -117,6 +117,20 @@ pub enum NodeError {
         /// Blocks there are.
         data_blocks: u64,
     },
+    /// The reserve is too small for the cluster's chunks.
+    #[error(
+        "store.reserve_blocks is {reserve_blocks}, but the reserve must hold two chunks of \
+         {chunk_bytes}: a catch-up needs room for one beside what is overwritten; raise \
+         store.reserve_blocks to at least {least}"
+    )]
+    Reserve {
+        /// What the configuration says.
+        reserve_blocks: u32,
+        /// What it has to say.
+        least: u64,
+        /// Bytes of a chunk.
+        chunk_bytes: ByteSize,
+    },
     /// Journal writes are too short for the cluster's chunks.
     #[error(
         "store.batch_bytes is {batch_bytes}, but a catch-up of the cluster's chunks of \

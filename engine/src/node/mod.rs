@@ -16,7 +16,7 @@ use culvert_nvme::{AnyQueuePair, QueuePair};
 use culvert_transport::{Identity, PeerKind, Transport, TransportOptions};
 
 pub use clock::SystemClock;
-pub use device::ClaimedDevices;
+pub use device::{ClaimedDevices, check_reserve};
 pub use error::NodeError;
 pub use local::{LocalCluster, LocalError, LocalOptions};
 pub use port::LoopbackPort;
@@ -114,6 +114,7 @@ impl<D: QueuePair> NodeReactor<D> {
         let mut clock = SystemClock;
         let own = place_of(config, cluster, number)?;
         device::check_batch_bytes(config, cluster)?;
+        check_reserve(config, cluster.chunk_blocks())?;
         let pool = open_pool(config, number)?;
         // An address that is taken is found before recovery writes; connections are refused until
         // there is somebody to serve them.

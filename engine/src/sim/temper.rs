@@ -15,9 +15,9 @@ const MS: u64 = 1_000_000;
 /// How fast or slow clocks run at most: two of them differ by less than the lease allows for.
 const DRIFT_PPM_MAX: i64 = 4000;
 
-/// Blocks of a shard's data space that no quota may promise: they must hold a chunk that a catch-up
-/// stages beside the one that it replaces, and entries that are not applied.
-const RESERVE_BLOCKS: [u64; 3] = [192, 256, 384];
+/// Blocks of a shard's data space that no quota may promise: half of them must hold a chunk that a
+/// catch-up stages beside the one that it replaces. The least is the least that is allowed.
+const RESERVE_BLOCKS: [u64; 4] = [128, 192, 256, 384];
 
 /// How a client behaves.
 #[derive(Clone, Copy, Debug)]

@@ -59,7 +59,7 @@ impl Rig {
         let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
         let options = LocalOptions {
             folder: folder.path().into(),
-            devices: emulated(folder.path(), "64MiB", ""),
+            devices: emulated(folder.path(), "96MiB", ""),
             plan: PlanOptions {
                 chunk_size: u64::from(CHUNK_BLOCKS) * BLOCK as u64,
                 copysets: COPYSETS,
@@ -109,7 +109,7 @@ impl Rig {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !done(self) {
             assert!(Instant::now() < deadline, "in vain for a minute: {what}\n{:#?}", self.state());
-            self.turns(1);
+            self.go_on();
         }
     }
 
@@ -129,6 +129,16 @@ impl Rig {
         self.history.submit(block, true);
         let discard = Operation::Discard { volume: self.volume, offset_blocks: block, blocks: 1 };
         self.submit(discard, block, Pending::Change(1));
+    }
+
+    /// Begins the deletion of the volume's first chunks, as many as go together.
+    pub fn submit_deletion(&mut self) {
+        let blocks = self.volume.set_blocks();
+        for block in 0..blocks {
+            self.history.submit(block, true);
+        }
+        let deletion = Operation::Delete { volume: self.volume, offset_blocks: 0, blocks };
+        self.submit(deletion, 0, Pending::Change(blocks as u32));
     }
 
     /// Begins a read of a run of blocks.
@@ -152,14 +162,19 @@ impl Rig {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !self.pending.is_empty() {
             assert!(Instant::now() < deadline, "in vain for a minute\n{:#?}", self.state());
-            let mut ended = Vec::new();
-            self.turn(|token, result, bytes| ended.push((token, result, bytes.to_vec())));
-            for (first, result, bytes) in ended {
-                assert_eq!(result, Ok(()), "at block {first}: {:#?}", self.state());
-                match self.pending.remove(&first).expect("an operation under way") {
-                    Pending::Change(blocks) => self.history.acknowledge(first, blocks),
-                    Pending::Read(floors) => self.history.check(first, &floors, &bytes),
-                }
+            self.go_on();
+        }
+    }
+
+    /// One turn; what ends is judged as [`Rig::finish`] does.
+    pub fn go_on(&mut self) {
+        let mut ended = Vec::new();
+        self.turn(|token, result, bytes| ended.push((token, result, bytes.to_vec())));
+        for (first, result, bytes) in ended {
+            assert_eq!(result, Ok(()), "at block {first}: {:#?}", self.state());
+            match self.pending.remove(&first).expect("an operation under way") {
+                Pending::Change(blocks) => self.history.acknowledge(first, blocks),
+                Pending::Read(floors) => self.history.check(first, &floors, &bytes),
             }
         }
     }
@@ -190,12 +205,17 @@ impl Rig {
         ended.expect("waited for").expect_err("nobody has these blocks")
     }
 
-    /// What a node's map says of a block of the volume.
-    pub fn stored(&mut self, node: usize, block: u64) -> BlockState {
+    /// What a node's map says of a block of the volume, if there is such a chunk.
+    pub fn mapped(&mut self, node: usize, block: u64) -> Option<BlockState> {
         let spot = spot(self.local.cluster(), block);
         let key = ChunkKey { copyset: spot.copyset, chunk: spot.chunk };
         let server = self.local.node(node).expect("it runs").reactor().chunkserver_mut();
-        server.shard_mut(0).store().block(key, spot.range.first).expect("a chunk")
+        server.shard_mut(0).store().block(key, spot.range.first)
+    }
+
+    /// What a node's map says of a block of the volume.
+    pub fn stored(&mut self, node: usize, block: u64) -> BlockState {
+        self.mapped(node, block).expect("a chunk")
     }
 
     /// The device's blocks that hold a block of the volume on a node, and its faults.
@@ -219,7 +239,7 @@ impl Rig {
     /// Kills a node and looks at its device as `culvert check` does.
     pub fn check_offline(&mut self, node: usize) -> CheckReport {
         self.local.kill(node);
-        let uri = format!("emulated:64MiB?file={}/device-{node}", self.folder.path().display());
+        let uri = format!("emulated:96MiB?file={}/device-{node}", self.folder.path().display());
         let pool = pool("check", 8 << 20);
         let mut device = open_device(&uri, &pool);
         let config = ShardConfig::default();

@@ -109,7 +109,11 @@ impl Chunkserver {
         match state.place {
             _ if state.index > frame.index => Stage::Say(RepairKind::Newer),
             Place::At(_) if (state.index, state.crc) == (frame.index, frame.crc) => Stage::Wanted,
-            Place::Missing if (state.index, state.crc) == (frame.index, frame.crc) => {
+            // While a catch-up is under way the block may be on its way: ask again later.
+            Place::Missing
+                if (state.index, state.crc) == (frame.index, frame.crc)
+                    && !self.copysets[position as usize].is_catching_up() =>
+            {
                 self.suspect(spot);
                 Stage::Say(RepairKind::Bad)
             }

@@ -7,8 +7,9 @@
 //!
 //! A chunk on its way lies beside the one that it replaces. Where several are on their way to one
 //! shard and space runs short, they would wait for each other for ever: all but the first give their
-//! blocks back and begin again later. One fits if the reserve holds a chunk beside the entries that
-//! are not applied, which nothing checks yet.
+//! blocks back and begin again later. One fits beside what quotas promise, since half of a shard's
+//! reserve holds a chunk; where entries that are not applied have that space, it gives its blocks
+//! back after a while, too, lest the shard wait for it and it for the shard.
 //!
 //! | part | what |
 //! | --- | --- |
@@ -31,7 +32,7 @@ use arrayvec::ArrayVec;
 use culvert_memory::Pages;
 use zerocopy::IntoBytes;
 
-use super::{FRAMES_PER_TURN, Parties, plain_head};
+use super::{CRAMPED_NS, FRAMES_PER_TURN, Parties, plain_head};
 use crate::ids::ChunkId;
 use crate::network::{Class, ConnectionId, Network, SendError};
 use crate::shard::Shard;
@@ -88,6 +89,8 @@ pub(in crate::chunkserver) struct Receiver {
     inbox: VecDeque<Inbound>,
     answers: VecDeque<Answer>,
     stage: Stage,
+    /// Since when a frame waits for space.
+    cramped_since_ns: Option<u64>,
 }
 
 impl Receiver {
@@ -106,6 +109,7 @@ impl Receiver {
             inbox: VecDeque::new(),
             answers: VecDeque::new(),
             stage: Stage::Opened,
+            cramped_since_ns: None,
         }
     }
 
@@ -125,6 +129,16 @@ impl Receiver {
     /// Whether blocks of a chunk lie on the device that no map names yet.
     pub fn is_amid_chunk(&self) -> bool {
         matches!(&self.stage, Stage::Receiving(round) if round.is_amid_chunk())
+    }
+
+    /// Notes whether a frame waits for space now. Returns whether one has for long.
+    fn is_long_cramped(&mut self, short_of_space: bool, now_ns: u64) -> bool {
+        if !short_of_space {
+            self.cramped_since_ns = None;
+            return false;
+        }
+        let since_ns = *self.cramped_since_ns.get_or_insert(now_ns);
+        now_ns.saturating_sub(since_ns) > CRAMPED_NS
     }
 
     /// Gives back what is not installed.

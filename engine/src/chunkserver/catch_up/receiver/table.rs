@@ -115,12 +115,13 @@ impl Chunkserver {
                 return;
             }
         }
-        let is_short = desk.short_of_space;
+        let is_short = desk.short_of_space && receiver.is_amid_chunk();
+        let is_long_short = receiver.is_long_cramped(is_short, self.now_ns);
         if receiver.answer(&desk, network) {
             receiver.give_up(desk.shard);
-        } else if is_short && receiver.is_amid_chunk() && self.comes_behind_another(position) {
+        } else if is_long_short || is_short && self.comes_behind_another(position) {
             let copyset = &self.copysets[position];
-            tracing::info!(copyset = %copyset.id, "catch-up waits for another one's space");
+            tracing::info!(copyset = %copyset.id, "catch-up finds no space; it gives back what it has");
             receiver.say_abort(network);
             receiver.give_up(&mut self.shards[copyset.shard].shard);
         } else {
