@@ -106,14 +106,13 @@ impl Chunkserver {
         let Some(state) = store.block(key, frame.block) else {
             return Stage::Say(RepairKind::Absent);
         };
+        // While a catch-up is under way the block may just be being written: ask again later.
+        let in_flux = self.copysets[position as usize].is_catching_up();
         match state.place {
             _ if state.index > frame.index => Stage::Say(RepairKind::Newer),
+            _ if in_flux => Stage::Say(RepairKind::Absent),
             Place::At(_) if (state.index, state.crc) == (frame.index, frame.crc) => Stage::Wanted,
-            // While a catch-up is under way the block may be on its way: ask again later.
-            Place::Missing
-                if (state.index, state.crc) == (frame.index, frame.crc)
-                    && !self.copysets[position as usize].is_catching_up() =>
-            {
+            Place::Missing if (state.index, state.crc) == (frame.index, frame.crc) => {
                 self.suspect(spot);
                 Stage::Say(RepairKind::Bad)
             }
@@ -181,7 +180,8 @@ impl Chunkserver {
     fn read_answer(&mut self, slot: usize, answer: &mut Answer) {
         let spot = answer.spot();
         let told = (answer.frame.index, answer.frame.crc);
-        let state = self.mapped(spot).filter(|state| (state.index, state.crc) == told);
+        let in_flux = self.copysets[answer.position as usize].is_catching_up();
+        let state = self.mapped(spot).filter(|state| (state.index, state.crc) == told && !in_flux);
         let Some((state, Place::At(start))) = state.map(|state| (state, state.place)) else {
             self.repairs.busy = true;
             answer.stage = self.judge_question(answer.position, &answer.frame);
@@ -203,10 +203,8 @@ impl Chunkserver {
         self.repairs.busy = true;
         let answer = self.repairs.answers.answers[slot].as_mut().expect("kept while it is read");
         let spot = answer.spot();
-        // While a catch-up is under way the block may just be being written: ask again later.
-        let in_flux = self.copysets[spot.position as usize].is_catching_up();
-        let say = Stage::Say(if in_flux { RepairKind::Absent } else { RepairKind::Bad });
-        let Stage::Reading { state, ticket } = std::mem::replace(&mut answer.stage, say) else {
+        let bad = Stage::Say(RepairKind::Bad);
+        let Stage::Reading { state, ticket } = std::mem::replace(&mut answer.stage, bad) else {
             panic!("a read that ends was begun")
         };
         let good = status.is_success() && buffer.crc32c(0, BLOCK_SIZE) == state.crc;
@@ -216,7 +214,7 @@ impl Chunkserver {
         self.shard_of(spot).shard.store_mut().read_end(ticket);
         if status.is_device_gone() {
             self.repairs.answers.end(slot);
-        } else if !good && !in_flux {
+        } else if !good {
             self.suspect(spot);
         }
     }

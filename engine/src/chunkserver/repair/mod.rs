@@ -225,6 +225,10 @@ impl Chunkserver {
     /// Reads a block once more, where there is anything to read.
     fn look_at(&mut self, slot: usize, spot: Spot) -> Went {
         let Some(state) = self.mapped(spot) else { return Went::Over };
+        if self.copysets[spot.position as usize].is_catching_up() {
+            // Perhaps not written yet: whoever needs it meets it again.
+            return Went::Over;
+        }
         let Place::At(start) = state.place else {
             self.found_bad(slot, spot, state, "missing");
             return Went::On;
@@ -256,10 +260,8 @@ impl Chunkserver {
         };
         self.shard_of(spot).shard.store_mut().read_end(ticket);
         let good = status.is_success() && buffer.crc32c(0, BLOCK_SIZE) == state.crc;
-        let in_flux = self.copysets[spot.position as usize].is_catching_up();
-        if good || status.is_device_gone() || in_flux || self.mapped(spot) != Some(state) {
-            // Read well, out of service in a moment, perhaps not written yet, or not the block that
-            // it was.
+        if good || status.is_device_gone() || self.mapped(spot) != Some(state) {
+            // Read well, out of service in a moment, or not the block that it was.
             self.repairs.table.end(slot);
             return;
         }

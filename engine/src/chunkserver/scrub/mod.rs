@@ -86,6 +86,8 @@ struct Read {
     first: u32,
     states: BlockStates,
     ticket: ReadTicket,
+    /// A catch-up was under way when it began: a block may just have been being written.
+    in_flux: bool,
 }
 
 /// Everything before it is verified, or being read.
@@ -310,7 +312,8 @@ impl Chunkserver {
         let slot = scrub.slot();
         let token = SCRUB_TOKEN | (shard as u64) << 8 | slot as u64;
         running.shard.read(token, Extent { start, blocks: run }, buffer);
-        let read = Read { position, chunk: key.chunk, first, states, ticket };
+        let in_flux = self.copysets[position as usize].is_catching_up();
+        let read = Read { position, chunk: key.chunk, first, states, ticket, in_flux };
         scrub.reads[slot] = Some(read);
         scrub.cursor.block += run;
         Went::Reading(run)
@@ -321,17 +324,16 @@ impl Chunkserver {
         let (shard, slot) = ((token >> 8) as usize & 0xffff, (token & 0xff) as usize);
         let RunningShard { scrub, shard: store, .. } = &mut self.shards[shard];
         let read = scrub.reads[slot].take().expect("a read that ends was begun");
-        let Read { position, chunk, first, states, ticket } = read;
+        let Read { position, chunk, first, states, ticket, in_flux } = read;
         store.store_mut().read_end(ticket);
         if status.is_device_gone() {
             return;
         }
         scrub.verified += states.len() as u64;
         self.counters.blocks_scrubbed += states.len() as u64;
-        let copyset = &self.copysets[position as usize];
-        let key = ChunkKey { copyset: copyset.id, chunk };
-        if copyset.is_catching_up() {
-            // What does not match may not be written yet. The next pass looks again.
+        let key = ChunkKey { copyset: self.copysets[position as usize].id, chunk };
+        if in_flux {
+            // What does not match was perhaps not written yet. The next pass looks again.
             return;
         }
         for (at, state) in (0..).zip(&states) {
