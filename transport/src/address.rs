@@ -1,4 +1,5 @@
-//! Where a transport listens and connects: `shm:///run/culvert/a.sock`, `tcp://127.0.0.1:9000`.
+//! Where a transport listens and connects: `shm:///run/culvert/a.sock`, `tcp://127.0.0.1:9000`,
+//! `rdma://10.0.0.1:9000`.
 //!
 //! Host names are not resolved here: an address is what the kernel takes, so that reading one never
 //! blocks.
@@ -19,22 +20,24 @@ pub enum Address {
     Shm(PathBuf),
     /// TCP. Port 0 asks [`Transport::listen`](crate::Transport::listen) for any free port.
     Tcp(SocketAddr),
+    /// RDMA over verbs, reached as librdmacm reaches an IP address. Port 0 asks
+    /// [`Transport::listen`](crate::Transport::listen) for any free port.
+    Rdma(SocketAddr),
 }
 
 /// Why a text is not an [`Address`]. The text itself is the caller's to name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// There is no `scheme://`.
-    #[error("an address begins with shm:// or tcp://")]
+    #[error("an address begins with shm://, tcp:// or rdma://")]
     NoScheme,
     /// The scheme is none of ours.
-    #[error("unknown scheme: an address begins with shm:// or tcp://")]
+    #[error("unknown scheme: an address begins with shm://, tcp:// or rdma://")]
     UnknownScheme,
-    /// `rdma://` needs the verbs backend.
-    #[error("rdma:// is not in this build; use tcp:// or shm://")]
-    RdmaNotBuilt,
-    /// After `tcp://` must come an IP address and a port.
-    #[error("after tcp:// comes an IP address and a port, such as 127.0.0.1:9000 or [::1]:9000")]
+    /// After `tcp://` and `rdma://` must come an IP address and a port.
+    #[error(
+        "after tcp:// and rdma:// comes an IP address and a port, such as 127.0.0.1:9000 or [::1]:9000"
+    )]
     NotASocketAddress,
     /// After `shm://` must come an absolute path.
     #[error("after shm:// comes an absolute path, such as /run/culvert/a.sock")]
@@ -52,7 +55,7 @@ impl FromStr for Address {
         match scheme {
             "shm" => parse_path(rest),
             "tcp" => rest.parse().map(Address::Tcp).map_err(|_| AddressError::NotASocketAddress),
-            "rdma" => Err(AddressError::RdmaNotBuilt),
+            "rdma" => rest.parse().map(Address::Rdma).map_err(|_| AddressError::NotASocketAddress),
             _ => Err(AddressError::UnknownScheme),
         }
     }
@@ -73,6 +76,7 @@ impl fmt::Display for Address {
         match self {
             Address::Shm(path) => write!(f, "shm://{}", path.display()),
             Address::Tcp(address) => write!(f, "tcp://{address}"),
+            Address::Rdma(address) => write!(f, "rdma://{address}"),
         }
     }
 }
@@ -83,7 +87,12 @@ mod tests {
 
     #[test]
     fn parses_and_prints() {
-        for text in ["shm:///run/culvert/a.sock", "tcp://127.0.0.1:9000", "tcp://[::1]:9000"] {
+        for text in [
+            "shm:///run/culvert/a.sock",
+            "tcp://127.0.0.1:9000",
+            "tcp://[::1]:9000",
+            "rdma://10.0.0.1:4420",
+        ] {
             let address: Address = text.parse().expect(text);
             assert_eq!(address.to_string(), text);
         }
@@ -96,7 +105,7 @@ mod tests {
             ("", AddressError::NoScheme),
             ("127.0.0.1:9000", AddressError::NoScheme),
             ("http://127.0.0.1:9000", AddressError::UnknownScheme),
-            ("rdma://10.0.0.1:4420", AddressError::RdmaNotBuilt),
+            ("rdma://10.0.0.1", AddressError::NotASocketAddress),
             ("tcp://localhost:9000", AddressError::NotASocketAddress),
             ("tcp://127.0.0.1", AddressError::NotASocketAddress),
             ("shm://relative.sock", AddressError::PathNotAbsolute),

@@ -88,6 +88,20 @@ pub(crate) const CREDIT_DELAY_NS: u64 = 20_000;
 /// How long a sender whose wish for a larger window was refused waits before it asks again: 100 ms.
 pub(crate) const WANT_INTERVAL_NS: u64 = 100_000_000;
 
+/// The messages that one side of an RDMA connection may have sent without hearing that they were
+/// taken, each of at most a page. With the initial window they are what an idle connection has
+/// registered: 24 KiB and 32 KiB.
+pub(crate) const RDMA_SLOTS: u32 = 6;
+
+/// The work requests that one RDMA connection may have at once.
+pub(crate) const RDMA_SENDS_MAX: u32 = 2 * PAYLOADS_MAX as u32;
+
+/// How long an RDMA connection that was closed here may go on sending what was posted: 1 s.
+pub(crate) const RDMA_LINGER_NS: u64 = 1_000_000_000;
+
+/// Connections that wait to be accepted.
+pub(crate) const RDMA_BACKLOG: i32 = 128;
+
 /// How long a listener rests after the process ran out of file descriptors: 100 ms.
 pub(crate) const ACCEPT_REST_NS: u64 = 100_000_000;
 

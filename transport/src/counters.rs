@@ -9,6 +9,12 @@ pub struct Counters {
     pub system_calls: u64,
     /// Wake-ups sent to a sleeping peer (shared memory only); each is one of the system calls.
     pub doorbells: u64,
+    /// Chains of work requests posted, each with one doorbell of the device (RDMA only).
+    pub chains_posted: u64,
+    /// Work requests in them.
+    pub work_requests: u64,
+    /// Those of them that asked for a completion.
+    pub work_requests_signalled: u64,
     /// Frames of the caller handed to the link.
     pub frames_sent: u64,
     /// Frames given to the handler.

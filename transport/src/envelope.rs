@@ -9,6 +9,8 @@ use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::config::{CREDIT_RUNS_MAX, FRAME_BYTES_LIMIT, PAYLOADS_MAX, PLACEMENT_PAGES_MAX};
+use crate::handshake::message::WirePlace;
+use crate::rdma::link::Place;
 use crate::{Class, Placement, Violation};
 
 /// Bytes of the header of a record.
@@ -102,6 +104,35 @@ const _: () = assert!(size_of::<WireRun>() == PLACEMENT_BYTES);
 pub(crate) struct WireGrant {
     page: U32,
     pages: U32,
+}
+
+/// The body of a `Grant` over RDMA: where the pages are comes along.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub(crate) struct WirePlacedGrant {
+    grant: WireGrant,
+    place: WirePlace,
+}
+
+impl WirePlacedGrant {
+    pub(crate) fn new(page: u32, pages: u32, place: Place) -> Self {
+        let Place { address, rkey } = place;
+        let place =
+            WirePlace { address: address.into(), rkey: rkey.into(), ..WirePlace::default() };
+        Self { grant: WireGrant::new(page, pages), place }
+    }
+
+    pub(crate) fn parse(body: &[u8]) -> Result<((u32, u32), Place), Violation> {
+        let body = Self::read_from_bytes(body).map_err(|_| Violation::FrameMalformed)?;
+        let WirePlace { address, rkey, reserved } = body.place;
+        if reserved != U32::ZERO {
+            return Err(Violation::FrameMalformed);
+        }
+        let place = Place { address: address.get(), rkey: rkey.get() };
+        Ok(((body.grant.page.get(), body.grant.pages.get()), place))
+    }
 }
 
 impl WireGrant {

@@ -49,6 +49,12 @@ pub enum OptionsError {
 /// Why [`Transport::listen`](crate::Transport::listen) failed.
 #[derive(Debug, Error)]
 pub enum ListenError {
+    /// Machine: what `rdma://` needs is missing.
+    #[error("rdma:// needs rdma-core (libibverbs.so.1, librdmacm.so.1): {0}")]
+    NoVerbs(String),
+    /// Machine: no RDMA device has the address.
+    #[error("no RDMA device has this address; `rdma link` lists the devices")]
+    NoDevice,
     /// Caller: somebody listens there already.
     #[error("the address is in use (is this node already running?)")]
     InUse,
@@ -62,6 +68,63 @@ pub enum ListenError {
     },
 }
 
+/// The status of a work completion, as `verbs.h` numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WorkStatus(u32);
+
+impl WorkStatus {
+    pub(crate) const fn new(status: u32) -> Self {
+        Self(status)
+    }
+
+    /// Whether the work was done.
+    #[must_use]
+    pub const fn is_success(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether it was given back undone because the queue pair had ended.
+    #[must_use]
+    pub const fn is_flushed(self) -> bool {
+        self.0 == 5
+    }
+}
+
+impl std::fmt::Display for WorkStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const NAMES: [&str; 24] = [
+            "success",
+            "local length error",
+            "local queue pair operation error",
+            "local EE context operation error",
+            "local protection error",
+            "flushed",
+            "memory window bind error",
+            "bad response",
+            "local access error",
+            "remote invalid request",
+            "remote access error",
+            "remote operation error",
+            "transport retry counter exceeded",
+            "receiver-not-ready retry counter exceeded",
+            "local RDD violation",
+            "remote invalid RD request",
+            "remote aborted",
+            "invalid EE context number",
+            "invalid EE context state",
+            "fatal error",
+            "response timeout",
+            "general error",
+            "tag matching error",
+            "tag matching rendezvous incomplete",
+        ];
+        match NAMES.get(self.0 as usize) {
+            Some(name) => f.write_str(name),
+            None => write!(f, "unknown status {}", self.0),
+        }
+    }
+}
+
 /// Why [`Transport::connect`](crate::Transport::connect) failed at once. Later failures arrive as
 /// [`Event::Closed`](crate::Event::Closed).
 #[derive(Debug, Error)]
@@ -69,6 +132,9 @@ pub enum ConnectError {
     /// Local: as many connections as `connections_max` allows.
     #[error("all connections are in use")]
     TableFull,
+    /// Machine: what `rdma://` needs is missing.
+    #[error("rdma:// needs rdma-core (libibverbs.so.1, librdmacm.so.1): {0}")]
+    NoVerbs(String),
     /// Machine or network: what the kernel refused.
     #[error("{step} failed")]
     Io {
@@ -230,6 +296,18 @@ pub enum Violation {
         /// How far it might have moved.
         allowed: u32,
     },
+    /// A message beyond those that the peer may have under way, or one that gives back slots that
+    /// were not used.
+    #[error("a message out of turn: it gives back {told} slots of {outstanding}")]
+    Slots {
+        /// What it gives back.
+        told: u32,
+        /// What there was to be given back.
+        outstanding: u32,
+    },
+    /// A one-sided write outside the window, or another work request that is not allowed.
+    #[error("a work request outside the window or of a kind that is not allowed")]
+    RemoteAccess,
     /// A shared-memory file that is not what was agreed on.
     #[error("a shared-memory file that is missing, unsealed or of the wrong size")]
     SharedMemory,
@@ -269,6 +347,18 @@ pub enum CloseReason {
     /// Memory for a window or a ring could not be had.
     #[error("no memory for the connection")]
     NoMemory,
+    /// A work request failed; the device has given the connection up.
+    #[error("a work request failed: {0}")]
+    WorkRequest(WorkStatus),
+    /// The device reported that the queue pair has failed.
+    #[error("the queue pair has failed")]
+    QueuePairFatal,
+    /// The device's port went down.
+    #[error("the RDMA port is down")]
+    PortDown,
+    /// The device has failed or was removed.
+    #[error("the RDMA device is gone")]
+    DeviceGone,
     /// Whoever registers memory with devices refused a window ([`RegionRefused`]).
     ///
     /// [`RegionRefused`]: crate::RegionRefused
@@ -285,7 +375,11 @@ impl CloseReason {
             | Self::PeerVanished
             | Self::Io(_)
             | Self::HandshakeTimeout
-            | Self::UnsentBound => Fault::Network,
+            | Self::UnsentBound
+            | Self::WorkRequest(_)
+            | Self::QueuePairFatal
+            | Self::PortDown
+            | Self::DeviceGone => Fault::Network,
             Self::RefusedByPeer(_) | Self::RefusedHere(_) | Self::Violation(_) => Fault::Peer,
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! The contract is the useful part of verbs: a peer writes payload into pages that were granted to
 //! it, and posts a small frame behind it; frames arrive in order and find their payload whole;
-//! credits bound everything; completions are polled. Two backends fulfil it: shared memory between
-//! processes of one machine (`shm://`) and TCP (`tcp://`).
+//! credits bound everything; completions are polled. Three backends fulfil it: shared memory between
+//! processes of one machine (`shm://`), TCP (`tcp://`) and verbs (`rdma://`).
 //!
 //! | to read first | |
 //! | --- | --- |
@@ -33,6 +33,7 @@ mod handshake;
 mod identity;
 mod options;
 mod placement;
+mod rdma;
 mod shm;
 mod tcp;
 mod transport;
@@ -48,9 +49,10 @@ pub use connection_id::ConnectionId;
 pub use counters::Counters;
 pub use error::{
     CloseReason, ConnectError, Fault, ListenError, OptionsError, Refusal, SendError, Violation,
+    WorkStatus,
 };
 pub use event::{Class, Event, Payloads, RegionEvent, RegionRefused};
 pub use identity::{Identity, PeerKind};
-pub use options::{TransportOptions, WindowMode};
+pub use options::{RdmaOptions, TransportOptions, WindowMode};
 pub use placement::Placement;
 pub use transport::Transport;

@@ -1,6 +1,7 @@
 //! What a transport is made with.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert_memory::Pool;
@@ -56,6 +57,31 @@ pub struct TransportOptions {
     /// after [`Transport::regions`](crate::Transport::regions) has reported its region, and that
     /// must be called every turn.
     pub report_regions: bool,
+    /// The address that connections to others come from; `None`: what the kernel chooses. On a
+    /// machine with several networks it decides which device is used.
+    pub source: Option<IpAddr>,
+    /// What concerns `rdma://` alone.
+    pub rdma: RdmaOptions,
+}
+
+/// How RDMA connections behave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RdmaOptions {
+    /// Bytes of a message that a work request may carry itself, at most: what the device grants
+    /// counts.
+    pub inline_bytes_max: u32,
+    /// A packet that is not acknowledged after 4.096 us * 2^n is sent again; devices that cannot be
+    /// told have their own n.
+    pub ack_timeout: u8,
+    /// ... so many times, at most 7; then the connection is given up.
+    pub retries: u8,
+}
+
+impl Default for RdmaOptions {
+    /// 16 ms, and the connection is given up after some 130 ms without an answer.
+    fn default() -> Self {
+        Self { inline_bytes_max: 220, ack_timeout: 12, retries: 7 }
+    }
 }
 
 impl TransportOptions {
@@ -76,6 +102,8 @@ impl TransportOptions {
             pool,
             lock_memory: true,
             report_regions: false,
+            source: None,
+            rdma: RdmaOptions::default(),
         }
     }
 

@@ -167,7 +167,7 @@ fn reactors(config: &NodeConfig) -> Outcome<Vec<Reactor>> {
             reactor.listen.iter().map(|address| address.parse()).collect();
         let addresses = addresses.refuse()?;
         let fixed = |address: &Address| match address {
-            Address::Tcp(address) => address.port() != 0,
+            Address::Tcp(address) | Address::Rdma(address) => address.port() != 0,
             Address::Shm(_) => true,
         };
         if addresses.is_empty() || !addresses.iter().all(fixed) {

@@ -22,6 +22,8 @@ const SEERS: &[(&str, &str)] = &[
     ("engine/src/shard/opening/mod.rs", "superblocks"),
     ("engine/src/sim/guest.rs", "what a simulated client writes"),
     ("engine/src/shard/reader.rs", "the journal and the checkpoint, read back"),
+    ("transport/src/rdma/device.rs", "frames that came in"),
+    ("transport/src/rdma/link.rs", "frames on their way out"),
     ("transport/src/shm/link.rs", "no pages: a list of file descriptors"),
 ];
 

@@ -8,8 +8,9 @@ use culvert_memory::SlotId;
 use crate::connection::growth::{Grant, Wish};
 use crate::connection::id;
 use crate::connection::limits::Limits;
-use crate::envelope::{HEADER_BYTES, Kind, PLACEMENT_BYTES, Record, WireGrant};
+use crate::envelope::{HEADER_BYTES, Kind, PLACEMENT_BYTES, Record, WireGrant, WirePlacedGrant};
 use crate::event::Payloads;
+use crate::rdma::link::RdmaLink;
 use crate::shm::link::ShmLink;
 use crate::tcp::link::TcpLink;
 use crate::transport::shared::{Backend, Pending, Shared};
@@ -22,6 +23,7 @@ use crate::{Address, Class, CloseReason, Identity, Placement, Violation, WindowM
 pub(crate) enum Link {
     Shm(ShmLink),
     Tcp(TcpLink),
+    Rdma(Box<RdmaLink>),
 }
 
 /// What the last calls refused, so that the caller is told when they would not any more.
@@ -111,6 +113,7 @@ impl Established {
         match &self.link {
             Link::Shm(_) => 0,
             Link::Tcp(link) => link.sender.unsent_pages(),
+            Link::Rdma(link) => link.unsent_pages(),
         }
     }
 
@@ -118,6 +121,7 @@ impl Established {
         match self.link {
             Link::Shm(_) => Backend::Shm,
             Link::Tcp(_) => Backend::Tcp,
+            Link::Rdma(_) => Backend::Rdma,
         }
     }
 
@@ -144,6 +148,13 @@ impl Established {
             Link::Tcp(link) => {
                 link.pop(&mut self.landing, record, payloads, &mut shared.counters)?
             }
+            Link::Rdma(link) => {
+                let popped = link.pop(record)?;
+                if link.owes_slots() {
+                    self.mark_busy(shared);
+                }
+                popped
+            }
         };
         if !popped {
             return Ok(Next::Nothing);
@@ -164,7 +175,7 @@ impl Established {
         for placement in parsed.placements() {
             let placement = placement?;
             pages += placement.pages();
-            if self.backend() == Backend::Shm {
+            if self.backend() != Backend::Tcp {
                 self.land(placement, payloads)?;
             }
         }
@@ -172,7 +183,7 @@ impl Established {
             self.mark_busy(shared);
         }
         let payload_bytes = u64::from(pages) * culvert_memory::PAGE_SIZE as u64;
-        if self.backend() == Backend::Shm {
+        if self.backend() != Backend::Tcp {
             shared.counters.payload_bytes_received += payload_bytes;
         }
         shared.counters.frames_received += 1;
@@ -182,7 +193,7 @@ impl Established {
         Ok(Next::Frame(class, start..start + parsed.body.len()))
     }
 
-    /// Takes possession of a payload that the peer has written into shared memory.
+    /// Takes possession of a payload that the peer has written into our memory.
     fn land(&mut self, placement: Placement, payloads: &mut Payloads) -> Result<(), Violation> {
         match self.landing.mode() {
             WindowMode::Granted => payloads.push(self.landing.claim(placement)?),
@@ -200,6 +211,10 @@ impl Established {
                 self.take_want(shared)
             }
             Kind::Grant => {
+                if let Link::Rdma(_) = &self.link {
+                    let (grant, place) = WirePlacedGrant::parse(record.body)?;
+                    return self.take_placed_grant(shared, grant, place);
+                }
                 let (page, pages) = WireGrant::parse(record.body)?;
                 if self.backend() == Backend::Shm {
                     return Err(Violation::NoticeOutOfPlace);
@@ -246,6 +261,7 @@ impl Established {
             let free = match &mut self.link {
                 Link::Shm(link) => link.outbound.is_half_free(class.into())?,
                 Link::Tcp(link) => link.sender.queue(class).is_half_free(),
+                Link::Rdma(link) => link.queue(class).is_half_free(),
             };
             if free {
                 *refused = false;

@@ -12,6 +12,7 @@ use culvert_memory::Buffer;
 use crate::config::WANT_INTERVAL_NS;
 use crate::connection::established::{Established, Link};
 use crate::connection::id;
+use crate::rdma::link::Place;
 use crate::shm::link::map_segment;
 use crate::transport::shared::{Pending, Shared};
 use crate::{CloseReason, Violation, WindowMode};
@@ -120,6 +121,22 @@ impl Established {
         }
     }
 
+    /// The peer grants pages, and says where they are.
+    pub(crate) fn take_placed_grant(
+        &mut self,
+        shared: &mut Shared,
+        (page, pages): (u32, u32),
+        place: Place,
+    ) -> Result<(), Violation> {
+        self.take_grant(shared, page, pages)?;
+        if let Link::Rdma(link) = &mut self.link
+            && pages > 0
+        {
+            link.add_segment(page, place);
+        }
+        Ok(())
+    }
+
     /// The peer has taken a segment of our named window.
     pub(crate) fn take_taken(
         &mut self,
@@ -166,6 +183,13 @@ impl Established {
         let Some(window) = shared.make_window(backend, self.landing.mode(), pages) else {
             return false;
         };
+        if let Link::Rdma(link) = &mut self.link
+            && let Err(error) = link.open_window(&window)
+        {
+            tracing::warn!(%error, "a landing window could not be registered");
+            shared.unmake_window(window);
+            return false;
+        }
         let pages = window.pages();
         let page = shared.attach(&mut self.landing, window, backend);
         self.grant = if shared.must_report(backend) {

@@ -5,6 +5,7 @@ pub(crate) mod growth;
 pub(crate) mod info;
 pub(crate) mod limits;
 pub(crate) mod opening;
+pub(crate) mod queue;
 pub(crate) mod send;
 
 use culvert_memory::{RegionId, SlotId};

@@ -6,15 +6,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use arrayvec::ArrayVec;
 use culvert_memory::{Mapping, RegionId, SharedBytes, SlotId};
 use rustix::io::Errno;
-use zerocopy::IntoBytes;
+use zerocopy::{Immutable, IntoBytes};
 
 use crate::connection::established::{Established, Link};
 use crate::connection::limits::Limits;
 use crate::counters::Counters;
 use crate::error::mapping_reason;
-use crate::handshake::message::{CONFIRM_BYTES, Confirm, HELLO_BYTES, Hello, Introduction};
+use crate::handshake::message::{
+    CONFIRM_BYTES, Confirm, HELLO_BYTES, Hello, Introduction, SHORT_NONCE_BYTES, WirePlace,
+};
 use crate::handshake::proof::Role;
 use crate::handshake::state::{Farewell, Handshake, Step, Stop};
+use crate::rdma::Joining;
+use crate::rdma::link::{Place, RdmaLink};
 use crate::shm::link::{ShmLink, map_segment};
 use crate::shm::ring::{Inbound, Outbound, RingSizes};
 use crate::shm::socket::{self as unix, FILES_MAX, Files, Received};
@@ -27,6 +31,13 @@ use crate::window::landing::Landing;
 use crate::window::remote::Remote;
 use crate::{Address, CloseReason, Identity, Refusal, Violation, WindowMode};
 
+/// What the messages of a handshake travel on.
+#[derive(Debug)]
+pub(crate) enum Way {
+    Socket(OwnedFd),
+    Verbs(Box<Joining>),
+}
+
 /// A connection that is being made.
 pub(crate) struct Opening {
     pub(crate) slot: SlotId,
@@ -34,7 +45,7 @@ pub(crate) struct Opening {
     pub(crate) initiated: bool,
     pub(crate) window_mode: WindowMode,
     backend: Backend,
-    socket: OwnedFd,
+    way: Way,
     handshake: Handshake,
     /// The TCP connection itself is not there yet.
     pub(crate) connecting: bool,
@@ -48,6 +59,8 @@ pub(crate) struct Opening {
     landing: Option<Landing>,
     inbound: Option<Inbound>,
     opened: Option<Opened>,
+    /// How often the device tries again, over RDMA.
+    pub(crate) retries: u8,
 }
 
 const _: () = assert!(CONFIRM_BYTES <= HELLO_BYTES);
@@ -76,12 +89,13 @@ impl Opening {
     pub(crate) fn new(
         slot: SlotId,
         address: Address,
-        socket: OwnedFd,
+        way: Way,
         (backend, role, window_mode): (Backend, Role, WindowMode),
         shared: &Shared,
     ) -> Self {
         let mut nonce = [0; 32];
-        getrandom::fill(&mut nonce).expect("the kernel has random bytes");
+        let random = if backend == Backend::Rdma { SHORT_NONCE_BYTES } else { nonce.len() };
+        getrandom::fill(&mut nonce[..random]).expect("the kernel has random bytes");
         let handshake =
             Handshake::new(role, shared.introduction(window_mode), shared.key.clone(), nonce);
         Self {
@@ -90,7 +104,7 @@ impl Opening {
             initiated: role == Role::Connector,
             window_mode,
             backend,
-            socket,
+            way,
             handshake,
             connecting: role == Role::Connector && backend == Backend::Tcp,
             deadline: None,
@@ -100,6 +114,7 @@ impl Opening {
             landing: None,
             inbound: None,
             opened: None,
+            retries: shared.options.rdma.retries,
         }
     }
 
@@ -107,20 +122,46 @@ impl Opening {
         self.backend
     }
 
-    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    /// The socket, where there is one to be watched.
+    pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match &self.way {
+            Way::Socket(socket) => Some(socket.as_fd()),
+            Way::Verbs(_) => None,
+        }
+    }
+
+    /// The verbs connection that is being made.
+    pub(crate) fn joining(&mut self) -> Option<&mut Joining> {
+        match &mut self.way {
+            Way::Verbs(joining) => Some(joining),
+            Way::Socket(_) => None,
+        }
+    }
+
+    /// The Hello as a request over RDMA carries it.
+    pub(crate) fn short_hello(&self) -> impl IntoBytes + Immutable + use<> {
+        self.handshake.hello().shorten()
+    }
+
+    /// The window made ready, and the link, when a verbs connection comes to nothing.
+    pub(crate) fn into_verbs(self) -> (Option<Landing>, Option<Joining>) {
+        match self.way {
+            Way::Verbs(joining) => (self.landing, Some(*joining)),
+            Way::Socket(_) => (self.landing, None),
+        }
     }
 
     /// The connector's first message.
     pub(crate) fn send_hello(&mut self, counters: &mut Counters) -> Result<(), CloseReason> {
         let hello = *self.handshake.hello();
-        self.send(hello.as_bytes(), &[], counters)
+        self.send(hello.as_bytes(), counters)
     }
 
     /// The TCP connection stands, or does not.
     pub(crate) fn finish_connecting(&mut self, counters: &mut Counters) -> Result<(), CloseReason> {
         counters.system_calls += 1;
-        stream::outcome(self.socket()).map_err(CloseReason::Io)?;
+        let socket = self.socket().ok_or(CloseReason::PeerVanished)?;
+        stream::outcome(socket).map_err(CloseReason::Io)?;
         self.connecting = false;
         self.send_hello(counters)
     }
@@ -134,7 +175,7 @@ impl Opening {
             let message = self.message;
             let length = std::mem::take(&mut self.message_bytes);
             match self.handshake.receive(&message[..length]) {
-                Ok(Step::Reply(hello)) => self.send(hello.as_bytes(), &[], &mut shared.counters)?,
+                Ok(Step::Reply(hello)) => self.send(hello.as_bytes(), &mut shared.counters)?,
                 Ok(Step::Done) => return Ok(Progress::Done),
                 Err(stop) => return Err(self.stop(stop, &mut shared.counters)),
                 Ok(Step::Prepare) => {
@@ -152,12 +193,22 @@ impl Opening {
     /// Tells the peer of our window.
     pub(crate) fn confirm(&mut self, shared: &mut Shared) -> Result<Progress, CloseReason> {
         let landing = self.landing.as_ref().ok_or(CloseReason::NoMemory)?;
-        let confirm = self.handshake.confirm(landing.pages());
+        let place = match (&mut self.way, landing.newest_window()) {
+            (Way::Verbs(joining), Some(window)) => {
+                let link = joining.link_mut().ok_or(CloseReason::PeerVanished)?;
+                let Place { address, rkey } = link.newest_place(window);
+                WirePlace { address: address.into(), rkey: rkey.into(), ..WirePlace::default() }
+            }
+            _ => WirePlace::default(),
+        };
+        let confirm = self.handshake.confirm(landing.pages(), place);
         let window = landing.last_region().map(culvert_memory::Region::fd);
         let rings = self.inbound.as_ref().map(|inbound| inbound.file().fd());
         {
             let files: ArrayVec<_, FILES_MAX> = rings.into_iter().chain(window).collect();
-            self.send(confirm.as_bytes(), &files, &mut shared.counters)?;
+            let message = (confirm.as_bytes(), &files[..]);
+            let counters = &mut shared.counters;
+            send(&mut self.way, self.backend, self.retries, message, counters)?;
         }
         if self.handshake.role() == Role::Acceptor {
             return Ok(Progress::Done);
@@ -199,7 +250,7 @@ impl Opening {
             remote.grow(0, pages)?;
         }
         let memory = match self.backend {
-            Backend::Tcp => None,
+            Backend::Tcp | Backend::Rdma => None,
             Backend::Shm => Some(PeerMemory::map(std::mem::take(&mut self.files), &peer, pages)?),
         };
         self.opened = Some(Opened { peer: peer.identity, limits, remote, memory });
@@ -213,14 +264,23 @@ impl Opening {
         let mut landing = self.landing.expect("the window was prepared before it was confirmed");
         landing.acknowledge();
         let options = &shared.options;
-        let link = match memory {
-            None => {
-                let sender = Sender::new(options.data_queue_bytes, options.control_queue_bytes);
-                Link::Tcp(TcpLink::new(self.socket, sender, Receiver::new(limits.record_bytes_max)))
+        let link = match (self.way, memory) {
+            (Way::Verbs(joining), _) => {
+                let mut link: RdmaLink = joining.into_link().expect("the handshake went over it");
+                link.limit_records(limits.record_bytes_max);
+                if remote.pages() > 0 {
+                    let WirePlace { address, rkey, .. } = self.handshake.peer_place();
+                    link.add_segment(0, Place { address: address.get(), rkey: rkey.get() });
+                }
+                Link::Rdma(Box::new(link))
             }
-            Some(memory) => {
+            (Way::Socket(socket), None) => {
+                let sender = Sender::new(options.data_queue_bytes, options.control_queue_bytes);
+                Link::Tcp(TcpLink::new(socket, sender, Receiver::new(limits.record_bytes_max)))
+            }
+            (Way::Socket(socket), Some(memory)) => {
                 let inbound = self.inbound.expect("the rings were prepared with the window");
-                let mut link = ShmLink::new(self.socket, inbound, memory.rings);
+                let mut link = ShmLink::new(socket, inbound, memory.rings);
                 memory.window.into_iter().for_each(|window| link.add_segment(0, window));
                 Link::Shm(link)
             }
@@ -235,11 +295,6 @@ impl Opening {
         )
     }
 
-    /// The window made ready, when the connection comes to nothing.
-    pub(crate) fn take_landing(&mut self) -> Option<Landing> {
-        self.landing.take()
-    }
-
     /// Makes our window and rings ready. Only now, because the peer has proved that it may have
     /// them.
     fn prepare(&mut self, shared: &mut Shared) -> Result<(), CloseReason> {
@@ -248,6 +303,14 @@ impl Opening {
         let mut landing = Landing::new(self.window_mode, pages_max);
         let pages = shared.options.window_pages_initial.min(pages_max);
         if let Some(window) = shared.make_window(self.backend, self.window_mode, pages) {
+            if let Way::Verbs(joining) = &mut self.way {
+                let link = joining.link_mut().ok_or(CloseReason::PeerVanished)?;
+                if let Err(error) = link.open_window(&window) {
+                    tracing::warn!(%error, "a landing window could not be registered");
+                    shared.unmake_window(window);
+                    return Err(self.refuse(Refusal::Resources, &mut shared.counters));
+                }
+            }
             shared.attach(&mut landing, window, self.backend);
         }
         self.landing = Some(landing);
@@ -271,12 +334,19 @@ impl Opening {
     fn read(&mut self, counters: &mut Counters) -> Result<bool, CloseReason> {
         let expected = self.handshake.expected_bytes();
         let room = &mut self.message[self.message_bytes..expected];
-        counters.system_calls += 1;
-        let received = match self.backend {
-            Backend::Tcp => stream::receive(self.socket.as_fd(), room).map_err(CloseReason::Io)?,
-            Backend::Shm => {
+        let received = match (&mut self.way, self.backend) {
+            (Way::Verbs(joining), _) => match joining.read(room) {
+                0 => None,
+                bytes => Some(bytes),
+            },
+            (Way::Socket(socket), Backend::Tcp | Backend::Rdma) => {
+                counters.system_calls += 1;
+                stream::receive(socket.as_fd(), room).map_err(CloseReason::Io)?
+            }
+            (Way::Socket(socket), Backend::Shm) => {
+                counters.system_calls += 1;
                 self.files.clear();
-                match unix::receive(self.socket.as_fd(), room, &mut self.files)
+                match unix::receive(socket.as_fd(), room, &mut self.files)
                     .map_err(CloseReason::Io)?
                 {
                     Received::Nothing => None,
@@ -304,10 +374,14 @@ impl Opening {
     fn stop(&mut self, stop: Stop, counters: &mut Counters) -> CloseReason {
         let said = match &stop.reply {
             Some(Farewell::Hello(refusal)) => {
-                self.send(Hello::refusal(*refusal).as_bytes(), &[], counters)
+                self.say_no(Hello::refusal(*refusal).as_bytes(), counters)
             }
             Some(Farewell::Confirm(refusal)) => {
-                self.send(Confirm::refusal(*refusal).as_bytes(), &[], counters)
+                self.say_no(Confirm::refusal(*refusal).as_bytes(), counters)
+            }
+            // Whoever came in over RDMA waits for an answer, whatever it says.
+            None if self.backend == Backend::Rdma && !self.initiated => {
+                self.say_no(Hello::refusal(Refusal::NotThisProtocol).as_bytes(), counters)
             }
             None => Ok(()),
         };
@@ -316,22 +390,36 @@ impl Opening {
         stop.reason
     }
 
-    fn send(
-        &self,
-        bytes: &[u8],
-        files: &[BorrowedFd<'_>],
-        counters: &mut Counters,
-    ) -> Result<(), CloseReason> {
-        counters.system_calls += 1;
-        let sent = match self.backend {
-            Backend::Tcp => stream::send(self.socket(), bytes),
-            Backend::Shm => unix::send(self.socket(), bytes, files),
-        };
-        match sent {
-            // What the peer said before it left may still be read.
-            Ok(()) | Err(Errno::PIPE) => Ok(()),
-            Err(error) => Err(CloseReason::Io(error)),
+    fn say_no(&mut self, bytes: &[u8], counters: &mut Counters) -> Result<(), CloseReason> {
+        match &mut self.way {
+            Way::Verbs(joining) => joining.refuse(bytes, counters).map_err(CloseReason::Io),
+            Way::Socket(_) => self.send(bytes, counters),
         }
+    }
+
+    fn send(&mut self, bytes: &[u8], counters: &mut Counters) -> Result<(), CloseReason> {
+        send(&mut self.way, self.backend, self.retries, (bytes, &[]), counters)
+    }
+}
+
+/// Sends a message of the handshake, and files with it over shared memory.
+fn send(
+    way: &mut Way,
+    backend: Backend,
+    retries: u8,
+    (bytes, files): (&[u8], &[BorrowedFd<'_>]),
+    counters: &mut Counters,
+) -> Result<(), CloseReason> {
+    counters.system_calls += 1;
+    let sent = match way {
+        Way::Verbs(joining) => joining.say(bytes, retries, counters),
+        Way::Socket(socket) if backend == Backend::Shm => unix::send(socket.as_fd(), bytes, files),
+        Way::Socket(socket) => stream::send(socket.as_fd(), bytes),
+    };
+    match sent {
+        // What the peer said before it left may still be read.
+        Ok(()) | Err(Errno::PIPE) => Ok(()),
+        Err(error) => Err(CloseReason::Io(error)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Frames of one class on their way to the kernel.
+//! Frames of one class on their way to the kernel or the device.
 
 use std::collections::VecDeque;
 
@@ -68,6 +68,17 @@ impl Queue {
         Some(Oldest { record: &rest[..header.padded()], payloads: header.payloads() })
     }
 
+    /// The payloads of the oldest record and of those behind it.
+    pub(crate) fn oldest_payloads(&self) -> impl Iterator<Item = &Pages> {
+        self.payloads.iter()
+    }
+
+    /// Removes the oldest record, of `bytes` bytes, and lets go of its payloads.
+    pub(crate) fn discard(&mut self, bytes: usize, payloads: usize) {
+        self.advance(bytes);
+        self.payloads.drain(..payloads);
+    }
+
     /// The pages of the oldest record, which has `payloads` payloads.
     pub(crate) fn oldest_pages(&self, payloads: usize) -> u32 {
         self.payloads.iter().take(payloads).map(Pages::pages).sum()
@@ -75,12 +86,16 @@ impl Queue {
 
     /// Removes the oldest record, of `bytes` bytes, and moves its payloads to `target`.
     pub(crate) fn pop(&mut self, bytes: usize, payloads: usize, target: &mut VecDeque<Pages>) {
+        self.advance(bytes);
+        target.extend(self.payloads.drain(..payloads));
+    }
+
+    fn advance(&mut self, bytes: usize) {
         self.start += bytes;
         if self.start == self.bytes.len() {
             self.bytes.clear();
             self.start = 0;
         }
-        target.extend(self.payloads.drain(..payloads));
     }
 
     fn queued(&self) -> usize {

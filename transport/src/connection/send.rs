@@ -7,10 +7,12 @@ use zerocopy::IntoBytes;
 use crate::config::{CREDIT_DELAY_NS, CREDIT_RUNS_MAX, PAYLOADS_MAX};
 use crate::connection::established::{Established, Link};
 use crate::connection::growth::{Grant, Wish};
-use crate::envelope::{CreditRuns, Header, Kind, WireGrant, WireRun, record_bytes};
+use crate::envelope::{
+    CreditRuns, Header, Kind, WireGrant, WirePlacedGrant, WireRun, record_bytes,
+};
 use crate::shm::notice::Notice;
 use crate::tcp::sender::Flushed;
-use crate::transport::shared::Shared;
+use crate::transport::shared::{Backend, Shared};
 use crate::{Class, CloseReason, Placement, SendError, WindowMode};
 
 /// Why [`Established::send`] took nothing.
@@ -62,8 +64,8 @@ impl Established {
             }
             return Err(SendError::Full.into());
         }
-        if let Link::Tcp(link) = &self.link
-            && link.sender.unsent_pages() + pages > shared.options.unsent_pages_max
+        if self.backend() != Backend::Shm
+            && self.unsent_pages() + pages > shared.options.unsent_pages_max
         {
             return Err(Refusal::Close(CloseReason::UnsentBound));
         }
@@ -89,6 +91,10 @@ impl Established {
                     payloads.iter().map(|(_, content)| content),
                 );
             }
+            Link::Rdma(link) => {
+                let contents = payloads.iter().map(|(_, content)| content);
+                link.push(class, header, runs, frame, contents);
+            }
         }
         self.mark_busy(shared);
         shared.counters.frames_sent += 1;
@@ -112,6 +118,10 @@ impl Established {
                 false
             }
             Link::Tcp(link) => link.flush(&mut shared.counters)? == Flushed::Paused,
+            Link::Rdma(link) => {
+                link.flush(&mut shared.counters)?;
+                false
+            }
         };
         self.tell_of_room(shared)?;
         Ok(paused || self.landing.in_use() || self.owes())
@@ -131,6 +141,7 @@ impl Established {
         match &self.link {
             Link::Shm(_) => self.owes() && !self.stuck,
             Link::Tcp(link) => !link.is_blocked() && (self.owes() || !link.sender.is_empty()),
+            Link::Rdma(link) => (self.owes() && !self.stuck) || link.can_flush(),
         }
     }
 
@@ -166,8 +177,17 @@ impl Established {
         page: u32,
         pages: u32,
     ) -> Result<bool, CloseReason> {
-        let Link::Shm(link) = &self.link else {
-            return self.push_internal(Kind::Grant, WireGrant::new(page, pages).as_bytes());
+        let link = match &self.link {
+            Link::Shm(link) => link,
+            Link::Tcp(_) => {
+                return self.push_internal(Kind::Grant, WireGrant::new(page, pages).as_bytes());
+            }
+            Link::Rdma(link) => {
+                let newest = self.landing.newest_window().filter(|_| pages > 0);
+                let place = newest.map(|window| link.newest_place(window)).unwrap_or_default();
+                let grant = WirePlacedGrant::new(page, pages, place);
+                return self.push_internal(Kind::Grant, grant.as_bytes());
+            }
         };
         let file = self.landing.last_region().filter(|_| pages > 0).map(culvert_memory::Region::fd);
         link.send_notice(Notice::Grant { page, pages }, file, &mut shared.counters)?;
@@ -180,13 +200,16 @@ impl Established {
         if self.landing.returns().is_empty() {
             return Ok(());
         }
-        if let Link::Tcp(link) = &self.link {
-            let since = *self.credits_since.get_or_insert(shared.now);
-            let many = self.landing.return_pages() * 4 >= self.landing.pages();
-            let late = shared.now.saturating_sub(since) >= CREDIT_DELAY_NS;
-            if link.is_blocked() || (link.sender.is_empty() && !many && !late && !force) {
-                return Ok(());
-            }
+        let (blocked, company) = match &self.link {
+            Link::Shm(_) => (false, true),
+            Link::Tcp(link) => (link.is_blocked(), !link.sender.is_empty()),
+            Link::Rdma(link) => (false, !link.is_empty()),
+        };
+        let since = *self.credits_since.get_or_insert(shared.now);
+        let many = self.landing.return_pages() * 4 >= self.landing.pages();
+        let late = shared.now.saturating_sub(since) >= CREDIT_DELAY_NS;
+        if blocked || !(company || many || late || force) {
+            return Ok(());
         }
         self.credits_since = None;
         while !self.landing.returns().is_empty() {
@@ -225,6 +248,10 @@ impl Established {
                     std::iter::empty::<&Pages>(),
                 );
             }
+            Link::Rdma(link) => {
+                let no_pages = std::iter::empty::<&Pages>();
+                link.push(Class::Control, header, none.into_iter(), body, no_pages);
+            }
         }
         Ok(true)
     }
@@ -237,6 +264,7 @@ impl Established {
                 room.map_err(|violation| Refusal::Close(violation.into()))
             }
             Link::Tcp(link) => Ok(link.sender.queue(class).has_room(bytes)),
+            Link::Rdma(link) => Ok(link.queue(class).has_room(bytes)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The messages of the handshake. Byte map: `docs/format/transport.md`.
 
 use uuid::Uuid;
-use zerocopy::little_endian::{U16, U32};
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::config::{QUEUE_BYTES_LIMIT, QUEUE_BYTES_MIN, WINDOW_PAGES_LIMIT};
@@ -57,6 +57,37 @@ pub(crate) struct Hello {
     nonce: [u8; 32],
 }
 
+/// A Hello in the 56 bytes that a connection request over RDMA has room for. Its nonce has 16 bytes,
+/// behind which the Hello that it stands for has zeroes.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub(crate) struct ShortHello {
+    magic: [u8; 4],
+    version: U16,
+    kind: u8,
+    window_mode: u8,
+    flags: u8,
+    data_queue_log2: u8,
+    control_queue_log2: u8,
+    reserved: u8,
+    endpoint: U32,
+    frame_bytes_max: U32,
+    window_pages_max: U32,
+    node: [u8; 16],
+    nonce: [u8; SHORT_NONCE_BYTES],
+}
+
+/// Bytes of a [`ShortHello`].
+pub(crate) const SHORT_HELLO_BYTES: usize = size_of::<ShortHello>();
+
+/// Random bytes of a nonce that fits a [`ShortHello`].
+pub(crate) const SHORT_NONCE_BYTES: usize = 16;
+
+/// The first bytes of a [`ShortHello`].
+const SHORT_MAGIC: [u8; 4] = *b"CLVT";
+
 /// The second message of each side.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
@@ -66,12 +97,35 @@ pub(crate) struct Confirm {
     preamble: Preamble,
     /// Pages of the first segment of the sender's window; 0 when it has none yet.
     window_pages: U32,
-    reserved: [u8; 16],
+    /// Where that segment is for whoever writes it over RDMA; elsewhere zero.
+    place: WirePlace,
     proof: [u8; 32],
+}
+
+/// An address of ours and the key that lets the peer write there.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
+#[repr(C)]
+pub(crate) struct WirePlace {
+    pub(crate) address: U64,
+    pub(crate) rkey: U32,
+    pub(crate) reserved: U32,
 }
 
 const _: () = assert!(PREAMBLE_BYTES == 12);
 const _: () = assert!(HELLO_BYTES == 96);
+const _: () = assert!(SHORT_HELLO_BYTES == 56);
 const _: () = assert!(CONFIRM_BYTES == 64);
 
 /// What one side says of itself, checked.
@@ -126,6 +180,58 @@ impl Hello {
         }
     }
 
+    /// The short form, of a Hello whose nonce is short.
+    pub(crate) fn shorten(&self) -> ShortHello {
+        let (nonce, rest) = self.nonce.split_first_chunk().expect("a nonce is longer");
+        debug_assert!(rest.iter().all(|byte| *byte == 0), "the nonce is a short one");
+        let log2 = |bytes: U32| bytes.get().ilog2() as u8;
+        ShortHello {
+            magic: SHORT_MAGIC,
+            version: self.preamble.version,
+            kind: self.kind,
+            window_mode: self.window_mode,
+            flags: self.flags.get() as u8,
+            data_queue_log2: log2(self.data_queue_bytes),
+            control_queue_log2: log2(self.control_queue_bytes),
+            reserved: 0,
+            endpoint: self.endpoint,
+            frame_bytes_max: self.frame_bytes_max,
+            window_pages_max: self.window_pages_max,
+            node: self.node,
+            nonce: *nonce,
+        }
+    }
+
+    /// The Hello that a short one stands for; what is wrong with its fields is found out later.
+    pub(crate) fn lengthen(bytes: &[u8]) -> Result<Self, Refusal> {
+        let short = ShortHello::read_from_prefix(bytes);
+        let (short, _) = short.map_err(|_| Refusal::NotThisProtocol)?;
+        if short.magic != SHORT_MAGIC {
+            return Err(Refusal::NotThisProtocol);
+        }
+        let bytes = |log2: u8| U32::new(1_u32.checked_shl(log2.into()).unwrap_or(0));
+        if short.version.get() == VERSION && short.reserved != 0 {
+            return Err(Refusal::Malformed);
+        }
+        let mut nonce = [0; 32];
+        nonce[..SHORT_NONCE_BYTES].copy_from_slice(&short.nonce);
+        let preamble = Preamble { magic: MAGIC, version: short.version, status: U16::ZERO };
+        Ok(Self {
+            preamble,
+            kind: short.kind,
+            window_mode: short.window_mode,
+            flags: U16::new(short.flags.into()),
+            node: short.node,
+            endpoint: short.endpoint,
+            frame_bytes_max: short.frame_bytes_max,
+            data_queue_bytes: bytes(short.data_queue_log2),
+            control_queue_bytes: bytes(short.control_queue_log2),
+            window_pages_max: short.window_pages_max,
+            reserved: [0; 12],
+            nonce,
+        })
+    }
+
     /// A Hello that says no and nothing else.
     pub(crate) fn refusal(refusal: Refusal) -> Self {
         let mut hello = Self::new_zeroed_hello();
@@ -177,28 +283,23 @@ impl Hello {
 }
 
 impl Confirm {
-    pub(crate) fn new(window_pages: u32, proof: [u8; 32]) -> Self {
-        Self {
-            preamble: Preamble::new(None),
-            window_pages: U32::new(window_pages),
-            reserved: [0; 16],
-            proof,
-        }
+    pub(crate) fn new(window_pages: u32, place: WirePlace, proof: [u8; 32]) -> Self {
+        Self { preamble: Preamble::new(None), window_pages: U32::new(window_pages), place, proof }
     }
 
     /// A Confirm that says no and nothing else.
     pub(crate) fn refusal(refusal: Refusal) -> Self {
-        let mut confirm = Self::new(0, [0; 32]);
+        let mut confirm = Self::new(0, WirePlace::default(), [0; 32]);
         confirm.preamble = Preamble::new(Some(refusal));
         confirm
     }
 
-    /// The pages of the first segment, and the proof.
-    pub(crate) fn content(&self) -> Result<(u32, [u8; 32]), Refusal> {
-        if self.reserved != [0; 16] {
+    /// The pages of the first segment, where that is, and the proof.
+    pub(crate) fn content(&self) -> Result<(u32, WirePlace, [u8; 32]), Refusal> {
+        if self.place.reserved != U32::ZERO {
             return Err(Refusal::Malformed);
         }
-        Ok((self.window_pages.get(), self.proof))
+        Ok((self.window_pages.get(), self.place, self.proof))
     }
 }
 
@@ -241,14 +342,40 @@ pub(crate) mod tests {
 
     #[test]
     fn confirm_bytes_are_fixed() {
-        let confirm = Confirm::new(8, [0xa5; 32]);
+        let confirm = Confirm::new(8, WirePlace::default(), [0xa5; 32]);
         let mut expected = Vec::new();
         expected.extend_from_slice(b"CULVERT\0");
         expected.extend_from_slice(&[1, 0, 0, 0, 8, 0, 0, 0]);
         expected.extend_from_slice(&[0; 16]);
         expected.extend_from_slice(&[0xa5; 32]);
         assert_eq!(confirm.as_bytes(), expected);
-        assert_eq!(confirm.content(), Ok((8, [0xa5; 32])));
+        assert_eq!(confirm.content(), Ok((8, WirePlace::default(), [0xa5; 32])));
+    }
+
+    #[test]
+    fn a_short_hello_stands_for_a_whole_one() {
+        let mut nonce = [0; 32];
+        nonce[..SHORT_NONCE_BYTES].fill(0x5a);
+        let hello = Hello::new(&introduction(), nonce);
+        let short = hello.shorten();
+        let mut expected = b"CLVT".to_vec();
+        expected.extend_from_slice(&[1, 0, 2, 2, 1, 16, 13, 0, 3, 0, 0, 0]);
+        expected.extend_from_slice(&[0, 0x20, 0, 0, 0, 4, 0, 0]);
+        expected.extend_from_slice(introduction().identity.node.as_bytes());
+        expected.extend_from_slice(&[0x5a; 16]);
+        assert_eq!(short.as_bytes(), expected);
+        expected.push(0);
+        assert_eq!(Hello::lengthen(&expected), Ok(hello), "private data is filled up");
+        for (at, value) in [(0, b'c'), (11, 1)] {
+            let mut other = expected.clone();
+            other[at] = value;
+            assert!(Hello::lengthen(&other).is_err(), "byte {at}");
+        }
+        assert!(Hello::lengthen(&expected[..55]).is_err());
+        let mut other = expected.clone();
+        other[9] = 200;
+        let hello = Hello::lengthen(&other).expect("looked at later");
+        assert_eq!(hello.introduction(), Err(Refusal::Malformed));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use zerocopy::FromBytes;
 
 use crate::handshake::message::{
-    CONFIRM_BYTES, Confirm, HELLO_BYTES, Hello, Introduction, PREAMBLE_BYTES, Preamble,
+    CONFIRM_BYTES, Confirm, HELLO_BYTES, Hello, Introduction, PREAMBLE_BYTES, Preamble, WirePlace,
 };
 use crate::handshake::proof::{Role, Transcript, prove, verify};
 use crate::{CloseReason, Refusal};
@@ -32,6 +32,7 @@ pub(crate) struct Handshake {
     theirs: Option<Hello>,
     peer: Option<Introduction>,
     peer_window_pages: u32,
+    peer_place: WirePlace,
 }
 
 /// What a message led to.
@@ -72,6 +73,7 @@ impl Handshake {
             theirs: None,
             peer: None,
             peer_window_pages: 0,
+            peer_place: WirePlace::default(),
         }
     }
 
@@ -103,6 +105,11 @@ impl Handshake {
         self.peer_window_pages
     }
 
+    /// Where that segment is, over RDMA.
+    pub(crate) fn peer_place(&self) -> WirePlace {
+        self.peer_place
+    }
+
     /// Looks at the beginning of a message of which not all may have come in.
     pub(crate) fn check_beginning(&self, bytes: &[u8]) -> Result<(), Stop> {
         let Some(preamble) = bytes.first_chunk::<PREAMBLE_BYTES>() else { return Ok(()) };
@@ -126,8 +133,8 @@ impl Handshake {
         }
     }
 
-    /// Our Confirm, with the pages of our window's first segment.
-    pub(crate) fn confirm(&mut self, window_pages: u32) -> Confirm {
+    /// Our Confirm, with the pages of our window's first segment and where that is.
+    pub(crate) fn confirm(&mut self, window_pages: u32, place: WirePlace) -> Confirm {
         debug_assert_eq!(self.phase, Phase::Prepare);
         let proof = match (&self.key, self.transcript()) {
             (Some(key), Some(transcript)) => prove(key, self.role, &transcript, window_pages),
@@ -137,7 +144,7 @@ impl Handshake {
             Role::Connector => Phase::AwaitConfirm,
             Role::Acceptor => Phase::Done,
         };
-        Confirm::new(window_pages, proof)
+        Confirm::new(window_pages, place, proof)
     }
 
     /// The end for a reason found here.
@@ -176,7 +183,8 @@ impl Handshake {
     fn receive_confirm(&mut self, bytes: &[u8]) -> Result<Step, Stop> {
         let confirm =
             Confirm::read_from_bytes(bytes).map_err(|_| self.refuse(Refusal::Malformed))?;
-        let (window_pages, proof) = confirm.content().map_err(|refusal| self.refuse(refusal))?;
+        let (window_pages, place, proof) =
+            confirm.content().map_err(|refusal| self.refuse(refusal))?;
         if self.peer.is_none_or(|peer| window_pages > peer.window_pages_max) {
             return Err(self.refuse(Refusal::Malformed));
         }
@@ -186,6 +194,7 @@ impl Handshake {
             return Err(self.refuse(Refusal::WrongKey));
         }
         self.peer_window_pages = window_pages;
+        self.peer_place = place;
         match self.role {
             Role::Connector => {
                 self.phase = Phase::Done;
@@ -234,11 +243,11 @@ mod tests {
             Ok(step) => assert!(matches!(step, Step::Prepare)),
             Err(stop) => return (Some(stop.reason), farewell(&mut a, &stop)),
         }
-        match a.receive(c.confirm(8).as_bytes()) {
+        match a.receive(c.confirm(8, WirePlace::default()).as_bytes()) {
             Ok(step) => assert!(matches!(step, Step::Prepare)),
             Err(stop) => return (farewell(&mut c, &stop), Some(stop.reason)),
         }
-        match c.receive(a.confirm(9).as_bytes()) {
+        match c.receive(a.confirm(9, WirePlace::default()).as_bytes()) {
             Ok(step) => assert!(matches!(step, Step::Done)),
             Err(stop) => return (Some(stop.reason), None),
         }
@@ -278,9 +287,10 @@ mod tests {
         let mut a = side(Role::Acceptor, Some(b"guess"), 2);
         let Ok(Step::Reply(hello)) = a.receive(c.hello().as_bytes()) else { panic!("a Hello") };
         c.receive(hello.as_bytes()).expect("keyed");
-        c.confirm(8);
+        c.confirm(8, WirePlace::default());
         a.phase = Phase::Prepare;
-        let stop = c.receive(a.confirm(8).as_bytes()).expect_err("not the key");
+        let stop =
+            c.receive(a.confirm(8, WirePlace::default()).as_bytes()).expect_err("not the key");
         assert_eq!(stop.reason, CloseReason::RefusedHere(Refusal::WrongKey));
     }
 
@@ -290,7 +300,7 @@ mod tests {
         // The attacker sends everything back that the connector sends.
         let hello = *c.hello();
         c.receive(hello.as_bytes()).expect("a Hello like any other");
-        let confirm = c.confirm(8);
+        let confirm = c.confirm(8, WirePlace::default());
         assert!(c.receive(confirm.as_bytes()).is_err());
     }
 

@@ -7,7 +7,6 @@
 
 pub(crate) mod batch;
 pub(crate) mod link;
-pub(crate) mod queue;
 pub(crate) mod receiver;
 pub(crate) mod sender;
 pub(crate) mod socket;

@@ -8,10 +8,10 @@ use culvert_memory::Pages;
 use rustix::io::Errno;
 
 use crate::config::{BATCH_FRAMES_BYTES_MAX, BATCH_PAGES, BATCH_PLACEMENTS_MAX, CALLS_PER_TURN};
+use crate::connection::queue::Queue;
 use crate::counters::Counters;
 use crate::envelope::{Header, WireRun};
 use crate::tcp::batch::{self, PREFIX_BYTES};
-use crate::tcp::queue::Queue;
 use crate::tcp::vectors::Source;
 use crate::{Class, CloseReason};
 

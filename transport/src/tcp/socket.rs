@@ -1,6 +1,6 @@
 //! Making the sockets of streams.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -14,9 +14,13 @@ use crate::config::NOT_SENT_BYTES;
 pub(crate) type Failure = (&'static str, Errno);
 
 /// Begins to connect: whether it succeeded shows when the socket becomes writable.
-pub(crate) fn connect(address: SocketAddr) -> Result<OwnedFd, Failure> {
+pub(crate) fn connect(address: SocketAddr, from: Option<IpAddr>) -> Result<OwnedFd, Failure> {
     let socket = new_socket(address)?;
     tune(&socket).map_err(|error| ("setsockopt", error))?;
+    if let Some(from) = from {
+        let from = SocketAddr::new(from, 0);
+        socket.bind(&from.into()).map_err(|error| ("bind", errno(&error)))?;
+    }
     match socket.connect(&address.into()) {
         Ok(()) => Ok(socket.into()),
         Err(error) => match errno(&error) {

@@ -36,7 +36,7 @@ impl Transport {
         let Some(connection) = self.connections.remove(slot) else { return };
         match connection {
             Connection::Between => {}
-            Connection::Opening(mut opening) => {
+            Connection::Opening(opening) => {
                 self.openings.retain(|other| *other != slot);
                 self.shared.counters.handshakes_failed += 1;
                 let (address, initiated) = (&opening.address, opening.initiated);
@@ -46,8 +46,11 @@ impl Transport {
                     }
                     _ => tracing::warn!(%address, initiated, %reason, "handshake failed"),
                 }
-                if let Some(landing) = opening.take_landing() {
-                    self.shared.retire(landing, opening.backend());
+                let backend = opening.backend();
+                let (landing, joining) = opening.into_verbs();
+                match joining {
+                    Some(joining) => self.linger_joining(joining, landing),
+                    None => landing.into_iter().for_each(|one| self.shared.retire(one, backend)),
                 }
                 if initiated {
                     self.shared.events.push_back(Pending::Closed { connection: id(slot), reason });
@@ -76,7 +79,10 @@ impl Transport {
                     self.shared.wishing -= 1;
                 }
                 let backend = open.backend();
-                self.shared.retire(open.landing, backend);
+                match open.link {
+                    Link::Rdma(link) => self.linger(*link, Some(open.landing)),
+                    Link::Shm(_) | Link::Tcp(_) => self.shared.retire(open.landing, backend),
+                }
                 self.shared.events.push_back(Pending::Closed { connection: id(slot), reason });
             }
         }
@@ -87,11 +93,12 @@ impl Transport {
         match link {
             Link::Shm(_) => self.shm.retain(|other| *other != slot),
             Link::Tcp(_) => self.tcp_open -= 1,
+            Link::Rdma(_) => {}
         }
     }
 
     /// Windows of closed connections of which somebody still holds pages.
     pub fn retiring_windows(&self) -> usize {
-        self.shared.retiring()
+        self.shared.retiring() + self.verbs.as_ref().map_or(0, |verbs| verbs.lingering())
     }
 }

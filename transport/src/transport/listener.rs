@@ -1,23 +1,40 @@
 //! Where peers come in.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use crate::config::{ACCEPT_REST_NS, ACCEPTS_PER_TURN};
-use crate::connection::opening::Opening;
+use crate::config::{ACCEPT_REST_NS, ACCEPTS_PER_TURN, RDMA_BACKLOG};
+use crate::connection::opening::{Opening, Way};
 use crate::handshake::proof::Role;
+use crate::rdma::Id;
 use crate::shm::socket as unix;
 use crate::tcp::socket as stream;
 use crate::transport::Transport;
 use crate::transport::shared::Backend;
 use crate::{Address, CloseReason, ListenError, WindowMode};
 
-/// A listening socket.
+/// What it listens with.
+#[derive(Debug)]
+enum Ear {
+    Socket(OwnedFd),
+    Verbs(Id),
+}
+
+impl Ear {
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Ear::Socket(socket) => Some(socket.as_fd()),
+            Ear::Verbs(_) => None,
+        }
+    }
+}
+
+/// A listening socket, or an identifier that listens.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    socket: OwnedFd,
+    ear: Ear,
     address: Address,
     /// Not watched before this time: the process was out of descriptors.
     resting: Option<u64>,
@@ -52,18 +69,23 @@ impl Transport {
     ///
     /// [`ListenError::InUse`] when somebody listens there, or what the kernel refused.
     pub fn bind(&mut self, address: &Address) -> Result<Address, ListenError> {
-        let (socket, address) = match address {
+        let (ear, address) = match address {
             Address::Shm(path) => {
                 let socket = unix::bind(path).map_err(|error| failure(("bind", error)))?;
-                (socket, address.clone())
+                (Ear::Socket(socket), address.clone())
             }
             Address::Tcp(wanted) => {
                 let (socket, bound) = stream::bind(*wanted).map_err(failure)?;
-                (socket, Address::Tcp(bound))
+                (Ear::Socket(socket), Address::Tcp(bound))
+            }
+            Address::Rdma(wanted) => {
+                let id = self.bind_verbs(*wanted)?;
+                let bound = SocketAddr::new(wanted.ip(), id.port());
+                (Ear::Verbs(id), Address::Rdma(bound))
             }
         };
         let address_bound = address.clone();
-        self.listeners.push(Listener { socket, address, resting: None, deaf: true });
+        self.listeners.push(Listener { ear, address, resting: None, deaf: true });
         Ok(address_bound)
     }
 
@@ -83,14 +105,18 @@ impl Transport {
             }
         };
         let listener = &mut self.listeners[index];
-        let backlog = match &listener.address {
-            Address::Shm(_) => unix::BACKLOG,
-            Address::Tcp(_) => stream::BACKLOG,
-        };
-        rustix::net::listen(&listener.socket, backlog)
-            .map_err(|errno| failure(("listen", errno)))?;
-        let watched = self.readiness.add_listener(listener.socket.as_fd(), index);
-        watched.map_err(|errno| failure(("epoll_ctl", errno)))?;
+        match &listener.ear {
+            Ear::Verbs(id) => {
+                id.listen(RDMA_BACKLOG).map_err(|errno| failure(("rdma_listen", errno)))?;
+            }
+            Ear::Socket(socket) => {
+                let shm = matches!(listener.address, Address::Shm(_));
+                let backlog = if shm { unix::BACKLOG } else { stream::BACKLOG };
+                rustix::net::listen(socket, backlog).map_err(|errno| failure(("listen", errno)))?;
+                let watched = self.readiness.add_listener(socket.as_fd(), index);
+                watched.map_err(|errno| failure(("epoll_ctl", errno)))?;
+            }
+        }
         listener.deaf = false;
         Ok(address)
     }
@@ -99,15 +125,17 @@ impl Transport {
     pub(super) fn accept(&mut self, index: usize) {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(listener) = self.listeners.get_mut(index) else { return };
+            let Some(socket) = listener.ear.socket() else { return };
             self.shared.counters.system_calls += 1;
-            let socket = listener.socket.as_fd();
             let accepted = match &listener.address {
                 Address::Shm(_) => unix::accept(socket)
                     .map(|socket| (socket, listener.address.clone(), Backend::Shm)),
-                Address::Tcp(_) => stream::accept(socket).map(|(socket, peer)| {
-                    let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-                    (socket, Address::Tcp(peer.unwrap_or(unknown)), Backend::Tcp)
-                }),
+                Address::Tcp(_) | Address::Rdma(_) => {
+                    stream::accept(socket).map(|(socket, peer)| {
+                        let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+                        (socket, Address::Tcp(peer.unwrap_or(unknown)), Backend::Tcp)
+                    })
+                }
             };
             match accepted {
                 Ok((socket, address, backend)) => self.admit(socket, address, backend),
@@ -115,7 +143,7 @@ impl Transport {
                     let address = &listener.address;
                     tracing::warn!(%address, "no descriptor or memory to accept a connection");
                     listener.resting = Some(self.shared.now + ACCEPT_REST_NS);
-                    let _ = self.readiness.remove_listener(listener.socket.as_fd());
+                    let _ = self.readiness.remove_listener(socket);
                     return;
                 }
                 // Nothing more, or a peer that went away in the queue.
@@ -131,14 +159,15 @@ impl Transport {
         let side = (backend, Role::Acceptor, WindowMode::Granted);
         let Some(slot) = self.connections.next_id() else {
             let nobody = culvert_memory::SlotId::from_u64(0);
-            let mut opening = Opening::new(nobody, address, socket, side, &self.shared);
+            let way = Way::Socket(socket);
+            let mut opening = Opening::new(nobody, address, way, side, &self.shared);
             let reason = opening.turn_away(&mut self.shared.counters);
             self.shared.counters.handshakes_failed += 1;
             let address = &opening.address;
             tracing::warn!(%address, %reason, "a peer was turned away: no free connection");
             return;
         };
-        let opening = Opening::new(slot, address, socket, side, &self.shared);
+        let opening = Opening::new(slot, address, Way::Socket(socket), side, &self.shared);
         if let Err(error) = self.begin(opening) {
             tracing::warn!(%error, "a connection could not be watched");
         }
@@ -146,7 +175,7 @@ impl Transport {
 
     /// Keeps peers that never finish their handshake from taking all connections: beyond a quarter
     /// of them the oldest goes.
-    fn drop_oldest_half_open(&mut self) {
+    pub(super) fn drop_oldest_half_open(&mut self) {
         let half_open_max = (self.connections.capacity() as usize / 4).max(4);
         if self.openings.len() < half_open_max {
             return;
@@ -163,7 +192,8 @@ impl Transport {
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             if listener.resting.is_some_and(|until| now >= until) {
                 listener.resting = None;
-                if let Err(error) = self.readiness.add_listener(listener.socket.as_fd(), index) {
+                let Some(socket) = listener.ear.socket() else { continue };
+                if let Err(error) = self.readiness.add_listener(socket, index) {
                     let address = &listener.address;
                     tracing::warn!(%error, %address, "a listener could not be watched");
                 }

@@ -11,18 +11,20 @@ mod readiness;
 mod sending;
 pub(crate) mod shared;
 mod sleep;
+mod verbs;
 mod windows;
 
 use std::collections::VecDeque;
 
 use culvert_memory::{SlotId, SlotTable};
 
-use crate::connection::established::Link;
+use crate::connection::established::Established;
 use crate::connection::info::ConnectionInfo;
-use crate::connection::opening::Opening;
+use crate::connection::opening::{Opening, Way};
 use crate::connection::{Connection, id, slot};
 use crate::envelope::RECORD_BYTES_LIMIT;
 use crate::handshake::proof::Role;
+use crate::rdma::Verbs;
 use crate::shm::socket as unix;
 use crate::tcp::socket as stream;
 use crate::transport::listener::Listener;
@@ -91,6 +93,10 @@ pub struct Transport {
     tcp_open: usize,
     /// Those of them that have something to be read.
     tcp_ready: VecDeque<SlotId>,
+    /// What `rdma://` needs, once it is asked for.
+    verbs: Option<Box<Verbs>>,
+    /// Open connections over RDMA that have something to be read.
+    rdma_ready: VecDeque<SlotId>,
     /// Where a record is copied before it is looked at.
     record: Vec<u8>,
     /// Whether shared-memory peers have been told that we sleep.
@@ -116,6 +122,8 @@ impl Transport {
             shm_next: 0,
             tcp_open: 0,
             tcp_ready: VecDeque::with_capacity(connections_max as usize),
+            verbs: None,
+            rdma_ready: VecDeque::with_capacity(connections_max as usize),
             record: Vec::with_capacity(RECORD_BYTES_LIMIT),
             asleep: false,
         })
@@ -136,14 +144,20 @@ impl Transport {
     ) -> Result<ConnectionId, ConnectError> {
         let slot = self.connections.next_id().ok_or(ConnectError::TableFull)?;
         let failure = |(step, source)| ConnectError::Io { step, source };
-        let (socket, backend) = match address {
+        let source = self.shared.options.source;
+        let (way, backend) = match address {
             Address::Shm(path) => {
-                (unix::connect(path).map_err(|error| failure(("connect", error)))?, Backend::Shm)
+                let socket = unix::connect(path).map_err(|error| failure(("connect", error)))?;
+                (Way::Socket(socket), Backend::Shm)
             }
-            Address::Tcp(address) => (stream::connect(*address).map_err(failure)?, Backend::Tcp),
+            Address::Tcp(address) => {
+                let socket = stream::connect(*address, source).map_err(failure)?;
+                (Way::Socket(socket), Backend::Tcp)
+            }
+            Address::Rdma(address) => (self.resolve(slot, *address)?, Backend::Rdma),
         };
         let side = (backend, Role::Connector, window);
-        let mut opening = Opening::new(slot, address.clone(), socket, side, &self.shared);
+        let mut opening = Opening::new(slot, address.clone(), way, side, &self.shared);
         if backend == Backend::Shm
             && let Err(CloseReason::Io(source)) = opening.send_hello(&mut self.shared.counters)
         {
@@ -177,7 +191,9 @@ impl Transport {
     /// Puts a handshake into the table and watches its socket.
     fn begin(&mut self, opening: Opening) -> Result<(), rustix::io::Errno> {
         let slot = opening.slot;
-        self.readiness.add(opening.socket(), slot, opening.connecting)?;
+        if let Some(socket) = opening.socket() {
+            self.readiness.add(socket, slot, opening.connecting)?;
+        }
         self.openings.push_back(slot);
         let inserted = self.connections.insert(Connection::Opening(Box::new(opening)));
         debug_assert_eq!(inserted.ok(), Some(slot), "the slot was free a moment ago");
@@ -186,15 +202,18 @@ impl Transport {
 
     /// Puts an established connection where its handshake was.
     fn adopt(&mut self, slot: SlotId, connection: Connection) {
-        let is_shm = matches!(connection.open().map(|open| &open.link), Some(Link::Shm(_)));
+        let backend = connection.open().map(Established::backend);
         if let Some(place) = self.connections.get_mut(slot) {
             *place = connection;
         }
-        if is_shm {
-            self.shm.push(slot);
-        } else {
-            self.tcp_open += 1;
-            self.list_ready(slot);
+        match backend {
+            Some(Backend::Shm) => self.shm.push(slot),
+            Some(Backend::Tcp) => {
+                self.tcp_open += 1;
+                self.list_ready(slot);
+            }
+            Some(Backend::Rdma) => self.list_received(slot),
+            None => {}
         }
     }
 }

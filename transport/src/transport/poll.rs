@@ -14,7 +14,7 @@ use crate::transport::shared::Pending;
 use crate::{CloseReason, Violation};
 
 /// What the caller does with events. It may use the transport, except for polling it.
-type Handler<'a> = dyn FnMut(&mut Transport, Event<'_>) + 'a;
+pub(super) type Handler<'a> = dyn FnMut(&mut Transport, Event<'_>) + 'a;
 
 impl Transport {
     /// Takes in what there is, at most `budget` events, and gives each to `handler`. Returns how
@@ -38,6 +38,7 @@ impl Transport {
         self.deliver_pending(&mut left, handler);
         self.poll_shm(&mut left, &mut record, handler);
         self.poll_tcp(&mut left, &mut record, handler);
+        self.poll_rdma(&mut left, &mut record, handler);
         self.deliver_pending(&mut left, handler);
         self.record = record;
         budget - left
@@ -61,6 +62,9 @@ impl Transport {
             let report = self.readiness.report(index);
             match report.source {
                 Source::Listener(listener) => self.accept(listener),
+                Source::Manager => self.take_reports(),
+                Source::Completions(device) => self.take_wake_ups(device),
+                Source::Device(device) => self.take_device_events(device),
                 Source::Connection(slot) => match self.connections.get_mut(slot) {
                     None | Some(Connection::Between) => {}
                     Some(Connection::Opening(_)) => self.advance_opening(slot),
@@ -78,6 +82,8 @@ impl Transport {
                                 self.list_ready(slot);
                             }
                         }
+                        // It has no socket.
+                        Link::Rdma(_) => {}
                     },
                 },
             }
@@ -107,11 +113,12 @@ impl Transport {
     }
 
     /// Goes on with a handshake whose socket has something to say.
-    fn advance_opening(&mut self, slot: SlotId) {
+    pub(super) fn advance_opening(&mut self, slot: SlotId) {
         let Some(Connection::Opening(opening)) = self.connections.get_mut(slot) else { return };
         if opening.connecting {
             let connected = opening.finish_connecting(&mut self.shared.counters).and_then(|()| {
-                self.readiness.watch(opening.socket(), slot, false).map_err(CloseReason::Io)
+                let socket = opening.socket().ok_or(CloseReason::PeerVanished)?;
+                self.readiness.watch(socket, slot, false).map_err(CloseReason::Io)
             });
             match connected {
                 Ok(()) => {}
@@ -265,7 +272,7 @@ impl Transport {
 
     /// Takes records off a connection, and gives the frames among them to the handler; whether it
     /// has none left.
-    fn take_frames(
+    pub(super) fn take_frames(
         &mut self,
         slot: SlotId,
         left: &mut usize,

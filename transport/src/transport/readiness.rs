@@ -13,12 +13,22 @@ use crate::config::READINESS_MAX;
 
 /// Tokens from here on are listeners; no slot has such a generation in its upper half.
 const LISTENERS: u64 = 0xffff_ffff_0000_0000;
+/// ... and from here on devices, two for each: completions, events. The last is the connection
+/// manager.
+const DEVICES: u64 = 0xffff_ffff_8000_0000;
+const MANAGER: u64 = u64::MAX;
 
 /// Who is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Connection(SlotId),
     Listener(usize),
+    /// The RDMA connection manager.
+    Manager,
+    /// Completions of an RDMA device have come.
+    Completions(usize),
+    /// An RDMA device has something to report.
+    Device(usize),
 }
 
 /// One report.
@@ -89,6 +99,22 @@ impl Readiness {
         )
     }
 
+    /// Watches the RDMA connection manager.
+    pub(crate) fn add_manager(&self, channel: BorrowedFd<'_>) -> Result<(), Errno> {
+        epoll::add(&self.epoll, channel, EventData::new_u64(MANAGER), EventFlags::IN)
+    }
+
+    /// Watches an RDMA device.
+    pub(crate) fn add_device(
+        &self,
+        device: usize,
+        [completions, events]: [BorrowedFd<'_>; 2],
+    ) -> Result<(), Errno> {
+        let token = DEVICES + 2 * device as u64;
+        epoll::add(&self.epoll, completions, EventData::new_u64(token), EventFlags::IN)?;
+        epoll::add(&self.epoll, events, EventData::new_u64(token + 1), EventFlags::IN)
+    }
+
     /// Stops watching a listener.
     pub(crate) fn remove_listener(&self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
         epoll::delete(&self.epoll, socket)
@@ -109,10 +135,15 @@ impl Readiness {
     pub(crate) fn report(&self, index: usize) -> Report {
         let Event { flags, data } = self.events[index];
         let token = data.u64();
-        let source = if token >= LISTENERS {
-            Source::Listener((token - LISTENERS) as usize)
-        } else {
-            Source::Connection(SlotId::from_u64(token))
+        let source = match token {
+            MANAGER => Source::Manager,
+            DEVICES.. => {
+                let (number, events) = ((token - DEVICES) >> 1, token & 1 != 0);
+                let device = number as usize;
+                if events { Source::Device(device) } else { Source::Completions(device) }
+            }
+            LISTENERS.. => Source::Listener((token - LISTENERS) as usize),
+            _ => Source::Connection(SlotId::from_u64(token)),
         };
         let end = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
         Report {

@@ -18,6 +18,7 @@ use crate::{CloseReason, ConnectionId, Identity, TransportOptions, WindowMode};
 pub(crate) enum Backend {
     Shm,
     Tcp,
+    Rdma,
 }
 
 /// An event that waits for the next poll.
@@ -101,10 +102,16 @@ impl Shared {
         }
         let window = match backend {
             Backend::Shm => self.create_window(pages)?,
-            Backend::Tcp => self.carve_window(mode, pages)?,
+            Backend::Tcp | Backend::Rdma => self.carve_window(mode, pages)?,
         };
         self.budget_pages -= window.pages();
         Some(window)
+    }
+
+    /// Gives back what [`Shared::make_window`] made and nobody was told of.
+    pub(crate) fn unmake_window(&mut self, window: Window) {
+        self.budget_pages += window.pages();
+        drop(window);
     }
 
     /// Adds memory to a window, and reports its region where somebody wants to know.

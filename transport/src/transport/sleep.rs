@@ -28,8 +28,11 @@ impl Transport {
         }
         self.asleep = true;
         self.set_sleeping(true);
+        self.ask_to_be_woken();
         full_barrier();
-        if self.has_shared_work() {
+        // What completed before the devices were asked wakes nobody.
+        self.take_completions();
+        if self.has_work() || self.has_shared_work() {
             self.finish_sleep();
             return false;
         }
@@ -52,7 +55,8 @@ impl Transport {
                 Some(Connection::Opening(opening)) => opening.deadline,
                 _ => None,
             });
-        handshakes.chain(self.listener_deadline()).min()
+        let lingering = self.verbs.as_ref().and_then(|verbs| verbs.deadline());
+        handshakes.chain(self.listener_deadline()).chain(lingering).min()
     }
 
     fn set_sleeping(&mut self, sleeping: bool) {
@@ -72,6 +76,7 @@ impl Transport {
     fn has_work(&self) -> bool {
         !self.shared.events.is_empty()
             || !self.tcp_ready.is_empty()
+            || !self.rdma_ready.is_empty()
             || !self.shared.region_events.is_empty()
             || !self.shared.unreported.is_empty()
             || self.openings.iter().any(|slot| match self.connections.get(*slot) {

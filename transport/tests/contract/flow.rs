@@ -118,7 +118,7 @@ fn carries_many_payloads_in_one_frame(scheme: Scheme) {
         });
         assert_eq!(
             pair.client.pool.free_pages(),
-            pair.client.pool.total_pages() - if scheme == Scheme::Tcp { 8 } else { 0 }
+            pair.client.pool.total_pages() - if scheme == Scheme::Shm { 0 } else { 8 }
         );
     }
 }

@@ -1,5 +1,7 @@
 //! Two transports in one thread, and what they have seen.
 
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use culvert_memory::{Backing, Buffer, PAGE_SIZE, Pages, Pool, PoolOptions};
@@ -14,7 +16,52 @@ use uuid::Uuid;
 pub enum Scheme {
     Shm,
     Tcp,
+    Rdma,
 }
+
+/// The addresses of two RDMA devices that reach each other, where there are some: the server's and
+/// the client's.
+fn rdma_addresses() -> Option<[IpAddr; 2]> {
+    let text = std::env::var("CULVERT_TEST_RDMA").ok()?;
+    let (server, client) = text.split_once(',').expect("two addresses with a comma between them");
+    Some([server, client].map(|text| text.parse().expect("an IP address")))
+}
+
+/// Whether tests over verbs can run here; says so where they cannot.
+pub fn has_rdma() -> bool {
+    let has = rdma_addresses().is_some();
+    if !has {
+        println!(
+            "skipped: no RDMA devices here (CULVERT_TEST_RDMA); scripts/softroce test has some"
+        );
+    }
+    has
+}
+
+impl Scheme {
+    /// Where a server of this scheme may listen.
+    pub fn address(self, directory: &Path) -> Address {
+        match self {
+            Scheme::Shm => Address::Shm(directory.join("a.sock")),
+            Scheme::Tcp => "tcp://127.0.0.1:0".parse().expect("an address"),
+            Scheme::Rdma => {
+                let [server, _] = rdma_addresses().expect("asked before");
+                Address::Rdma(SocketAddr::new(server, 0))
+            }
+        }
+    }
+
+    /// What a client of this scheme has to be told.
+    pub fn client(self, mut options: TransportOptions) -> TransportOptions {
+        if self == Scheme::Rdma {
+            options.source = rdma_addresses().map(|[_, client]| client);
+        }
+        options
+    }
+}
+
+/// How long anything may take, also in an emulated machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An event, kept.
 #[derive(Debug)]
@@ -184,12 +231,10 @@ impl Pair {
     pub fn with(scheme: Scheme, server: TransportOptions, client: TransportOptions) -> Self {
         let directory = TempDir::new().expect("a directory");
         let mut server = Side::new(server);
-        let wanted = match scheme {
-            Scheme::Shm => Address::Shm(directory.path().join("a.sock")),
-            Scheme::Tcp => "tcp://127.0.0.1:0".parse().expect("an address"),
-        };
+        let wanted = scheme.address(directory.path());
         let address = server.transport.listen(&wanted).expect("a free address");
-        Self { server, client: Side::new(client), address, _directory: directory }
+        let client = Side::new(scheme.client(client));
+        Self { server, client, address, _directory: directory }
     }
 
     /// Connects; the ids on both sides.
@@ -222,7 +267,7 @@ impl Pair {
     pub fn until(&mut self, done: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         while !done(self) {
-            assert!(start.elapsed() < Duration::from_secs(20), "it never came");
+            assert!(start.elapsed() < PATIENCE, "it never came");
             self.turn();
         }
     }

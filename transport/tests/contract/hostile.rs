@@ -10,7 +10,7 @@ use culvert_transport::{
 use crate::harness::{Pair, Scheme, Seen, options};
 use crate::raw::{self, Peer, batch, record, runs};
 
-crate::over_backends!(
+crate::over_sockets!(
     refuses_malformed_records,
     refuses_places_outside_the_window,
     refuses_pages_used_twice,

@@ -131,7 +131,7 @@ fn child_sends_for_ever() {
 
 fn child(test: &str, address: &str) -> Child {
     Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", test, "--ignored", "--test-threads=1"])
+        .args(["--exact", test, "--ignored", "--test-threads=1", "--nocapture"])
         .env("CULVERT_TEST_ADDRESS", address)
         .stdout(Stdio::null())
         .spawn()
@@ -176,6 +176,10 @@ fn fails_to_connect_to_nobody(scheme: Scheme) {
         Scheme::Tcp => {
             let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
             Address::Tcp(gone.local_addr().expect("bound"))
+        }
+        Scheme::Rdma => {
+            let Address::Rdma(address) = &pair.address else { panic!("{}", pair.address) };
+            Address::Rdma(std::net::SocketAddr::new(address.ip(), 9))
         }
     };
     match pair.client.transport.connect(&nobody, WindowMode::Granted) {
@@ -240,6 +244,7 @@ fn leaks_nothing(scheme: Scheme) {
     let address = match scheme {
         Scheme::Shm => "shm",
         Scheme::Tcp => "tcp",
+        Scheme::Rdma => "rdma",
     };
     let status =
         child("lifecycle::child_connects_and_disconnects", address).wait().expect("it ends");
@@ -251,6 +256,7 @@ fn leaks_nothing(scheme: Scheme) {
 fn child_connects_and_disconnects() {
     let scheme = match std::env::var("CULVERT_TEST_ADDRESS").expect("set by the parent").as_str() {
         "shm" => Scheme::Shm,
+        "rdma" => Scheme::Rdma,
         _ => Scheme::Tcp,
     };
     let cycles = if cfg!(debug_assertions) { 300 } else { 2000 };

@@ -22,6 +22,26 @@ macro_rules! over_backends {
         mod tcp {
             $(#[test] fn $test() { super::$test(crate::harness::Scheme::Tcp); })+
         }
+        mod rdma {
+            $(#[test] fn $test() {
+                if crate::harness::has_rdma() {
+                    super::$test(crate::harness::Scheme::Rdma);
+                }
+            })+
+        }
     };
 }
 pub(crate) use over_backends;
+
+/// As [`over_backends`], for tests that speak to sockets themselves.
+macro_rules! over_sockets {
+    ($($test:ident),+ $(,)?) => {
+        mod shm_socket {
+            $(#[test] fn $test() { super::$test(crate::harness::Scheme::Shm); })+
+        }
+        mod tcp_socket {
+            $(#[test] fn $test() { super::$test(crate::harness::Scheme::Tcp); })+
+        }
+    };
+}
+pub(crate) use over_sockets;

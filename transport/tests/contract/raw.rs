@@ -225,6 +225,7 @@ impl Peer {
         match scheme {
             Scheme::Tcp => Self::Tcp(tcp_peer(address, server)),
             Scheme::Shm => Self::Shm(shm_peer(address, server)),
+            Scheme::Rdma => unreachable!("it has no socket"),
         }
     }
 

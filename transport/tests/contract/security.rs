@@ -15,11 +15,14 @@ crate::over_backends!(
     refuses_another_key,
     refuses_a_missing_key,
     refuses_a_key_it_does_not_know,
+    refuses_when_the_table_is_full,
+);
+
+crate::over_sockets!(
     refuses_another_version,
     refuses_another_protocol,
     gives_up_on_half_a_handshake,
     bounds_half_open_connections,
-    refuses_when_the_table_is_full,
 );
 
 fn keyed(scheme: Scheme, server: Option<&[u8]>, client: Option<&[u8]>) -> Pair {
@@ -109,6 +112,7 @@ fn say(pair: &mut Pair, scheme: Scheme, bytes: &[u8], answer: usize) -> Vec<u8> 
             raw::send(&socket, bytes, &[]);
             raw::receive(&socket, &mut pair.server).map_or(Vec::new(), |(bytes, _)| bytes)
         }
+        Scheme::Rdma => unreachable!("it has no socket"),
     }
 }
 
@@ -144,6 +148,7 @@ fn gives_up_on_half_a_handshake(scheme: Scheme) {
             shm = raw::shm_socket(&pair.address);
             raw::send(&shm, &raw::hello(1), &[]);
         }
+        Scheme::Rdma => unreachable!("it has no socket"),
     }
     pair.until(|pair| pair.server.transport.connections().count() == 1);
     assert!(pair.server.transport.next_deadline().is_some());
@@ -162,6 +167,7 @@ fn bounds_half_open_connections(scheme: Scheme) {
         match scheme {
             Scheme::Tcp => held.0.push(raw::tcp_stream(&pair.address)),
             Scheme::Shm => held.1.push(raw::shm_socket(&pair.address)),
+            Scheme::Rdma => unreachable!("it has no socket"),
         }
         pair.server.turn();
     }
