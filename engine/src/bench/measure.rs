@@ -49,7 +49,7 @@ pub fn connect_for(
         ..defaults
     };
     let pool = ByteSize(payload + CLIENT_POOL.bytes());
-    Ok(BlockingClient::new(connect(cluster, pool, pre_shared_key, options)?))
+    Ok(BlockingClient::new(connect(cluster, pool, (pre_shared_key, None), options)?))
 }
 
 /// Writes the whole volume once, so that nothing is touched or mapped for the first time while it

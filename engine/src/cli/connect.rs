@@ -1,5 +1,6 @@
 //! How commands reach a cluster.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,6 +43,12 @@ pub struct ConnectArgs {
     /// Which addresses of the cluster file to use
     #[arg(long, value_enum, default_value_t = TransportChoice::Any)]
     pub transport: TransportChoice,
+    /// Connect from this address of the machine [default: what the kernel chooses]
+    ///
+    /// Where the machine has several networks it decides which of them, and over RDMA which device,
+    /// is used.
+    #[arg(long, value_name = "IP")]
+    pub source: Option<IpAddr>,
     /// File with the key that the servers ask for
     #[arg(long, value_name = "FILE")]
     pub pre_shared_key_file: Option<PathBuf>,
@@ -62,6 +69,8 @@ pub enum TransportChoice {
     Shm,
     /// TCP only
     Tcp,
+    /// RDMA only
+    Rdma,
 }
 
 impl TransportChoice {
@@ -70,6 +79,7 @@ impl TransportChoice {
             TransportChoice::Any => Transports::Any,
             TransportChoice::Shm => Transports::Shm,
             TransportChoice::Tcp => Transports::Tcp,
+            TransportChoice::Rdma => Transports::Rdma,
         }
     }
 }
@@ -89,16 +99,16 @@ impl ConnectArgs {
             epoch: Epoch(self.epoch),
             ..defaults
         };
-        let client = connect(cluster, POOL_BYTES, key, options)?;
+        let client = connect(cluster, POOL_BYTES, (key, self.source), options)?;
         Ok(BlockingClient::new(client))
     }
 }
 
-/// A client with a name and a pool of its own.
+/// A client with a name and a pool of its own, that connects with a key and from an address.
 pub fn connect(
     cluster: Cluster,
     pool_bytes: ByteSize,
-    pre_shared_key: Option<Vec<u8>>,
+    (pre_shared_key, source): (Option<Vec<u8>>, Option<IpAddr>),
     options: ClientOptions,
 ) -> anyhow::Result<Client<Transport>> {
     let pool = Pool::new(&PoolOptions {
@@ -112,6 +122,7 @@ pub fn connect(
     let identity = Identity { node: name, kind: PeerKind::Client, endpoint: 0 };
     let transport = Transport::new(TransportOptions {
         pre_shared_key,
+        source,
         lock_memory: false,
         ..TransportOptions::new(identity, pool.clone())
     })?;

@@ -212,7 +212,8 @@ fn make_file(path: &Path, bytes: u64) -> anyhow::Result<PathBuf> {
 
 fn connect(local: &LocalCluster) -> Outcome<CliClient> {
     let transport = TransportChoice::Any;
-    let arguments = ConnectArgs { transport, pre_shared_key_file: None, epoch: 0, timeout: None };
+    let arguments =
+        ConnectArgs { transport, source: None, pre_shared_key_file: None, epoch: 0, timeout: None };
     arguments.connect(local.cluster().clone(), RECOVERY_PATIENCE)
 }
 

@@ -16,6 +16,8 @@ pub enum Transports {
     Shm,
     /// TCP only.
     Tcp,
+    /// RDMA only.
+    Rdma,
 }
 
 impl Transports {
@@ -26,6 +28,7 @@ impl Transports {
             Transports::Any => true,
             Transports::Shm => matches!(address, Address::Shm(_)),
             Transports::Tcp => matches!(address, Address::Tcp(_)),
+            Transports::Rdma => matches!(address, Address::Rdma(_)),
         }
     }
 }

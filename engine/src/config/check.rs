@@ -205,6 +205,9 @@ impl TransportConfig {
         range("transport.requests_max", self.requests_max, 1, 1 << 20)?;
         range("transport.handshake_timeout_ms", self.handshake_timeout_ms, 10, 600_000)?;
         range("transport.reconnect_ms", self.reconnect_ms, 1, 600_000)?;
+        range("transport.rdma_inline_bytes", self.rdma_inline_bytes, 0, 4096)?;
+        range("transport.rdma_ack_timeout", self.rdma_ack_timeout, 1, 31)?;
+        range("transport.rdma_retries", self.rdma_retries, 0, 7)?;
         // Half of a queue holds the longest frame and what the transport puts around it.
         queue("transport.data_queue_bytes", self.data_queue_bytes, 4 * FRAME_BYTES_MAX as u64)?;
         queue("transport.control_queue_bytes", self.control_queue_bytes, 4096)?;

@@ -1,6 +1,8 @@
 //! Connections: how many, how wide, how patient.
 
-use culvert_transport::{SEGMENT_PAGES_MIN, window_segments_max};
+use std::net::IpAddr;
+
+use culvert_transport::{RdmaOptions, SEGMENT_PAGES_MIN, window_segments_max};
 use serde::{Deserialize, Serialize};
 
 /// Capacities of each reactor's transport. A page has 4096 bytes.
@@ -33,9 +35,30 @@ pub struct TransportConfig {
     pub handshake_timeout_ms: u32,
     /// How long after a failed connection to a peer the next attempt starts, at least.
     pub reconnect_ms: u32,
+    /// The IP address that connections to other nodes come from; not set: what the kernel chooses.
+    /// Where a machine has several networks it decides which of them, and over RDMA which device, is
+    /// used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
+    /// RDMA: bytes of a message that a work request may carry itself, at most.
+    pub rdma_inline_bytes: u32,
+    /// RDMA: a packet that is not acknowledged after 4.096 us * 2^n is sent again.
+    pub rdma_ack_timeout: u8,
+    /// RDMA: so often, before the connection is given up; at most 7.
+    pub rdma_retries: u8,
 }
 
 impl TransportConfig {
+    /// How RDMA connections behave.
+    #[must_use]
+    pub fn rdma(&self) -> RdmaOptions {
+        RdmaOptions {
+            inline_bytes_max: self.rdma_inline_bytes,
+            ack_timeout: self.rdma_ack_timeout,
+            retries: self.rdma_retries,
+        }
+    }
+
     /// Regions of memory that the windows of all connections may consist of. Windows over shared
     /// memory have a region for each of their segments; the budget bounds them as well, and with
     /// them those of closed connections whose pages are still in use.
@@ -50,6 +73,7 @@ impl TransportConfig {
 
 impl Default for TransportConfig {
     fn default() -> TransportConfig {
+        let rdma = RdmaOptions::default();
         TransportConfig {
             connections_max: 1024,
             window_initial_pages: 8,
@@ -62,6 +86,10 @@ impl Default for TransportConfig {
             control_queue_bytes: 8 << 10,
             handshake_timeout_ms: 5000,
             reconnect_ms: 50,
+            source: None,
+            rdma_inline_bytes: rdma.inline_bytes_max,
+            rdma_ack_timeout: rdma.ack_timeout,
+            rdma_retries: rdma.retries,
         }
     }
 }

@@ -321,6 +321,8 @@ fn open_transport(
         unsent_pages_max: limits.unsent_max_pages,
         handshake_timeout: std::time::Duration::from_millis(limits.handshake_timeout_ms.into()),
         report_regions: true,
+        source: limits.source,
+        rdma: limits.rdma(),
         ..TransportOptions::new(identity, pool)
     };
     let mut transport = Transport::new(options)?;

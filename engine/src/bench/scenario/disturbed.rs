@@ -142,7 +142,7 @@ pub fn with_a_follower_stopped(ground: &Ground<'_>) -> Outcome<Values> {
         attempt_timeout: MISSING_PATIENCE,
         ..ClientOptions::default()
     };
-    let client = connect(cluster, ByteSize::mib(2), None, short)?;
+    let client = connect(cluster, ByteSize::mib(2), (None, None), short)?;
     local.wait_for_leaders(&mut BlockingClient::new(client), PATIENCE)?;
     local.start(last, true)?;
     let mut bed = ground.bed(local)?;
