@@ -47,6 +47,18 @@ pub enum AddressError {
     PathNotUsable,
 }
 
+impl Address {
+    /// What stands before its `://`.
+    #[must_use]
+    pub const fn scheme(&self) -> &'static str {
+        match self {
+            Address::Shm(_) => "shm",
+            Address::Tcp(_) => "tcp",
+            Address::Rdma(_) => "rdma",
+        }
+    }
+}
+
 impl FromStr for Address {
     type Err = AddressError;
 
@@ -75,8 +87,9 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Shm(path) => write!(f, "shm://{}", path.display()),
-            Address::Tcp(address) => write!(f, "tcp://{address}"),
-            Address::Rdma(address) => write!(f, "rdma://{address}"),
+            Address::Tcp(address) | Address::Rdma(address) => {
+                write!(f, "{}://{address}", self.scheme())
+            }
         }
     }
 }

@@ -93,11 +93,18 @@ pub(crate) const WANT_INTERVAL_NS: u64 = 100_000_000;
 /// registered: 24 KiB and 32 KiB.
 pub(crate) const RDMA_SLOTS: u32 = 6;
 
+// What an idle connection has registered, with the window that it has at first by default.
+const _: () = assert!(RDMA_SLOTS as usize * 4096 + 8 * 4096 <= 64 << 10);
+
 /// The work requests that one RDMA connection may have at once.
 pub(crate) const RDMA_SENDS_MAX: u32 = 2 * PAYLOADS_MAX as u32;
 
 /// How long an RDMA connection that was closed here may go on sending what was posted: 1 s.
 pub(crate) const RDMA_LINGER_NS: u64 = 1_000_000_000;
+
+/// How long after an RDMA device is gone, and after each try in vain, a listener tries whether it has
+/// come back: 500 ms.
+pub(crate) const EAR_REST_NS: u64 = 500_000_000;
 
 /// Connections that wait to be accepted.
 pub(crate) const RDMA_BACKLOG: i32 = 128;

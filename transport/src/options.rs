@@ -73,14 +73,28 @@ pub struct RdmaOptions {
     /// A packet that is not acknowledged after 4.096 us * 2^n is sent again; devices that cannot be
     /// told have their own n.
     pub ack_timeout: u8,
-    /// ... so many times, at most 7; then the connection is given up.
+    /// ... so many times, at most 6, since some devices take 7 for "without end"; then the connection
+    /// is given up.
     pub retries: u8,
+    /// How long a handshake that this side begins may take, if that is less than
+    /// [`handshake_timeout`](TransportOptions::handshake_timeout): whoever has another address does
+    /// not want to wait for one whose network is dead.
+    pub connect_timeout: Duration,
+    /// A connection over which nothing was sent for so long sends nothing with a request for an
+    /// acknowledgement: so a peer, or a way to it, that is gone is noticed by both sides.
+    pub keepalive: Duration,
 }
 
 impl Default for RdmaOptions {
-    /// 16 ms, and the connection is given up after some 130 ms without an answer.
+    /// 17 ms, and the connection is given up after some 120 ms without an answer.
     fn default() -> Self {
-        Self { inline_bytes_max: 220, ack_timeout: 12, retries: 7 }
+        Self {
+            inline_bytes_max: 220,
+            ack_timeout: 12,
+            retries: 6,
+            connect_timeout: Duration::from_millis(700),
+            keepalive: Duration::from_millis(500),
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Connections to the reactors of other nodes, and the messages that wait for them.
 //!
 //! Of two reactors the one with the smaller name connects, so that a pair shares one connection.
-//! Addresses are tried in their order of preference, over and over. Messages of all copysets that
+//! Addresses are tried in their order of preference, over and over; while another than the first had
+//! to do, that is tried again now and then, and the connection over it takes the other's place: what
+//! was under way on that is as lost as with any connection, and raft sends it again. Messages of all copysets that
 //! share a pair of nodes travel in one frame a turn: votes and heartbeats as control traffic,
 //! answers to appended entries as data. What the connection has no room for waits, in order and up
 //! to a bound; what is more, or finds no connection, is dropped, and raft sends it again. Waiting
@@ -42,11 +44,27 @@ struct Peer {
     /// This side connects.
     dials: bool,
     connection: Option<ConnectionId>,
+    /// Over what that goes, once it was asked.
+    scheme: Option<&'static str>,
+    /// Which address that is over, where this side made it.
+    address: usize,
     attempt: Option<ConnectionId>,
+    attempt_address: usize,
+    /// When the first address is tried again while the connection is over another.
+    return_at_ns: u64,
+    return_pause_ns: u64,
     next_address: usize,
     next_dial_ns: u64,
     control: Outgoing,
     data: Outgoing,
+}
+
+impl Peer {
+    /// When the first address is to be tried although there is a connection.
+    fn return_ns(&self) -> u64 {
+        let elsewhere = self.connection.is_some() && self.address > 0;
+        if elsewhere { self.return_at_ns } else { u64::MAX }
+    }
 }
 
 /// Messages of one class on their way to a peer.
@@ -101,9 +119,16 @@ impl Outgoing {
 const WAITING_MIN: usize = 64;
 const WAITING_PER_COPYSET: usize = 4;
 
+/// How long after a connection over another address the first one is tried again; each time that is
+/// in vain doubles it, up to a bound.
+const RETURN_PAUSE_NS: u64 = 500_000_000;
+const RETURN_PAUSE_NS_MAX: u64 = 8_000_000_000;
+
 /// See the module's documentation.
 pub(super) struct Peers {
     peers: Vec<Peer>,
+    /// Connections that others have taken the place of.
+    replaced: Vec<ConnectionId>,
     options: PeerOptions,
     writer: AppendWriter,
 }
@@ -123,14 +148,19 @@ impl Peers {
                 dials: own < (endpoint.node, endpoint.reactor),
                 endpoint,
                 connection: None,
+                scheme: None,
+                address: 0,
                 attempt: None,
+                attempt_address: 0,
+                return_at_ns: 0,
+                return_pause_ns: RETURN_PAUSE_NS,
                 next_address: 0,
                 next_dial_ns: 0,
                 control: Outgoing::new(Class::Control, waiting),
                 data: Outgoing::new(Class::Data, waiting),
             })
             .collect();
-        Peers { peers, options, writer: AppendWriter::default() }
+        Peers { peers, replaced: Vec::new(), options, writer: AppendWriter::default() }
     }
 
     /// The peer behind an established connection.
@@ -150,9 +180,9 @@ impl Peers {
         &mut self.writer
     }
 
-    /// Endpoint and whether it is connected, for `status`.
-    pub fn iter(&self) -> impl Iterator<Item = (&Endpoint, Option<ConnectionId>)> {
-        self.peers.iter().map(|peer| (&peer.endpoint, peer.connection))
+    /// Endpoint, whether it is connected, and over what, for `status`.
+    pub fn iter(&self) -> impl Iterator<Item = (&Endpoint, bool, Option<&'static str>)> {
+        self.peers.iter().map(|peer| (&peer.endpoint, peer.connection.is_some(), peer.scheme))
     }
 
     /// Queues a message; dropped where there is no connection or no room.
@@ -179,7 +209,20 @@ impl Peers {
 
     /// Connects to peers that this side is to connect to and is not connected with.
     pub fn dial<N: Network>(&mut self, now_ns: u64, network: &mut N) {
+        for connection in self.replaced.drain(..) {
+            network.close(connection, "another connection has taken its place");
+        }
         for peer in &mut self.peers {
+            if let (Some(connection), None) = (peer.connection, peer.scheme) {
+                peer.scheme = network.scheme(connection);
+            }
+            if peer.dials && peer.attempt.is_none() && peer.return_ns() <= now_ns {
+                peer.return_pause_ns = (2 * peer.return_pause_ns).min(RETURN_PAUSE_NS_MAX);
+                peer.return_at_ns = now_ns + peer.return_pause_ns;
+                peer.attempt_address = 0;
+                let preferred = &peer.endpoint.addresses[0];
+                peer.attempt = network.connect(preferred, WindowMode::Granted).ok();
+            }
             let idle = peer.connection.is_none() && peer.attempt.is_none();
             if !peer.dials || !idle || now_ns < peer.next_dial_ns {
                 continue;
@@ -190,17 +233,19 @@ impl Peers {
                 peer.next_dial_ns = now_ns + self.options.redial_ns;
                 continue;
             };
+            peer.attempt_address = peer.next_address;
             peer.next_address += 1;
             peer.attempt = network.connect(address, WindowMode::Granted).ok();
         }
     }
 
     pub fn deadline_ns(&self) -> u64 {
-        let waiting = self
-            .peers
-            .iter()
-            .filter(|peer| peer.dials && peer.connection.is_none() && peer.attempt.is_none());
-        waiting.map(|peer| peer.next_dial_ns).min().unwrap_or(u64::MAX)
+        let waiting = self.peers.iter().filter(|peer| peer.dials && peer.attempt.is_none());
+        let next = waiting.map(|peer| match peer.connection {
+            None => peer.next_dial_ns,
+            Some(_) => peer.return_ns(),
+        });
+        next.min().unwrap_or(u64::MAX)
     }
 
     /// A connection to or from a node is up. Returns its peer, and the connection it replaces.
@@ -208,6 +253,7 @@ impl Peers {
         &mut self,
         connection: ConnectionId,
         identity: Identity,
+        now_ns: u64,
     ) -> Option<(usize, Option<ConnectionId>)> {
         let at = self.peers.iter().position(|peer| {
             peer.endpoint.node == identity.node && peer.endpoint.reactor == identity.endpoint
@@ -215,11 +261,20 @@ impl Peers {
         let peer = &mut self.peers[at];
         if peer.attempt == Some(connection) {
             peer.attempt = None;
+            peer.address = peer.attempt_address;
+            if peer.address == 0 {
+                peer.return_pause_ns = RETURN_PAUSE_NS;
+            }
+            peer.return_at_ns = now_ns + peer.return_pause_ns;
         }
         peer.next_address = 0;
         peer.control.clear();
         peer.data.clear();
-        Some((at, peer.connection.replace(connection)))
+        peer.scheme = None;
+        let replaced = peer.connection.replace(connection);
+        // Whoever made a connection ends it.
+        self.replaced.extend(replaced.filter(|_| peer.dials));
+        Some((at, replaced))
     }
 
     fn closed(&mut self, connection: ConnectionId, now_ns: u64) -> Option<usize> {
@@ -229,6 +284,7 @@ impl Peers {
             }
             if peer.connection == Some(connection) {
                 peer.connection = None;
+                peer.scheme = None;
                 peer.next_address = 0;
                 // A peer that takes connections and closes them again is not asked all the time.
                 peer.next_dial_ns = now_ns + self.options.redial_ns;
@@ -245,7 +301,8 @@ impl Chunkserver {
         connection: ConnectionId,
         identity: Identity,
     ) -> Result<(), Offence> {
-        let Some((at, replaced)) = self.peers.connected(connection, identity) else {
+        let connected = self.peers.connected(connection, identity, self.now_ns);
+        let Some((at, replaced)) = connected else {
             return Err(Offence::Stranger(identity));
         };
         tracing::info!(%identity, "peer connected");

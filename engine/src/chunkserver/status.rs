@@ -171,6 +171,8 @@ pub struct PeerConnection {
     pub node: String,
     /// The reactor within it.
     pub reactor: u32,
+    /// Over what the connection goes: `rdma`, `tcp`, `shm`; nothing where there is none.
+    pub over: Option<&'static str>,
     /// Whether there is a connection.
     pub connected: bool,
 }
@@ -258,10 +260,11 @@ impl Chunkserver {
             peers: self
                 .peers
                 .iter()
-                .map(|(endpoint, connection)| PeerConnection {
+                .map(|(endpoint, connected, over)| PeerConnection {
                     node: endpoint.node.to_string(),
                     reactor: endpoint.reactor,
-                    connected: connection.is_some(),
+                    connected,
+                    over,
                 })
                 .collect(),
             clients: self.replies.clients().count(),

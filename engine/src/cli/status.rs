@@ -62,6 +62,8 @@ pub struct ReactorView {
     pub shards: Vec<ShardView>,
     /// Replicas that it runs.
     pub copysets: Vec<ReplicaView>,
+    /// Connections to other nodes' reactors.
+    pub peers: Vec<PeerView>,
     /// Connected clients.
     pub clients: u64,
     /// Free pages of its pool.
@@ -76,6 +78,16 @@ pub struct ReactorView {
     pub counters: BlockCounts,
     /// Latencies by stage.
     pub stages: BTreeMap<String, StageFigures>,
+}
+
+/// A connection to another node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PeerView {
+    /// The node.
+    pub node: String,
+    /// Over what it goes; nothing where there is no connection.
+    pub over: Option<String>,
 }
 
 /// What a reactor counted of bad blocks since it started.
@@ -355,6 +367,9 @@ pub fn render(cluster: &Cluster, status: &ClusterStatus, paint: Paint) -> String
                         view.clients,
                         share(used, view.pool_pages)
                     );
+                    if !view.peers.is_empty() {
+                        let _ = writeln!(out, "  {}", peers_line(cluster, &view.peers, paint));
+                    }
                     for shard in &view.shards {
                         let _ = writeln!(out, "  {}", shard_line(shard, paint));
                     }
@@ -383,6 +398,21 @@ pub fn render(cluster: &Cluster, status: &ClusterStatus, paint: Paint) -> String
         }
     }
     out
+}
+
+/// Over what each other node is reached, by its number.
+fn peers_line(cluster: &Cluster, peers: &[PeerView], paint: Paint) -> String {
+    let number = |peer: &PeerView| {
+        cluster.nodes().iter().position(|node| node.uuid.to_string() == peer.node)
+    };
+    let each = peers.iter().map(|peer| {
+        let name = number(peer).map_or_else(|| peer.node.clone(), |number| number.to_string());
+        match &peer.over {
+            Some(over) => format!("{name} over {over}"),
+            None => format!("{name} {}", paint.bad("not connected")),
+        }
+    });
+    format!("nodes: {}", each.collect::<Vec<_>>().join(", "))
 }
 
 /// What became of bad blocks, where there were any.

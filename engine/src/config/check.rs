@@ -207,7 +207,9 @@ impl TransportConfig {
         range("transport.reconnect_ms", self.reconnect_ms, 1, 600_000)?;
         range("transport.rdma_inline_bytes", self.rdma_inline_bytes, 0, 4096)?;
         range("transport.rdma_ack_timeout", self.rdma_ack_timeout, 1, 31)?;
-        range("transport.rdma_retries", self.rdma_retries, 0, 7)?;
+        range("transport.rdma_retries", self.rdma_retries, 0, 6)?;
+        range("transport.rdma_connect_ms", self.rdma_connect_ms, 10, 600_000)?;
+        range("transport.rdma_keepalive_ms", self.rdma_keepalive_ms, 10, 600_000)?;
         // Half of a queue holds the longest frame and what the transport puts around it.
         queue("transport.data_queue_bytes", self.data_queue_bytes, 4 * FRAME_BYTES_MAX as u64)?;
         queue("transport.control_queue_bytes", self.control_queue_bytes, 4096)?;

@@ -1,6 +1,7 @@
 //! Connections: how many, how wide, how patient.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use culvert_transport::{RdmaOptions, SEGMENT_PAGES_MIN, window_segments_max};
 use serde::{Deserialize, Serialize};
@@ -44,8 +45,12 @@ pub struct TransportConfig {
     pub rdma_inline_bytes: u32,
     /// RDMA: a packet that is not acknowledged after 4.096 us * 2^n is sent again.
     pub rdma_ack_timeout: u8,
-    /// RDMA: so often, before the connection is given up; at most 7.
+    /// RDMA: so often, before the connection is given up; at most 6.
     pub rdma_retries: u8,
+    /// RDMA: how long connecting may take before the next address is tried.
+    pub rdma_connect_ms: u32,
+    /// RDMA: after so long without anything sent, a peer's device is asked whether it is there.
+    pub rdma_keepalive_ms: u32,
 }
 
 impl TransportConfig {
@@ -56,6 +61,8 @@ impl TransportConfig {
             inline_bytes_max: self.rdma_inline_bytes,
             ack_timeout: self.rdma_ack_timeout,
             retries: self.rdma_retries,
+            connect_timeout: Duration::from_millis(self.rdma_connect_ms.into()),
+            keepalive: Duration::from_millis(self.rdma_keepalive_ms.into()),
         }
     }
 
@@ -90,6 +97,8 @@ impl Default for TransportConfig {
             rdma_inline_bytes: rdma.inline_bytes_max,
             rdma_ack_timeout: rdma.ack_timeout,
             rdma_retries: rdma.retries,
+            rdma_connect_ms: rdma.connect_timeout.as_millis() as u32,
+            rdma_keepalive_ms: rdma.keepalive.as_millis() as u32,
         }
     }
 }

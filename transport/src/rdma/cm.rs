@@ -196,7 +196,7 @@ impl Id {
     }
 
     /// What events call it by.
-    pub(super) fn key(&self) -> usize {
+    pub(crate) fn key(&self) -> usize {
         self.raw.as_ptr() as usize
     }
 

@@ -80,6 +80,8 @@ pub(crate) struct RdmaLink {
     /// Pages of payload in the queues.
     queued_pages: u32,
     record_bytes_max: usize,
+    /// Whether anything was posted since [`RdmaLink::keep_alive`] looked last.
+    active: bool,
     /// Why it is over; what came before is still delivered.
     pub(crate) ended: Option<CloseReason>,
     /// Whether the connection stands in the list of those to be read.
@@ -129,6 +131,7 @@ impl RdmaLink {
             owed: 0,
             queued_pages: 0,
             record_bytes_max: RECORD_BYTES_LIMIT,
+            active: true,
             ended: None,
             listed: false,
         })
@@ -142,7 +145,7 @@ impl RdmaLink {
         self.qp.number()
     }
 
-    pub(super) fn is_over(&self, device: &Rc<Device>) -> bool {
+    pub(super) fn is_on(&self, device: &Rc<Device>) -> bool {
         Rc::ptr_eq(&self.device, device)
     }
 
@@ -263,10 +266,21 @@ impl RdmaLink {
     fn ring(&mut self, counters: &mut Counters) -> Result<(), Errno> {
         let rung = self.qp.ring()?;
         if rung.requests > 0 {
+            self.active = true;
             counters.chains_posted += 1;
             counters.work_requests += u64::from(rung.requests);
             counters.work_requests_signalled += u64::from(rung.signalled);
         }
+        Ok(())
+    }
+
+    /// Asks the peer's device for an acknowledgement where nothing else has since the last call.
+    pub(crate) fn keep_alive(&mut self, counters: &mut Counters) -> Result<(), CloseReason> {
+        if !self.active && self.qp.is_idle() {
+            self.qp.touch();
+            self.ring(counters).map_err(CloseReason::Io)?;
+        }
+        self.active = false;
         Ok(())
     }
 

@@ -10,7 +10,8 @@
 //! | [`Joining`] | a connection that is being made |
 //! | [`Verbs`] | all of it for one transport |
 //!
-//! The whole of a device is closed when its last connection and listener are gone.
+//! A device is opened for the first connection over it, and stays open until it is gone or the
+//! transport is.
 
 mod cm;
 mod device;
@@ -52,6 +53,8 @@ const ROUNDS_PER_TURN: usize = 4;
 struct Opened {
     device: Rc<Device>,
     connections: Vec<(u32, SlotId)>,
+    /// It has failed or was removed: nothing is asked of it any more.
+    gone: bool,
 }
 
 /// A connection that has ended here, while the device still works for it.
@@ -65,7 +68,8 @@ struct Lingering {
 /// Verbs as one transport uses them.
 pub(crate) struct Verbs {
     functions: &'static Functions,
-    devices: Vec<Opened>,
+    /// By the numbers that epoll knows them by.
+    devices: Vec<Option<Opened>>,
     /// Which connection an identifier belongs to; there are as many as connections.
     keys: Vec<(usize, SlotId)>,
     lingering: Vec<Lingering>,
@@ -75,6 +79,9 @@ pub(crate) struct Verbs {
     completions: Box<[WorkCompletion; COMPLETIONS_MAX]>,
     connections_max: u32,
     link_options: LinkOptions,
+    keepalive_ns: u64,
+    /// When connections over which nothing goes are looked at next.
+    keepalive_at_ns: u64,
     channel: Channel,
 }
 
@@ -128,8 +135,20 @@ impl Verbs {
                 sends_max: RDMA_SENDS_MAX,
                 inline_bytes: options.rdma.inline_bytes_max,
             },
+            keepalive_ns: u64::try_from(options.rdma.keepalive.as_nanos()).unwrap_or(u64::MAX),
+            keepalive_at_ns: 0,
             channel,
         })
+    }
+
+    /// The connections that are to be kept alive now, if it is time.
+    pub(crate) fn due_for_keepalive(&mut self, now_ns: u64) -> Vec<SlotId> {
+        if now_ns < self.keepalive_at_ns {
+            return Vec::new();
+        }
+        self.keepalive_at_ns = now_ns.saturating_add(self.keepalive_ns);
+        let open = self.devices.iter().flatten().filter(|opened| !opened.gone);
+        open.flat_map(|opened| &opened.connections).map(|(_, slot)| *slot).collect()
     }
 
     /// Readable when the connection manager has something to say.
@@ -138,9 +157,13 @@ impl Verbs {
     }
 
     /// Descriptors of a device: completions, events.
-    pub(crate) fn device_fds(&self, device: usize) -> [BorrowedFd<'_>; 2] {
-        let device = &self.devices[device].device;
-        [device.completion_fd(), device.event_fd()]
+    pub(crate) fn device_fds(&self, device: usize) -> Option<[BorrowedFd<'_>; 2]> {
+        let device = &self.opened(device)?.device;
+        Some([device.completion_fd(), device.event_fd()])
+    }
+
+    fn opened(&self, device: usize) -> Option<&Opened> {
+        self.devices.get(device)?.as_ref()
     }
 
     pub(crate) fn new_id(&self) -> Result<Id, Errno> {
@@ -189,7 +212,8 @@ impl Verbs {
         id: Id,
         slot: SlotId,
     ) -> Result<(RdmaLink, Option<usize>), (Id, Errno)> {
-        let known = self.devices.iter().position(|opened| opened.device.is_of(&id));
+        let usable = |opened: &Opened| !opened.gone && opened.device.is_of(&id);
+        let known = self.devices.iter().position(|one| one.as_ref().is_some_and(usable));
         let (index, fresh) = match known {
             Some(index) => (index, None),
             None => {
@@ -199,15 +223,19 @@ impl Verbs {
                     Err(error) => return Err((id, error)),
                     Ok(device) => {
                         tracing::info!(device = device.name, "RDMA device opened");
-                        self.devices.push(Opened { device, connections: Vec::new() });
-                        (self.devices.len() - 1, Some(self.devices.len() - 1))
+                        let opened = Opened { device, connections: Vec::new(), gone: false };
+                        let free = self.devices.iter().position(Option::is_none);
+                        let index = free.unwrap_or(self.devices.len());
+                        self.devices.resize_with(self.devices.len().max(index + 1), || None);
+                        self.devices[index] = Some(opened);
+                        (index, Some(index))
                     }
                 }
             }
         };
-        let Opened { device, connections } = &mut self.devices[index];
+        let Opened { device, connections, .. } = self.devices[index].as_mut().expect("open");
         let lingering =
-            self.lingering.iter().filter(|lingering| lingering.link.is_over(device)).count();
+            self.lingering.iter().filter(|lingering| lingering.link.is_on(device)).count();
         let room = device.completions_max() / COMPLETIONS_PER_CONNECTION;
         if connections.len() + lingering >= room as usize {
             return Err((id, Errno::NOBUFS));
@@ -222,18 +250,21 @@ impl Verbs {
     /// Takes a connection that has ended here: what it has posted is still sent.
     pub(crate) fn linger(&mut self, link: RdmaLink, landing: Option<Landing>, now: u64) {
         self.forget(link.id());
-        for Opened { device, connections } in &mut self.devices {
-            if link.is_over(device) {
+        for Opened { device, connections, .. } in self.devices.iter_mut().flatten() {
+            if link.is_on(device) {
                 connections.retain(|(number, _)| *number != link.number());
             }
         }
         self.lingering.push(Lingering { link, landing, until: now + RDMA_LINGER_NS });
     }
 
-    /// When the first connection that lingers or leaves is forgotten at the latest.
+    /// When the first connection is looked at, or one that lingers or leaves is forgotten.
     pub(crate) fn deadline(&self) -> Option<u64> {
         let leaving = self.leaving.iter().map(|(_, until)| *until);
-        self.lingering.iter().map(|lingering| lingering.until).chain(leaving).min()
+        let connected = self.devices.iter().flatten().any(|opened| !opened.connections.is_empty());
+        let keepalive = connected.then_some(self.keepalive_at_ns);
+        let lingering = self.lingering.iter().map(|lingering| lingering.until);
+        lingering.chain(leaving).chain(keepalive).min()
     }
 
     /// Connections that linger.
@@ -255,6 +286,15 @@ impl Verbs {
             }
         }
         self.leaving.retain(|(_, until)| now < *until);
+        for place in &mut self.devices {
+            let is_left = |opened: &mut Opened| {
+                let of_it = |lingering: &Lingering| lingering.link.is_on(&opened.device);
+                opened.gone && opened.connections.is_empty() && !self.lingering.iter().any(of_it)
+            };
+            if let Some(Opened { device, .. }) = place.take_if(is_left) {
+                tracing::info!(device = device.name, "RDMA device closed");
+            }
+        }
     }
 
     /// A peer has heard that the connection of an identifier is over.
@@ -266,9 +306,10 @@ impl Verbs {
     pub(crate) fn completions(&mut self, mut f: impl FnMut(&mut Self, Completed)) {
         for index in 0..self.devices.len() {
             for _ in 0..ROUNDS_PER_TURN {
-                let polled = self.devices[index].device.poll(&mut self.completions);
-                let Ok(count) = polled else {
-                    self.break_all(index, CloseReason::Io(Errno::IO), &mut f);
+                let open = self.devices[index].as_ref().filter(|opened| !opened.gone);
+                let Some(Opened { device, .. }) = open else { break };
+                let Ok(count) = device.poll(&mut self.completions) else {
+                    self.lose(index, &mut f);
                     break;
                 };
                 for at in 0..count {
@@ -285,7 +326,7 @@ impl Verbs {
     }
 
     fn slot_of(&self, device: usize, number: u32) -> Option<SlotId> {
-        let connections = &self.devices[device].connections;
+        let connections = &self.opened(device)?.connections;
         let at = connections.binary_search_by_key(&number, |(known, _)| *known).ok()?;
         Some(connections[at].1)
     }
@@ -296,7 +337,7 @@ impl Verbs {
         let status = WorkStatus::new(completion.status);
         let failed = (!status.is_success()).then_some(CloseReason::WorkRequest(status));
         if completion.wr_id & RECEIVE != 0 {
-            let received = self.devices[device].device.received(completion.wr_id);
+            let received = self.opened(device)?.device.received(completion.wr_id);
             // A one-sided write that uses up a receive has its length here, and no bytes.
             let is_message = completion.opcode == COMPLETION_RECV
                 && completion.wc_flags & COMPLETION_WITH_IMM != 0;
@@ -316,10 +357,10 @@ impl Verbs {
             (Some(slot), None) => Some(Completed::Sent(slot, completion.wr_id)),
             (Some(slot), Some(reason)) => Some(Completed::Broken(slot, reason)),
             (None, failed) => {
-                let opened = &self.devices[device].device;
+                let opened = Rc::clone(&self.opened(device)?.device);
                 let mut lingering = self.lingering.iter_mut().map(|lingering| &mut lingering.link);
                 let link = lingering
-                    .find(|link| link.is_over(opened) && link.number() == completion.qp_num)?;
+                    .find(|link| link.is_on(&opened) && link.number() == completion.qp_num)?;
                 link.sent(completion.wr_id);
                 link.ended = link.ended.or(failed);
                 None
@@ -329,7 +370,7 @@ impl Verbs {
 
     /// Lets a message's page receive again.
     pub(crate) fn repost(&mut self, message: Message) {
-        let device = &self.devices[message.device].device;
+        let Some(Opened { device, .. }) = self.opened(message.device) else { return };
         if let Err(error) = device.repost(message.received) {
             tracing::warn!(device = device.name, %error, "a receive could not be posted again");
         }
@@ -341,17 +382,44 @@ impl Verbs {
         reason: CloseReason,
         f: &mut impl FnMut(&mut Self, Completed),
     ) {
-        let slots: Vec<_> =
-            self.devices[device].connections.iter().map(|(_, slot)| *slot).collect();
+        let connections = self.opened(device).map(|opened| opened.connections.as_slice());
+        let slots: Vec<_> = connections.unwrap_or_default().iter().map(|(_, slot)| *slot).collect();
         for slot in slots {
             f(self, Completed::Broken(slot, reason));
         }
     }
 
-    /// Takes the asynchronous events of a device.
-    pub(crate) fn events(&mut self, device: usize, mut f: impl FnMut(&mut Self, Completed)) {
-        while let Some((kind, number)) = self.devices[device].device.next_event() {
-            let name = self.devices[device].device.name.clone();
+    /// A device is gone: nothing is asked of it any more, and all its connections end.
+    fn lose(&mut self, device: usize, f: &mut impl FnMut(&mut Self, Completed)) {
+        let Some(opened) = self.devices[device].as_mut() else { return };
+        if !std::mem::replace(&mut opened.gone, true) {
+            tracing::warn!(device = opened.device.name, "RDMA device gone");
+            self.break_all(device, CloseReason::DeviceGone, f);
+        }
+    }
+
+    /// The device of a connection is gone; its number.
+    pub(crate) fn lose_device_of(
+        &mut self,
+        slot: SlotId,
+        mut f: impl FnMut(&mut Self, Completed),
+    ) -> Option<usize> {
+        let has = |opened: &Opened| opened.connections.iter().any(|(_, other)| *other == slot);
+        let device = self.devices.iter().position(|one| one.as_ref().is_some_and(has))?;
+        self.lose(device, &mut f);
+        Some(device)
+    }
+
+    /// Takes the asynchronous events of a device; whether it is gone.
+    pub(crate) fn events(
+        &mut self,
+        device: usize,
+        mut f: impl FnMut(&mut Self, Completed),
+    ) -> bool {
+        while let Some(opened) = self.opened(device)
+            && let Some((kind, number)) = opened.device.next_event()
+        {
+            let name = opened.device.name.clone();
             let slot = number.and_then(|number| self.slot_of(device, number));
             match (kind, slot) {
                 (QP_REQUEST_ERROR | QP_ACCESS_ERROR, Some(slot)) => {
@@ -364,23 +432,24 @@ impl Verbs {
                     tracing::warn!(device = name, "RDMA port down");
                     self.break_all(device, CloseReason::PortDown, &mut f);
                 }
-                (DEVICE_FATAL | CQ_ERROR | SRQ_ERROR, _) => {
-                    tracing::error!(device = name, kind, "RDMA device failed");
-                    self.break_all(device, CloseReason::DeviceGone, &mut f);
-                }
+                (DEVICE_FATAL | CQ_ERROR | SRQ_ERROR, _) => self.lose(device, &mut f),
                 (kind, _) => tracing::debug!(device = name, kind, "RDMA event"),
             }
         }
+        self.opened(device).is_none_or(|opened| opened.gone)
     }
 
     /// Takes the wake-ups of a device.
     pub(crate) fn take_wake_ups(&self, device: usize) {
-        self.devices[device].device.take_wake_ups();
+        if let Some(opened) = self.opened(device) {
+            opened.device.take_wake_ups();
+        }
     }
 
     /// Asks all devices to wake us at the next completion.
     pub(crate) fn ask_to_be_woken(&self) {
-        for Opened { device, .. } in &self.devices {
+        let open = self.devices.iter().flatten().filter(|opened| !opened.gone);
+        for Opened { device, .. } in open {
             if let Err(error) = device.ask_to_be_woken() {
                 tracing::warn!(device = device.name, %error, "ibv_req_notify_cq");
             }

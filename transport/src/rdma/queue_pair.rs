@@ -23,7 +23,7 @@ enum Held {
         _page: Buffer,
         _registration: Rc<Registration>,
     },
-    /// The device took a copy.
+    /// Nothing, or the device took a copy.
     Inline,
 }
 
@@ -132,6 +132,12 @@ impl QueuePair {
         request.rkey = target.rkey;
         self.payload_pages += pages.pages();
         self.gathered.push(Held::Payload { pages: pages.clone(), _registration: registration });
+    }
+
+    /// Gathers a write of nothing to nowhere, for which there is room: only its completion matters.
+    pub(super) fn touch(&mut self) {
+        self.gather(0, 0, 0);
+        self.gathered.push(Held::Inline);
     }
 
     /// Gathers a message of the first `bytes` bytes of a page, for which there is room.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use crate::config::{ACCEPT_REST_NS, ACCEPTS_PER_TURN, RDMA_BACKLOG};
+use crate::config::{ACCEPT_REST_NS, ACCEPTS_PER_TURN, EAR_REST_NS, RDMA_BACKLOG};
 use crate::connection::opening::{Opening, Way};
 use crate::handshake::proof::Role;
 use crate::rdma::Id;
@@ -20,13 +20,15 @@ use crate::{Address, CloseReason, ListenError, WindowMode};
 enum Ear {
     Socket(OwnedFd),
     Verbs(Id),
+    /// The device went away; another one may come.
+    Lost,
 }
 
 impl Ear {
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Ear::Socket(socket) => Some(socket.as_fd()),
-            Ear::Verbs(_) => None,
+            Ear::Verbs(_) | Ear::Lost => None,
         }
     }
 }
@@ -106,6 +108,7 @@ impl Transport {
         };
         let listener = &mut self.listeners[index];
         match &listener.ear {
+            Ear::Lost => {}
             Ear::Verbs(id) => {
                 id.listen(RDMA_BACKLOG).map_err(|errno| failure(("rdma_listen", errno)))?;
             }
@@ -119,6 +122,34 @@ impl Transport {
         }
         listener.deaf = false;
         Ok(address)
+    }
+
+    /// The device that an identifier listens on is gone.
+    pub(super) fn lose_ear(&mut self, key: usize) {
+        for listener in &mut self.listeners {
+            if matches!(&listener.ear, Ear::Verbs(id) if id.key() == key) {
+                let address = &listener.address;
+                tracing::warn!(%address, "the device of a listener is gone");
+                listener.ear = Ear::Lost;
+                listener.resting = Some(self.shared.now + EAR_REST_NS);
+            }
+        }
+    }
+
+    /// Listens again where a device was lost, if it has come back.
+    fn mend_ear(&mut self, index: usize) {
+        let Address::Rdma(address) = self.listeners[index].address else { return };
+        let bound = self.bind_verbs(address);
+        let listener = &mut self.listeners[index];
+        let listening = bound.ok().filter(|id| listener.deaf || id.listen(RDMA_BACKLOG).is_ok());
+        match listening {
+            None => listener.resting = Some(self.shared.now + EAR_REST_NS),
+            Some(id) => {
+                let address = &listener.address;
+                tracing::info!(%address, "listening again");
+                listener.ear = Ear::Verbs(id);
+            }
+        }
     }
 
     /// Takes the connections that wait at a listener.
@@ -189,9 +220,14 @@ impl Transport {
     /// Watches again the listeners that have rested.
     pub(super) fn wake_listeners(&mut self) {
         let now = self.shared.now;
-        for (index, listener) in self.listeners.iter_mut().enumerate() {
+        for index in 0..self.listeners.len() {
+            let listener = &mut self.listeners[index];
             if listener.resting.is_some_and(|until| now >= until) {
                 listener.resting = None;
+                if matches!(listener.ear, Ear::Lost) {
+                    self.mend_ear(index);
+                    continue;
+                }
                 let Some(socket) = listener.ear.socket() else { continue };
                 if let Err(error) = self.readiness.add_listener(socket, index) {
                     let address = &listener.address;

@@ -10,7 +10,7 @@ use crate::event::{Event, Payloads};
 use crate::shm::notice::Notice;
 use crate::transport::Transport;
 use crate::transport::readiness::Source;
-use crate::transport::shared::Pending;
+use crate::transport::shared::{Backend, Pending};
 use crate::{CloseReason, Violation};
 
 /// What the caller does with events. It may use the transport, except for polling it.
@@ -98,13 +98,19 @@ impl Transport {
         let now = self.shared.now;
         let timeout =
             u64::try_from(self.shared.options.handshake_timeout.as_nanos()).unwrap_or(u64::MAX);
+        let connect_timeout = self.shared.options.rdma.connect_timeout.as_nanos();
+        let connect_timeout = u64::try_from(connect_timeout).unwrap_or(u64::MAX);
         let mut index = 0;
         while let Some(slot) = self.openings.get(index).copied() {
             index += 1;
             let Some(Connection::Opening(opening)) = self.connections.get_mut(slot) else {
                 continue;
             };
-            if now >= *opening.deadline.get_or_insert(now.saturating_add(timeout)) {
+            let patience = match opening.backend() {
+                Backend::Rdma if opening.initiated => timeout.min(connect_timeout),
+                _ => timeout,
+            };
+            if now >= *opening.deadline.get_or_insert(now.saturating_add(patience)) {
                 // Ending it takes it off the list.
                 index -= 1;
                 self.end(slot, CloseReason::HandshakeTimeout);

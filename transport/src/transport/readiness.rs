@@ -115,6 +115,14 @@ impl Readiness {
         epoll::add(&self.epoll, events, EventData::new_u64(token + 1), EventFlags::IN)
     }
 
+    /// Stops watching an RDMA device.
+    pub(crate) fn remove_device(&self, descriptors: [BorrowedFd<'_>; 2]) {
+        for descriptor in descriptors {
+            // It may have been taken off before.
+            let _ = epoll::delete(&self.epoll, descriptor);
+        }
+    }
+
     /// Stops watching a listener.
     pub(crate) fn remove_listener(&self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
         epoll::delete(&self.epoll, socket)

@@ -77,8 +77,13 @@ impl Transport {
         }
         let Some(verbs) = &mut self.verbs else { return };
         let Some(slot) = verbs.owner(report.key) else {
-            if matches!(report.what, Happening::Disconnected | Happening::Gone) {
-                verbs.forget_leaving(report.key);
+            match report.what {
+                Happening::Disconnected | Happening::Gone => verbs.forget_leaving(report.key),
+                Happening::DeviceRemoved => {
+                    verbs.forget_leaving(report.key);
+                    self.lose_ear(report.key);
+                }
+                _ => {}
             }
             return;
         };
@@ -118,7 +123,10 @@ impl Transport {
                 self.end(slot, refused(report.status));
             }
             (Happening::Disconnected, Some(_)) => self.break_off(slot, CloseReason::PeerClosed),
-            (Happening::DeviceRemoved, Some(_)) => self.break_off(slot, CloseReason::DeviceGone),
+            (Happening::DeviceRemoved, Some(_)) => {
+                self.lose_device_of(slot);
+                self.break_off(slot, CloseReason::DeviceGone);
+            }
             _ => {}
         }
     }
@@ -144,7 +152,8 @@ impl Transport {
         let verbs = self.verbs.as_mut().expect("an identifier was made");
         let (link, fresh) = verbs.link(id, slot)?;
         if let Some(device) = fresh
-            && let Err(error) = self.readiness.add_device(device, verbs.device_fds(device))
+            && let Some(descriptors) = verbs.device_fds(device)
+            && let Err(error) = self.readiness.add_device(device, descriptors)
         {
             tracing::warn!(%error, "an RDMA device could not be watched");
         }
@@ -355,6 +364,22 @@ impl Transport {
         if let Some(verbs) = &mut self.verbs {
             verbs.end_lingering(&mut self.shared);
         }
+        self.keep_alive();
+    }
+
+    /// Sees to it that a peer that is gone is noticed although nothing is sent to it.
+    fn keep_alive(&mut self) {
+        let Some(verbs) = &mut self.verbs else { return };
+        for slot in verbs.due_for_keepalive(self.shared.now) {
+            let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else {
+                continue;
+            };
+            if let Link::Rdma(link) = &mut open.link
+                && let Err(reason) = link.keep_alive(&mut self.shared.counters)
+            {
+                self.end(slot, reason);
+            }
+        }
     }
 
     pub(super) fn take_wake_ups(&mut self, device: usize) {
@@ -367,11 +392,35 @@ impl Transport {
     pub(super) fn take_device_events(&mut self, device: usize) {
         let Some(mut verbs) = self.verbs.take() else { return };
         let mut broken = Vec::new();
-        verbs.events(device, |_, completed| {
+        let gone = verbs.events(device, |_, completed| {
             if let Completed::Broken(slot, reason) = completed {
                 broken.push((slot, reason));
             }
         });
+        self.after_events(verbs, gone.then_some(device), broken);
+    }
+
+    /// The device of a connection was removed.
+    fn lose_device_of(&mut self, slot: SlotId) {
+        let Some(mut verbs) = self.verbs.take() else { return };
+        let mut broken = Vec::new();
+        let device = verbs.lose_device_of(slot, |_, completed| {
+            if let Completed::Broken(slot, reason) = completed {
+                broken.push((slot, reason));
+            }
+        });
+        self.after_events(verbs, device, broken);
+    }
+
+    fn after_events(
+        &mut self,
+        verbs: Box<Verbs>,
+        gone: Option<usize>,
+        broken: Vec<(SlotId, CloseReason)>,
+    ) {
+        if let Some(descriptors) = gone.and_then(|device| verbs.device_fds(device)) {
+            self.readiness.remove_device(descriptors);
+        }
         self.verbs = Some(verbs);
         for (slot, reason) in broken {
             self.break_off(slot, reason);

@@ -311,3 +311,24 @@ fn respects_the_budget(scheme: Scheme) {
         assert!(count <= 3 && count == here);
     }
 }
+
+/// A page and its frame: a write and a send, one doorbell, one completion.
+#[test]
+fn a_page_and_its_frame_cost_one_doorbell() {
+    if !crate::harness::has_rdma() {
+        return;
+    }
+    let (mut pair, _, client) = Pair::connected(Scheme::Rdma);
+    pair.settle();
+    let place = pair.client.place(client, 1);
+    let content = pair.client.pages(1, 1);
+    let before = *pair.client.transport.counters();
+    pair.client.transport.send(client, Class::Data, &[1; 100], &[(place, content)]).expect("room");
+    pair.client.transport.post(crate::harness::now());
+    let after = *pair.client.transport.counters();
+    assert_eq!(after.work_requests - before.work_requests, 2);
+    assert_eq!(after.chains_posted - before.chains_posted, 1);
+    assert_eq!(after.work_requests_signalled - before.work_requests_signalled, 1);
+    pair.until(|pair| pair.server.frames() == 1);
+    assert!(is_pattern(&pair.server.take_frames()[0].2[0], 1));
+}

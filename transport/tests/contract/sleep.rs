@@ -224,9 +224,15 @@ fn sleeps_beside_a_paused_peer(scheme: Scheme) {
 }
 
 fn stays_asleep_when_nothing_happens(scheme: Scheme) {
-    let (mut pair, _, _) = Pair::connected(scheme);
+    let (mut server, mut client) = (options(1), options(2));
+    for options in [&mut server, &mut client] {
+        options.rdma.keepalive = Duration::from_secs(3600);
+    }
+    let mut pair = Pair::with(scheme, server, client);
+    pair.connect(WindowMode::Granted);
     pair.settle();
-    assert_eq!(pair.server.transport.next_deadline(), None);
+    let deadline = pair.server.transport.next_deadline();
+    assert!(deadline.is_none_or(|at| at > now() + 1_000_000_000), "{deadline:?}");
     assert!(!sleep(&mut pair.server.transport, Duration::from_millis(50)));
     assert!(!sleep(&mut pair.client.transport, Duration::from_millis(50)));
 }

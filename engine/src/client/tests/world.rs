@@ -521,6 +521,10 @@ impl Network for ModelNetwork {
         true
     }
 
+    fn scheme(&self, _: ConnectionId) -> Option<&'static str> {
+        unreachable!("clients do not ask")
+    }
+
     fn unsent_pages(&self, _: ConnectionId) -> u32 {
         0
     }
