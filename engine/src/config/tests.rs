@@ -124,7 +124,7 @@ fn values_out_of_range_are_named() {
         ),
         (
             "[[reactors]]\ncore = 1\nlisten = [\"tcp://localhost:1\"]",
-            "reactors.listen names tcp://localhost:1: after tcp:// comes an IP address and a port, such \
+            "reactors.listen names tcp://localhost:1: after tcp:// and rdma:// comes an IP address and a port, such \
              as 127.0.0.1:9000 or [::1]:9000",
         ),
     ] {

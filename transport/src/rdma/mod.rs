@@ -382,7 +382,7 @@ impl Verbs {
         reason: CloseReason,
         f: &mut impl FnMut(&mut Self, Completed),
     ) {
-        let connections = self.opened(device).map(|opened| opened.connections.as_slice());
+        let connections = self.opened(device).map(|opened| &opened.connections[..]);
         let slots: Vec<_> = connections.unwrap_or_default().iter().map(|(_, slot)| *slot).collect();
         for slot in slots {
             f(self, Completed::Broken(slot, reason));
