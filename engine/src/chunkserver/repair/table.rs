@@ -9,11 +9,9 @@ use crate::store::{BlockState, ReadTicket};
 /// Blocks under repair at once, those that were given up for now included.
 pub(super) const WORKS_MAX: usize = 64;
 
-/// Rounds over all peers before a block is given up for now.
-const ROUNDS_MAX: u32 = 5;
-
-/// The rest after the first round in vain; it doubles with each.
+/// The rest after the first round in vain; it doubles with each of the next.
 const REST_NS: u64 = 100_000_000;
+const REST_DOUBLINGS_MAX: u32 = 4;
 
 /// A block that was given up is tried again by itself after so long, ...
 const AGAIN_NS: u64 = 60_000_000_000;
@@ -53,7 +51,7 @@ pub(super) enum Step {
     Here { state: BlockState, pages: Pages },
     /// They are being written to a place of their own.
     Writing { state: BlockState, to: u32, batch: BatchNumber },
-    /// Nobody has it for now.
+    /// All peers have answered, and none has it.
     GivenUp { since_ns: u64 },
 }
 
@@ -96,9 +94,10 @@ impl Work {
     /// A round over the peers has ended without the block.
     pub fn round_over(&mut self, now_ns: u64) {
         self.asked = 0;
-        self.rounds += 1;
-        self.step = if std::mem::take(&mut self.hope) && self.rounds <= ROUNDS_MAX {
-            Step::Resting { until_ns: now_ns + (REST_NS << (self.rounds - 1)) }
+        self.step = if std::mem::take(&mut self.hope) {
+            let rest_ns = REST_NS << self.rounds.min(REST_DOUBLINGS_MAX);
+            self.rounds += 1;
+            Step::Resting { until_ns: now_ns + rest_ns }
         } else {
             Step::GivenUp { since_ns: now_ns }
         };
@@ -281,22 +280,21 @@ mod tests {
     }
 
     #[test]
-    fn rounds_in_vain_end_and_begin_again_later() {
+    fn a_block_is_given_up_when_all_have_said_no() {
         let mut table = Table::default();
         table.suspect(spot(0), 0);
         let mut now_ns = 0;
         let work = table.get_mut(0).expect("a block");
-        for round in 0..ROUNDS_MAX {
+        for round in 0..20 {
             work.hope = true;
             work.round_over(now_ns);
-            assert_eq!(work.due_ns(1), now_ns + (REST_NS << round));
+            assert!(!work.is_given_up(), "somebody may have it and has not said");
+            assert_eq!(work.due_ns(1), now_ns + (REST_NS << round.min(REST_DOUBLINGS_MAX)));
             now_ns = work.due_ns(1);
             work.begin_again();
         }
-        work.hope = true;
         work.round_over(now_ns);
         assert!(work.is_given_up());
-        assert!(now_ns < 4_000_000_000, "somebody may wait for it");
         assert_eq!(table.suspect(spot(0), now_ns), Suspicion::Hopeless);
         assert_eq!(table.due_ns(1), now_ns + AGAIN_NS);
         assert_eq!(table.suspect(spot(0), now_ns + WANTED_AGAIN_NS), Suspicion::Noted);

@@ -1,8 +1,8 @@
 //! Clients' reads that wait for a repair.
 //!
 //! They hold nothing but their place among the reads of their client. When no block of their range
-//! is under repair any more they are read again, from the beginning; if blocks were given up, or
-//! it takes too long, they are answered with an error.
+//! is under repair any more they are read again, from the beginning; if blocks were given up they are
+//! answered with an error, and if it takes too long with "busy".
 
 use super::super::reading::QueuedRead;
 use super::Suspicion;
@@ -44,7 +44,7 @@ impl Chunkserver {
         bad: u32,
     ) -> Result<(), ReplyStatus> {
         if self.now_ns.saturating_sub(read.taken_ns) >= WAIT_NS {
-            return Err(ReplyStatus::Media);
+            return Err(ReplyStatus::Busy);
         }
         if self.repairs.waiting.reads.len() >= WAITING_MAX {
             return Err(ReplyStatus::Busy);
@@ -72,7 +72,9 @@ impl Chunkserver {
                     continue;
                 }
                 Standing::Over if !late => None,
-                Standing::Over | Standing::UnderWay | Standing::GivenUp => Some(ReplyStatus::Media),
+                // Some replica may have it and has not answered: the client comes again.
+                Standing::Over | Standing::UnderWay => Some(ReplyStatus::Busy),
+                Standing::GivenUp => Some(ReplyStatus::Media),
             };
             self.repairs.waiting.reads.swap_remove(at);
             match status {
