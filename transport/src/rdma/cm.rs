@@ -23,8 +23,8 @@ pub(crate) type PrivateData = ArrayVec<u8, PRIVATE_BYTES_MAX>;
 
 /// The last error of the calling thread.
 pub(super) fn last_errno() -> Errno {
-    let code = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
-    Errno::from_raw_os_error(code)
+    let code = std::io::Error::last_os_error().raw_os_error().filter(|code| *code > 0);
+    Errno::from_raw_os_error(code.unwrap_or(libc::EIO))
 }
 
 /// The answer of a function of librdmacm.

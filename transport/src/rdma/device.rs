@@ -81,10 +81,10 @@ struct Known {
     registration: Rc<Registration>,
 }
 
-/// A receive: the page that it fills, and the key of that.
+/// A receive: the page that it fills, and the registration of that, which must outlive it.
 struct Receive {
     page: Buffer,
-    lkey: u32,
+    registration: Rc<Registration>,
 }
 
 /// Set in the numbers of receives, so that they are told from those of sends.
@@ -104,7 +104,8 @@ pub(super) struct Device {
     attributes: DeviceAttributes,
     completions_max: u32,
     /// Pages for frames, in and out.
-    frames: RefCell<Vec<Pool>>,
+    frames: RefCell<Vec<(Pool, Rc<Registration>)>>,
+    /// Regions from which payload was sent, the one used last at the end.
     known: RefCell<Vec<Known>>,
     /// Posted receives by their numbers.
     receives: RefCell<Vec<Option<Receive>>>,
@@ -378,15 +379,16 @@ impl Device {
 
     /// The registration of the region that pages lie in, made now where there is none.
     pub(super) fn source(&self, pages: &Pages) -> Result<Rc<Registration>, Errno> {
-        self.known_region(pages.region())
-    }
-
-    fn known_region(&self, region: &Region) -> Result<Rc<Registration>, Errno> {
-        let mut known = self.known.borrow_mut();
-        if let Some(known) = known.iter().find(|known| known.id == region.id()) {
-            return Ok(Rc::clone(&known.registration));
+        let (region, mut known) = (pages.region(), self.known.borrow_mut());
+        let at = known.iter().rposition(|known| known.id == region.id());
+        if let Some(at) = at {
+            if at + 1 < known.len() {
+                let used = known.remove(at);
+                known.push(used);
+            }
+            return Ok(Rc::clone(&known[known.len() - 1].registration));
         }
-        let registration = Rc::new(self.register(region, region.base(), region.len(), 0)?);
+        let registration = self.register_whole(region)?;
         if known.len() == REGIONS_MAX {
             // What is in use is registered until it has been sent.
             known.remove(0);
@@ -395,31 +397,32 @@ impl Device {
         Ok(registration)
     }
 
+    fn register_whole(&self, region: &Region) -> Result<Rc<Registration>, Errno> {
+        Ok(Rc::new(self.register(region, region.base(), region.len(), 0)?))
+    }
+
     /// A page for frames, with its registration.
     pub(super) fn frame_page(&self) -> Result<(Buffer, Rc<Registration>), Errno> {
         let mut frames = self.frames.borrow_mut();
-        let free = frames.iter().find_map(|pool| pool.acquire(1));
-        let page = match free {
-            Some(page) => page,
-            None => {
-                let name = String::from("culvert-verbs-frames");
-                let pool = Pool::new(&PoolOptions {
-                    name,
-                    bytes: FRAME_POOL_BYTES,
-                    backing: Backing::Ordinary,
-                    lock: false,
-                    ..PoolOptions::default()
-                })
-                .map_err(|error| {
-                    tracing::warn!(%error, device = self.name, "no memory for frames");
-                    Errno::NOMEM
-                })?;
-                let page = pool.acquire(1).ok_or(Errno::NOMEM)?;
-                frames.push(pool);
-                page
-            }
+        let mut pools = frames.iter();
+        let free = pools.find_map(|(pool, known)| Some((pool.acquire(1)?, Rc::clone(known))));
+        if let Some(free) = free {
+            return Ok(free);
+        }
+        let options = PoolOptions {
+            name: String::from("culvert-verbs-frames"),
+            bytes: FRAME_POOL_BYTES,
+            backing: Backing::Ordinary,
+            lock: false,
+            ..PoolOptions::default()
         };
-        let registration = self.known_region(page.region())?;
+        let pool = Pool::new(&options).map_err(|error| {
+            tracing::warn!(%error, device = self.name, "no memory for frames");
+            Errno::NOMEM
+        })?;
+        let page = pool.acquire(1).ok_or(Errno::NOMEM)?;
+        let registration = self.register_whole(page.region())?;
+        frames.push((pool, Rc::clone(&registration)));
         Ok((page, registration))
     }
 
@@ -434,7 +437,7 @@ impl Device {
             let posted = self.frame_page().and_then(|(page, registration)| {
                 let free = self.receives.borrow().iter().position(Option::is_none);
                 let number = free.ok_or(Errno::NOBUFS)?;
-                self.post_receive(number, Receive { page, lkey: registration.lkey() })
+                self.post_receive(number, Receive { page, registration })
             });
             if let Err(error) = posted {
                 self.promised.set(promised - receives);
@@ -469,7 +472,7 @@ impl Device {
         let mut sge = Sge {
             addr: receive.page.as_ptr().as_ptr() as u64,
             length: PAGE_SIZE as u32,
-            lkey: receive.lkey,
+            lkey: receive.registration.lkey(),
         };
         let mut request = RecvRequest {
             wr_id: number as u64 | RECEIVE,

@@ -320,8 +320,11 @@ impl RdmaLink {
                     let PeerSegment { first, place } =
                         *segment.expect("a placement was checked against the window");
                     let offset = u64::from(placement.page() - first) * PAGE_SIZE as u64;
-                    let target = Target { address: place.address + offset, rkey: place.rkey };
+                    // The address is the peer's word: nonsense fails at its own device.
+                    let address = place.address.wrapping_add(offset);
+                    let target = Target { address, rkey: place.rkey };
                     self.qp.write(pages, self.device.source(pages)?, target);
+                    self.queued_pages -= pages.pages();
                 }
             }
             let here = (length - outgoing.left).min(PAGE_SIZE - bytes);
@@ -331,7 +334,6 @@ impl RdmaLink {
             outgoing.left += here;
             if outgoing.left == length {
                 outgoing.left = 0;
-                self.queued_pages -= outgoing.queue.oldest_pages(payloads);
                 outgoing.queue.discard(length, payloads);
             }
         }

@@ -80,7 +80,13 @@ impl Transport {
                 }
                 let backend = open.backend();
                 match open.link {
-                    Link::Rdma(link) => self.linger(*link, Some(open.landing)),
+                    Link::Rdma(mut link) => {
+                        if let CloseReason::Violation(_) = reason {
+                            // Who breaks the rules is not waited for.
+                            link.ended = Some(reason);
+                        }
+                        self.linger(*link, Some(open.landing));
+                    }
                     Link::Shm(_) | Link::Tcp(_) => self.shared.retire(open.landing, backend),
                 }
                 self.shared.events.push_back(Pending::Closed { connection: id(slot), reason });

@@ -102,7 +102,7 @@ impl Shared {
         }
         let window = match backend {
             Backend::Shm => self.create_window(pages)?,
-            Backend::Tcp | Backend::Rdma => self.carve_window(mode, pages)?,
+            Backend::Tcp | Backend::Rdma => self.carve_window(backend, mode, pages)?,
         };
         self.budget_pages -= window.pages();
         Some(window)
@@ -173,13 +173,14 @@ impl Shared {
         }
     }
 
-    fn carve_window(&self, mode: WindowMode, pages: u32) -> Option<Window> {
+    fn carve_window(&self, backend: Backend, mode: WindowMode, pages: u32) -> Option<Window> {
         let mut pages = pages;
         loop {
             if let Some(buffer) = self.options.pool.acquire(pages) {
-                return Some(match mode {
-                    WindowMode::Granted => Window::carve_private(buffer),
-                    WindowMode::Named => Window::carve(buffer),
+                // Only a stream writes nothing but what we read from it.
+                return Some(match (backend, mode) {
+                    (Backend::Tcp, WindowMode::Granted) => Window::carve_private(buffer),
+                    _ => Window::carve(buffer),
                 });
             }
             pages /= 2;

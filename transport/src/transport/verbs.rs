@@ -135,7 +135,11 @@ impl Transport {
     fn ask(&mut self, slot: SlotId) {
         let Some(Connection::Opening(opening)) = self.connections.get_mut(slot) else { return };
         let Some(id) = opening.joining().and_then(Joining::take_id) else { return };
-        let asked = self.make_link(id, slot).map_err(|(_, error)| error).and_then(|link| {
+        let linked = self.make_link(id, slot).map_err(|(id, error)| {
+            self.verbs.as_mut().expect("an identifier was made").forget(&id);
+            error
+        });
+        let asked = linked.and_then(|link| {
             let Some(Connection::Opening(opening)) = self.connections.get_mut(slot) else {
                 return Ok(());
             };
