@@ -9,6 +9,7 @@ pub fn run(bytes: &[u8]) {
     let Some((choice, said)) = bytes.split_first() else { return };
     let (acceptor, keyed) = (choice & 1 != 0, choice & 2 != 0);
     fuzzing::handshake(acceptor, keyed, said);
+    fuzzing::short_hello(said);
     let mut said = said.to_vec();
     for at in [0, fuzzing::HELLO_BYTES] {
         crate::set(&mut said, at, b"CULVERT\0\x01\0");

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use uuid::Uuid;
 use zerocopy::IntoBytes;
 
-use crate::envelope::{Kind, Record, WireGrant};
-use crate::handshake::message::{HELLO_BYTES as HELLO, Introduction};
+use crate::envelope::{Kind, Record, WireGrant, WirePlacedGrant};
+use crate::handshake::message::{HELLO_BYTES as HELLO, Hello, Introduction, WirePlace};
 use crate::handshake::proof::Role;
 use crate::handshake::state::{Handshake, Step};
 use crate::shm::notice::Notice;
@@ -38,6 +38,7 @@ pub fn envelope(mut bytes: &[u8]) {
         if matches!(record.kind, Kind::Want | Kind::Grant | Kind::Taken) {
             // Any two numbers are a grant; whoever takes it compares it with the window.
             let _grant = WireGrant::parse(record.body);
+            let _placed = WirePlacedGrant::parse(record.body);
         }
         bytes = &bytes[record.padded..];
     }
@@ -47,6 +48,23 @@ pub fn envelope(mut bytes: &[u8]) {
 pub fn notice(bytes: &[u8]) {
     if let Ok(notice) = Notice::parse(bytes) {
         assert_eq!(Notice::parse(notice.emit().as_bytes()), Ok(notice));
+    }
+}
+
+/// Looks at bytes as the private data of a connection request over RDMA, as they come and with their
+/// first bytes put right.
+pub fn short_hello(bytes: &[u8]) {
+    let mut right = bytes.to_vec();
+    if let Some(head) = right.first_chunk_mut() {
+        *head = *b"CLVT\x01\0";
+    }
+    for bytes in [bytes, &right] {
+        let Ok(hello) = Hello::lengthen(bytes) else { continue };
+        if let Ok(introduction) = hello.introduction() {
+            let short = hello.shorten();
+            let again = Hello::lengthen(short.as_bytes()).expect("a Hello of our own");
+            assert_eq!(again.introduction(), Ok(introduction));
+        }
     }
 }
 
@@ -68,7 +86,7 @@ pub fn handshake(acceptor: bool, keyed: bool, mut said: &[u8]) {
         match step {
             Step::Reply(_) => {}
             Step::Prepare => {
-                side.confirm(8);
+                side.confirm(8, WirePlace::default());
                 if acceptor {
                     return;
                 }
@@ -93,9 +111,9 @@ pub fn right_answers(acceptor: bool, keyed: bool) -> Vec<u8> {
     let hello = if acceptor { *first.hello() } else { reply };
     // Both sides are at the same point now: the connector confirms, then the acceptor.
     let _prepare = first.receive(reply.as_bytes());
-    let connector = first.confirm(8);
+    let connector = first.confirm(8, WirePlace::default());
     let _prepare = second.receive(connector.as_bytes());
-    let confirm = if acceptor { connector } else { second.confirm(8) };
+    let confirm = if acceptor { connector } else { second.confirm(8, WirePlace::default()) };
     [hello.as_bytes(), confirm.as_bytes()].concat()
 }
 
