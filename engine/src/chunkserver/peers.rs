@@ -3,12 +3,14 @@
 //! Of two reactors the one with the smaller name connects, so that a pair shares one connection.
 //! Addresses are tried in their order of preference, over and over; while another than the first had
 //! to do, that is tried again now and then, and the connection over it takes the other's place: what
-//! was under way on that is as lost as with any connection, and raft sends it again. Messages of all copysets that
-//! share a pair of nodes travel in one frame a turn: votes and heartbeats as control traffic,
-//! answers to appended entries as data. What the connection has no room for waits, in order and up
-//! to a bound; what is more, or finds no connection, is dropped, and raft sends it again. Waiting
-//! matters: with hundreds of copysets the heartbeats of one tick are more than a control queue
-//! holds, and if the rest were dropped it would be that of the same copysets every time.
+//! was under way on that is as lost as with any connection, and raft sends it again.
+//!
+//! Messages of all copysets that share a pair of nodes travel in one frame a turn: votes and
+//! heartbeats as control traffic, answers to appended entries as data. What the connection has no
+//! room for waits, in order and up to a bound; what is more, or finds no connection, is dropped, and
+//! raft sends it again. Waiting matters: with hundreds of copysets the heartbeats of one tick are
+//! more than a control queue holds, and if the rest were dropped it would be that of the same
+//! copysets every time.
 
 use std::collections::VecDeque;
 
