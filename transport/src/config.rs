@@ -102,6 +102,13 @@ pub(crate) const RDMA_SENDS_MAX: u32 = 2 * PAYLOADS_MAX as u32;
 /// How long an RDMA connection that was closed here may go on sending what was posted: 1 s.
 pub(crate) const RDMA_LINGER_NS: u64 = 1_000_000_000;
 
+/// How long a device that does not say so may take to give back the receives of a queue pair that
+/// was disconnected: 50 ms.
+pub(crate) const RDMA_DRAIN_NS: u64 = 50_000_000;
+
+/// What the RDMA connection manager is asked for in one turn.
+pub(crate) const REPORTS_PER_TURN: usize = 64;
+
 /// How long after an RDMA device is gone, and after each try in vain, a listener tries whether it has
 /// come back: 500 ms.
 pub(crate) const EAR_REST_NS: u64 = 500_000_000;

@@ -350,8 +350,11 @@ pub enum CloseReason {
     /// A work request failed; the device has given the connection up.
     #[error("a work request failed: {0}")]
     WorkRequest(WorkStatus),
-    /// The device reported that the queue pair has failed.
-    #[error("the queue pair has failed")]
+    /// The device has ended the queue pair, and does not say why: where it reports nothing else, that
+    /// is how a peer's request looks that it refused.
+    #[error(
+        "the device ended the queue pair: a request that it does not allow, or a fault of its own"
+    )]
     QueuePairFatal,
     /// The device's port went down.
     #[error("the RDMA port is down")]

@@ -193,13 +193,13 @@ impl Opening {
     /// Tells the peer of our window.
     pub(crate) fn confirm(&mut self, shared: &mut Shared) -> Result<Progress, CloseReason> {
         let landing = self.landing.as_ref().ok_or(CloseReason::NoMemory)?;
-        let place = match (&mut self.way, landing.newest_window()) {
-            (Way::Verbs(joining), Some(window)) => {
+        let place = match &mut self.way {
+            Way::Verbs(joining) => {
                 let link = joining.link_mut().ok_or(CloseReason::PeerVanished)?;
-                let Place { address, rkey } = link.newest_place(window);
+                let Place { address, rkey } = link.newest_place();
                 WirePlace { address: address.into(), rkey: rkey.into(), ..WirePlace::default() }
             }
-            _ => WirePlace::default(),
+            Way::Socket(_) => WirePlace::default(),
         };
         let confirm = self.handshake.confirm(landing.pages(), place);
         let window = landing.last_region().map(culvert_memory::Region::fd);

@@ -10,6 +10,7 @@ use crate::connection::growth::{Grant, Wish};
 use crate::envelope::{
     CreditRuns, Header, Kind, WireGrant, WirePlacedGrant, WireRun, record_bytes,
 };
+use crate::rdma::link::Place;
 use crate::shm::notice::Notice;
 use crate::tcp::sender::Flushed;
 use crate::transport::shared::{Backend, Shared};
@@ -183,8 +184,7 @@ impl Established {
                 return self.push_internal(Kind::Grant, WireGrant::new(page, pages).as_bytes());
             }
             Link::Rdma(link) => {
-                let newest = self.landing.newest_window().filter(|_| pages > 0);
-                let place = newest.map(|window| link.newest_place(window)).unwrap_or_default();
+                let place = if pages > 0 { link.newest_place() } else { Place::default() };
                 let grant = WirePlacedGrant::new(page, pages, place);
                 return self.push_internal(Kind::Grant, grant.as_bytes());
             }

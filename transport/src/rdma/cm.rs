@@ -195,6 +195,17 @@ impl Id {
         self.channel.0.functions
     }
 
+    /// One more identifier on the same channel, bound to the same device.
+    pub(super) fn another_there(&self) -> Result<Self, Errno> {
+        // SAFETY: the library fills the address in when it binds the identifier to a device.
+        let mut here =
+            address(unsafe { &(*self.raw.as_ptr()).addresses.src }).ok_or(Errno::NODEV)?;
+        here.set_port(0);
+        let other = Self::new(&self.channel)?;
+        other.bind(here)?;
+        if other.verbs() == self.verbs() { Ok(other) } else { Err(Errno::NODEV) }
+    }
+
     /// What events call it by.
     pub(crate) fn key(&self) -> usize {
         self.raw.as_ptr() as usize
@@ -258,13 +269,7 @@ impl Id {
     /// Where the other side is.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         // SAFETY: the library fills the address in before it tells of the identifier.
-        let address = unsafe { (*self.raw.as_ptr()).addresses.dst };
-        let mut storage = SockAddrStorage::zeroed();
-        let length = storage.size_of();
-        // SAFETY: the kernel's and the library's storage for addresses are the same.
-        *unsafe { storage.view_as() } = address;
-        // SAFETY: the storage is whole, whatever family it says.
-        unsafe { SockAddr::new(storage, length) }.as_socket()
+        address(unsafe { &(*self.raw.as_ptr()).addresses.dst })
     }
 
     /// Begins to look for the way to an address, from a certain one or from any.
@@ -302,7 +307,7 @@ impl Id {
     ) -> Result<u32, Errno> {
         assert!(self.device.is_none(), "an identifier has one queue pair");
         let mut init = QpInit {
-            qp_context: std::ptr::null_mut(),
+            qp_context: device.tag(),
             send_cq: device.cq(),
             recv_cq: device.cq(),
             srq: device.srq(),
@@ -358,6 +363,16 @@ impl Id {
             tracing::debug!(%error, "rdma_disconnect");
         }
     }
+}
+
+/// An address as the library keeps it.
+fn address(kept: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    let mut storage = SockAddrStorage::zeroed();
+    let length = storage.size_of();
+    // SAFETY: the kernel's and the library's storage for addresses are the same.
+    *unsafe { storage.view_as() } = *kept;
+    // SAFETY: the storage is whole, whatever family it says.
+    unsafe { SockAddr::new(storage, length) }.as_socket()
 }
 
 fn length_of(said: &[u8]) -> u8 {

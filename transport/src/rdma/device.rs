@@ -8,16 +8,15 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-use culvert_memory::{
-    Backing, Buffer, PAGE_SIZE, Pages, Pool, PoolOptions, Region, RegionId, Window,
-};
+use culvert_memory::{Backing, Buffer, PAGE_SIZE, Pages, Pool, PoolOptions, Region, RegionId};
 use rustix::io::Errno;
 
 use super::cm::{Id, last_errno};
 use super::ffi::{
-    self, AsyncEvent, CompChannel, Context, ContextOps, Cq, DeviceAttributes, Pd, RecvRequest,
-    SendRequest, Sge, Srq, SrqInit, WorkCompletion,
+    self, CompChannel, Context, ContextOps, Cq, DeviceAttributes, Pd, RecvRequest, SendRequest,
+    Sge, Srq, SrqInit, WorkCompletion,
 };
+use super::inbox::{DeviceEvent, Inbox, hand_out};
 use super::library::Functions;
 
 /// Completions taken at once.
@@ -48,6 +47,10 @@ impl Drop for Registration {
 }
 
 impl Registration {
+    pub(super) fn raw(&self) -> *mut ffi::Mr {
+        self.raw.as_ptr()
+    }
+
     pub(super) fn lkey(&self) -> u32 {
         // SAFETY: the registration lives; its keys are set once.
         unsafe { (*self.raw.as_ptr()).lkey }
@@ -60,9 +63,14 @@ impl Registration {
 }
 
 /// The protection domain, which outlives everything registered in it.
-struct Domain {
+pub(super) struct Domain {
     raw: NonNull<Pd>,
     functions: &'static Functions,
+    /// What the device's driver does without the kernel.
+    driver: ContextOps,
+    /// An identifier of our own on the device: librdmacm closes a device with its last one, and says
+    /// to each that the device goes away.
+    keeper: Id,
 }
 
 impl Drop for Domain {
@@ -72,6 +80,16 @@ impl Drop for Domain {
         if freed != 0 {
             tracing::warn!(error = freed, "ibv_dealloc_pd");
         }
+    }
+}
+
+impl Domain {
+    pub(super) fn raw(&self) -> *mut Pd {
+        self.raw.as_ptr()
+    }
+
+    pub(super) fn driver(&self) -> &ContextOps {
+        &self.driver
     }
 }
 
@@ -93,12 +111,11 @@ pub(super) const RECEIVE: u64 = 1 << 63;
 /// See the module's documentation.
 pub(super) struct Device {
     functions: &'static Functions,
-    /// What its driver does without the kernel.
-    driver: ContextOps,
     context: NonNull<Context>,
     channel: NonNull<CompChannel>,
     cq: NonNull<Cq>,
     srq: NonNull<Srq>,
+    inbox: Inbox,
     domain: Rc<Domain>,
     pub(super) name: String,
     attributes: DeviceAttributes,
@@ -154,7 +171,9 @@ impl Device {
         receives_max: u32,
         completions_max: u32,
     ) -> Result<Rc<Self>, Errno> {
-        let context = NonNull::new(id.verbs()).ok_or(Errno::NODEV)?;
+        let keeper = id.another_there()?;
+        let context = NonNull::new(keeper.verbs()).ok_or(Errno::NODEV)?;
+        let inbox = Inbox::new(context.as_ptr())?;
         // SAFETY: the context is the library's and stays open; zero is a value of every field.
         let mut attributes: DeviceAttributes = unsafe { std::mem::zeroed() };
         // SAFETY: as above.
@@ -165,7 +184,10 @@ impl Device {
         // SAFETY: the context is open.
         let pd = unsafe { (functions.ibv_alloc_pd)(context.as_ptr()) };
         let raw = NonNull::new(pd).ok_or_else(last_errno)?;
-        let domain = Rc::new(Domain { raw, functions });
+        // SAFETY: the context is open; the library filled it in before it was told of it.
+        let opened = unsafe { &*context.as_ptr() };
+        let driver = opened.ops;
+        let domain = Rc::new(Domain { raw, functions, driver, keeper });
         // SAFETY: the context is open.
         let channel = unsafe { (functions.ibv_create_comp_channel)(context.as_ptr()) };
         let channel = NonNull::new(channel).ok_or_else(last_errno)?;
@@ -179,7 +201,7 @@ impl Device {
             (functions.ibv_create_cq)(
                 context.as_ptr(),
                 completions_max as c_int,
-                std::ptr::null_mut(),
+                inbox.tag(),
                 channel.as_ptr(),
                 0,
             )
@@ -190,27 +212,23 @@ impl Device {
             let _ = unsafe { (functions.ibv_destroy_cq)(cq.as_ptr()) };
         }));
         let max_wr = receives_max.min(attributes.max_srq_wr as u32);
-        let mut init =
-            SrqInit { srq_context: std::ptr::null_mut(), max_wr, max_sge: 1, srq_limit: 0 };
+        let mut init = SrqInit { srq_context: inbox.tag(), max_wr, max_sge: 1, srq_limit: 0 };
         // SAFETY: the domain is open.
         let srq = unsafe { (functions.ibv_create_srq)(domain.raw.as_ptr(), &mut init) };
         let srq = NonNull::new(srq).ok_or_else(last_errno)?;
         undo_cq.0 = None;
         undo_channel.0 = None;
-        // SAFETY: the context is open; the library filled it in before it was told of it.
-        let opened = unsafe { &*context.as_ptr() };
-        let driver = opened.ops;
         // SAFETY: the context names its device.
         let name = unsafe { (functions.ibv_get_device_name)(opened.device) };
         // SAFETY: the library's names end in a zero byte, and live as long as it.
         let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
         let device = Rc::new(Self {
             functions,
-            driver,
             context,
             channel,
             cq,
             srq,
+            inbox,
             domain,
             name,
             attributes,
@@ -224,12 +242,33 @@ impl Device {
         });
         rustix::io::ioctl_fionbio(device.completion_fd(), true)?;
         rustix::io::ioctl_fionbio(device.event_fd(), true)?;
+        device.say_what_it_is();
         Ok(device)
+    }
+
+    fn say_what_it_is(&self) {
+        tracing::info!(device = self.name, "RDMA device opened");
+        if !self.binds_windows() {
+            tracing::warn!(
+                device = self.name,
+                "no memory windows of type 2B: a peer that guesses keys can write the windows of others"
+            );
+        }
     }
 
     /// Whether an identifier is bound to this device.
     pub(super) fn is_of(&self, id: &Id) -> bool {
         id.verbs() == self.context.as_ptr()
+    }
+
+    /// Whether it was told of by the identifier of this key, which is the device's own.
+    pub(super) fn is_kept_by(&self, key: usize) -> bool {
+        self.domain.keeper.key() == key
+    }
+
+    /// What its queue pairs carry as their context, so that their events come here.
+    pub(super) fn tag(&self) -> *mut c_void {
+        self.inbox.tag()
     }
 
     pub(super) fn pd(&self) -> *mut Pd {
@@ -253,7 +292,7 @@ impl Device {
     ) -> Result<(), Errno> {
         let mut bad: *mut SendRequest = std::ptr::null_mut();
         // SAFETY: as this function asks for.
-        let posted = unsafe { (self.driver.post_send)(qp, requests, &mut bad) };
+        let posted = unsafe { (self.domain.driver.post_send)(qp, requests, &mut bad) };
         if posted == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(posted.abs())) }
     }
 
@@ -279,7 +318,12 @@ impl Device {
         unsafe { BorrowedFd::borrow_raw(fd) }
     }
 
-    /// Readable when there is an asynchronous event.
+    /// Readable when another transport has found an event of ours.
+    pub(super) fn inbox_fd(&self) -> BorrowedFd<'_> {
+        self.inbox.fd()
+    }
+
+    /// Readable when there is an asynchronous event, ours or that of another transport.
     pub(super) fn event_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the library keeps the context open, and its descriptor is set once.
         let fd = unsafe { (*self.context.as_ptr()).async_fd };
@@ -290,7 +334,7 @@ impl Device {
     /// Asks for one event at the next completion.
     pub(super) fn ask_to_be_woken(&self) -> Result<(), Errno> {
         // SAFETY: the queue lives.
-        let asked = unsafe { (self.driver.req_notify_cq)(self.cq.as_ptr(), 0) };
+        let asked = unsafe { (self.domain.driver.req_notify_cq)(self.cq.as_ptr(), 0) };
         if asked == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(asked.abs())) }
     }
 
@@ -325,7 +369,7 @@ impl Device {
     ) -> Result<usize, Errno> {
         // SAFETY: the queue lives; the driver writes at most so many entries.
         let count = unsafe {
-            (self.driver.poll_cq)(
+            (self.domain.driver.poll_cq)(
                 self.cq.as_ptr(),
                 COMPLETIONS_MAX as c_int,
                 completions.as_mut_ptr(),
@@ -334,35 +378,28 @@ impl Device {
         usize::try_from(count).map_err(|_| Errno::IO)
     }
 
-    /// The next asynchronous event: its type, and the number of its queue pair if it has one.
-    pub(super) fn next_event(&self) -> Option<(u32, Option<u32>)> {
-        let mut event = AsyncEvent { element: std::ptr::null_mut(), event_type: 0 };
-        // SAFETY: the context is open and its descriptor does not block.
-        let got =
-            unsafe { (self.functions.ibv_get_async_event)(self.context.as_ptr(), &mut event) };
-        if got != 0 {
-            return None;
-        }
-        // Queue pairs: fatal, request error, access error, established, drained, migrated twice,
-        // last receive reached.
-        let of_queue_pair = matches!(event.event_type, 1..=7 | 16);
-        let number = of_queue_pair.then(|| {
-            let qp: *mut ffi::Qp = event.element.cast();
-            // SAFETY: a queue pair is not destroyed before its events are acknowledged.
-            unsafe { (*qp).qp_num }
-        });
-        // SAFETY: it was got above.
-        unsafe { (self.functions.ibv_ack_async_event)(&mut event) };
-        Some((event.event_type, number))
+    /// Looks for asynchronous events; those of others go to them.
+    pub(super) fn look_for_events(&self) {
+        hand_out(self.functions, self.context.as_ptr());
     }
 
-    /// Registers a range that a peer may write, and nobody may read.
-    pub(super) fn register_window(&self, window: &Window) -> Result<Registration, Errno> {
-        let bytes = window.pages() as usize * PAGE_SIZE;
-        self.register(window.region(), window.as_ptr(), bytes, ffi::ACCESS_REMOTE_WRITE)
+    /// Takes the next of our asynchronous events.
+    pub(super) fn next_event(&self) -> Option<DeviceEvent> {
+        self.inbox.next()
     }
 
-    fn register(
+    /// Whether it has memory windows of type 2B.
+    pub(super) fn binds_windows(&self) -> bool {
+        self.attributes.device_cap_flags & ffi::DEVICE_WINDOW_TYPE_2B != 0
+            && self.domain.driver.alloc_mw.is_some()
+    }
+
+    pub(super) fn domain(&self) -> &Rc<Domain> {
+        &self.domain
+    }
+
+    /// Registers a range of a region, with rights beyond those of its owner.
+    pub(super) fn register(
         &self,
         region: &Region,
         start: NonNull<u8>,
@@ -452,6 +489,12 @@ impl Device {
         self.promised.set(self.promised.get() - receives);
     }
 
+    /// Receives that are posted, and those that were promised.
+    #[cfg(test)]
+    pub(super) fn receives(&self) -> (u32, u32) {
+        (self.posted.get(), self.promised.get())
+    }
+
     /// The page that a receive has filled, or was to fill. [`Device::repost`] follows.
     pub(super) fn received(&self, wr_id: u64) -> Received {
         let number = (wr_id & !RECEIVE) as usize;
@@ -483,8 +526,9 @@ impl Device {
         let mut bad: *mut RecvRequest = std::ptr::null_mut();
         // SAFETY: the driver copies the request; the page is kept in the table until it completes,
         // or the shared receive queue is destroyed.
-        let posted =
-            unsafe { (self.driver.post_srq_recv)(self.srq.as_ptr(), &mut request, &mut bad) };
+        let posted = unsafe {
+            (self.domain.driver.post_srq_recv)(self.srq.as_ptr(), &mut request, &mut bad)
+        };
         if posted != 0 {
             return Err(Errno::from_raw_os_error(posted.abs()));
         }

@@ -11,8 +11,11 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) struct ContextOps {
-    compat_to_bind_mw: [*mut c_void; 9],
-    dealloc_mw: *mut c_void,
+    compat_query_device_to_dereg_mr: [*mut c_void; 7],
+    /// Null where the driver has none.
+    pub(super) alloc_mw: Option<unsafe extern "C" fn(*mut Pd, c_uint) -> *mut Mw>,
+    bind_mw: *mut c_void,
+    pub(super) dealloc_mw: unsafe extern "C" fn(*mut Mw) -> c_int,
     compat_create_cq: *mut c_void,
     pub(super) poll_cq: unsafe extern "C" fn(*mut Cq, c_int, *mut WorkCompletion) -> c_int,
     pub(super) req_notify_cq: unsafe extern "C" fn(*mut Cq, c_int) -> c_int,
@@ -53,6 +56,42 @@ pub(super) struct Mr {
     pub(super) rkey: u32,
 }
 
+/// `struct ibv_mw`, up to its last field of interest.
+#[repr(C)]
+pub(super) struct Mw {
+    context: *mut Context,
+    pd: *mut Pd,
+    pub(super) rkey: u32,
+}
+
+/// `struct ibv_mw_bind_info`
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct BindInfo {
+    pub(super) mr: *mut Mr,
+    pub(super) addr: u64,
+    pub(super) length: u64,
+    pub(super) mw_access_flags: c_uint,
+}
+
+/// The variant for memory windows of the last union of `struct ibv_send_wr`, which is its largest.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct BindWindow {
+    pub(super) mw: *mut Mw,
+    pub(super) rkey: u32,
+    pub(super) info: BindInfo,
+}
+
+impl BindWindow {
+    /// What requests carry that bind nothing.
+    pub(super) const NONE: Self = Self {
+        mw: std::ptr::null_mut(),
+        rkey: 0,
+        info: BindInfo { mr: std::ptr::null_mut(), addr: 0, length: 0, mw_access_flags: 0 },
+    };
+}
+
 /// `struct ibv_comp_channel`
 #[repr(C)]
 pub(super) struct CompChannel {
@@ -60,23 +99,26 @@ pub(super) struct CompChannel {
     pub(super) fd: c_int,
 }
 
-/// `struct ibv_cq`
+/// `struct ibv_cq`, up to its last field of interest.
 #[repr(C)]
 pub(super) struct Cq {
     context: *mut Context,
+    channel: *mut CompChannel,
+    pub(super) cq_context: *mut c_void,
 }
 
-/// `struct ibv_srq`
+/// `struct ibv_srq`, up to its last field of interest.
 #[repr(C)]
 pub(super) struct Srq {
     context: *mut Context,
+    pub(super) srq_context: *mut c_void,
 }
 
 /// `struct ibv_qp`, up to its last field of interest.
 #[repr(C)]
 pub(super) struct Qp {
     context: *mut Context,
-    qp_context: *mut c_void,
+    pub(super) qp_context: *mut c_void,
     pd: *mut Pd,
     send_cq: *mut Cq,
     recv_cq: *mut Cq,
@@ -156,8 +198,8 @@ pub(super) struct RecvRequest {
     pub(super) num_sge: c_int,
 }
 
-/// `struct ibv_send_wr`, with the variant for one-sided writes of its first union and nothing of
-/// the others.
+/// `struct ibv_send_wr`, with the variant for one-sided writes of its first union and that for
+/// memory windows of its last.
 #[repr(C)]
 pub(super) struct SendRequest {
     pub(super) wr_id: u64,
@@ -170,7 +212,9 @@ pub(super) struct SendRequest {
     pub(super) imm_data: u32,
     pub(super) remote_addr: u64,
     pub(super) rkey: u32,
-    pub(super) others: [u64; 9],
+    pub(super) rest_of_union: [u64; 2],
+    pub(super) remote_srqn: u32,
+    pub(super) bind: BindWindow,
 }
 
 /// `struct ibv_wc`
@@ -264,10 +308,18 @@ pub(super) const QP_TYPE_RC: c_uint = 2;
 pub(super) const ACCESS_LOCAL_WRITE: c_int = 1;
 /// `IBV_ACCESS_REMOTE_WRITE`
 pub(super) const ACCESS_REMOTE_WRITE: c_int = 2;
+/// `IBV_ACCESS_MW_BIND`
+pub(super) const ACCESS_WINDOW_BIND: c_int = 1 << 4;
+/// `IBV_DEVICE_MEM_WINDOW_TYPE_2B`
+pub(super) const DEVICE_WINDOW_TYPE_2B: c_uint = 1 << 24;
+/// `IBV_MW_TYPE_2`
+pub(super) const WINDOW_TYPE_2: c_uint = 2;
 /// `IBV_WR_RDMA_WRITE`
 pub(super) const OPCODE_WRITE: c_uint = 0;
 /// `IBV_WR_SEND_WITH_IMM`
 pub(super) const OPCODE_SEND_WITH_IMM: c_uint = 3;
+/// `IBV_WR_BIND_MW`
+pub(super) const OPCODE_BIND_WINDOW: c_uint = 8;
 /// `IBV_SEND_SIGNALED`
 pub(super) const FLAG_SIGNALED: c_uint = 2;
 /// `IBV_SEND_INLINE`
@@ -317,6 +369,9 @@ mod tests {
             ("struct ibv_mr", "lkey", offset_of!(Mr, lkey)),
             ("struct ibv_mr", "rkey", offset_of!(Mr, rkey)),
             ("struct ibv_comp_channel", "fd", offset_of!(CompChannel, fd)),
+            ("struct ibv_cq", "cq_context", offset_of!(Cq, cq_context)),
+            ("struct ibv_srq", "srq_context", offset_of!(Srq, srq_context)),
+            ("struct ibv_qp", "qp_context", offset_of!(Qp, qp_context)),
             ("struct ibv_qp", "qp_num", offset_of!(Qp, qp_num)),
             ("struct ibv_device_attr", "max_qp_wr", offset_of!(DeviceAttributes, max_qp_wr)),
             (
@@ -335,6 +390,15 @@ mod tests {
             ("struct ibv_send_wr", "imm_data", offset_of!(SendRequest, imm_data)),
             ("struct ibv_send_wr", "wr.rdma.remote_addr", offset_of!(SendRequest, remote_addr)),
             ("struct ibv_send_wr", "wr.rdma.rkey", offset_of!(SendRequest, rkey)),
+            ("struct ibv_send_wr", "qp_type", offset_of!(SendRequest, remote_srqn)),
+            ("struct ibv_send_wr", "bind_mw", offset_of!(SendRequest, bind)),
+            ("struct ibv_send_wr", "bind_mw.rkey", offset_of!(SendRequest, bind.rkey)),
+            ("struct ibv_send_wr", "bind_mw.bind_info", offset_of!(SendRequest, bind.info)),
+            ("struct ibv_mw_bind_info", "length", offset_of!(BindInfo, length)),
+            ("struct ibv_mw_bind_info", "mw_access_flags", offset_of!(BindInfo, mw_access_flags)),
+            ("struct ibv_mw", "rkey", offset_of!(Mw, rkey)),
+            ("struct ibv_context_ops", "alloc_mw", offset_of!(ContextOps, alloc_mw)),
+            ("struct ibv_context_ops", "dealloc_mw", offset_of!(ContextOps, dealloc_mw)),
             ("struct ibv_recv_wr", "num_sge", offset_of!(RecvRequest, num_sge)),
             ("struct ibv_wc", "imm_data", offset_of!(WorkCompletion, imm_data)),
             ("struct ibv_wc", "qp_num", offset_of!(WorkCompletion, qp_num)),
@@ -353,6 +417,7 @@ mod tests {
             ("struct ibv_device_attr", size_of::<DeviceAttributes>()),
             ("struct ibv_srq_init_attr", size_of::<SrqInit>()),
             ("struct ibv_qp_init_attr", size_of::<QpInit>()),
+            ("struct ibv_mw_bind_info", size_of::<BindInfo>()),
             ("struct ibv_sge", size_of::<Sge>()),
             ("struct ibv_recv_wr", size_of::<RecvRequest>()),
             ("struct ibv_send_wr", size_of::<SendRequest>()),

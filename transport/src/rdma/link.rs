@@ -16,8 +16,9 @@ use arrayvec::ArrayVec;
 use culvert_memory::{PAGE_SIZE, Pages, Window};
 use rustix::io::Errno;
 
+use super::access::Access;
 use super::cm::Id;
-use super::device::{Device, Registration};
+use super::device::Device;
 use super::lane::Lane;
 use super::queue_pair::{QueuePair, Target};
 use crate::config::{RDMA_SLOTS, SEGMENTS_MAX};
@@ -61,6 +62,8 @@ struct Outgoing {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct RdmaLink {
+    /// What the peer may write: taken back before the queue pair goes, both before the pages.
+    window: ArrayVec<Access, SEGMENTS_MAX>,
     qp: QueuePair,
     device: Rc<Device>,
     _promise: Promise,
@@ -69,8 +72,8 @@ pub(crate) struct RdmaLink {
     control_in: Lane,
     data_in: Lane,
     peer_window: ArrayVec<PeerSegment, SEGMENTS_MAX>,
-    /// What the peer may write: gone with the queue pair, before its pages are.
-    windows: ArrayVec<Registration, SEGMENTS_MAX>,
+    /// Segments of our window that were bound.
+    bound: usize,
     /// Messages of ours that the peer has not taken.
     outstanding: u32,
     /// Messages of the peer whose slots it has not been told of.
@@ -86,12 +89,6 @@ pub(crate) struct RdmaLink {
     pub(crate) ended: Option<CloseReason>,
     /// Whether the connection stands in the list of those to be read.
     pub(crate) listed: bool,
-}
-
-impl std::fmt::Debug for Registration {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Registration").field("rkey", &self.rkey()).finish_non_exhaustive()
-    }
 }
 
 /// What a link needs to know of the transport's options.
@@ -118,6 +115,7 @@ impl RdmaLink {
         let outgoing = |bytes| Outgoing { queue: Queue::new(bytes), left: 0 };
         Ok(Self {
             qp,
+            window: ArrayVec::new(),
             device: Rc::clone(device),
             _promise: promise,
             control: outgoing(options.control_queue_bytes),
@@ -125,7 +123,7 @@ impl RdmaLink {
             control_in: Lane::new(2 * PAGE_SIZE),
             data_in: Lane::new(4 * PAGE_SIZE),
             peer_window: ArrayVec::new(),
-            windows: ArrayVec::new(),
+            bound: 0,
             outstanding: 0,
             untold: 0,
             owed: 0,
@@ -156,14 +154,19 @@ impl RdmaLink {
 
     /// Lets the peer write a segment of our window; what it has to know for that.
     pub(crate) fn open_window(&mut self, window: &Window) -> Result<(), Errno> {
-        self.windows.push(self.device.register_window(window)?);
+        self.window.push(Access::new(&self.device, window)?);
         Ok(())
     }
 
     /// Where the newest segment of our window is for the peer.
-    pub(crate) fn newest_place(&self, window: &Window) -> Place {
-        let rkey = self.windows.last().map_or(0, Registration::rkey);
-        Place { address: window.as_ptr().as_ptr() as u64, rkey }
+    pub(crate) fn newest_place(&self) -> Place {
+        self.window.last().map(Access::place).unwrap_or_default()
+    }
+
+    /// Where the first segment of our window is for the peer.
+    #[cfg(test)]
+    pub(crate) fn window_place(&self) -> Option<Place> {
+        self.window.first().map(Access::place)
     }
 
     /// Adds a segment of the peer's window that begins at page `first`.
@@ -213,6 +216,7 @@ impl RdmaLink {
 
     /// Sends bytes that are no record, of the handshake, ahead of all records.
     pub(super) fn send_raw(&mut self, bytes: &[u8], counters: &mut Counters) -> Result<(), Errno> {
+        self.bind();
         let (mut page, registration) = self.device.frame_page()?;
         page.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
         let told = self.tell();
@@ -248,6 +252,9 @@ impl RdmaLink {
 
     /// Posts what is queued, as far as slots and the send queue go, with one doorbell.
     pub(crate) fn flush(&mut self, counters: &mut Counters) -> Result<(), CloseReason> {
+        if !self.bind() {
+            return Ok(());
+        }
         let mut posted = 0;
         for class in [Class::Control, Class::Data] {
             while self.compose(class).map_err(CloseReason::Io)? {
@@ -261,6 +268,21 @@ impl RdmaLink {
             self.outstanding += 1;
         }
         self.ring(counters).map_err(CloseReason::Io)
+    }
+
+    /// Gathers what lets the peer write new segments of our window, before it can hear of them;
+    /// false when there is no room for that.
+    fn bind(&mut self) -> bool {
+        while let Some(access) = self.window.get(self.bound) {
+            if self.qp.room() == 0 {
+                return false;
+            }
+            if let Some(binding) = access.binding() {
+                self.qp.bind(binding);
+            }
+            self.bound += 1;
+        }
+        true
     }
 
     fn ring(&mut self, counters: &mut Counters) -> Result<(), Errno> {
@@ -380,9 +402,16 @@ impl RdmaLink {
         !self.control_in.is_empty() || !self.data_in.is_empty()
     }
 
-    /// The end: the peer is told, nothing is under way any more, and nobody writes our window. The
-    /// identifier is to be kept until the peer has heard it.
-    pub(super) fn end(self) -> Id {
+    /// Tells the peer that it is over. The device gives sends and receives back; [`RdmaLink::end`]
+    /// follows when it has.
+    pub(super) fn disconnect(&self) {
+        self.qp.disconnect();
+    }
+
+    /// The end: nothing is under way any more, and nobody writes our window. The identifier is to be
+    /// kept until the peer has heard it.
+    pub(super) fn end(mut self) -> Id {
+        self.window.clear();
         self.qp.end()
     }
 }

@@ -5,23 +5,32 @@
 //! | `library`, `ffi` | the two libraries, opened at run time, and their types |
 //! | `cm` | identifiers and their events |
 //! | `device` | domain, completion queue, shared receives, registered memory |
+//! | `inbox` | asynchronous events, and whom they concern |
+//! | `access` | what a peer may write |
 //! | `queue_pair` | work requests and what they hold |
 //! | [`link`](self::link), `lane` | the protocol of messages over them |
 //! | [`Joining`] | a connection that is being made |
+//! | `ending` | connections that have ended here |
 //! | [`Verbs`] | all of it for one transport |
 //!
 //! A device is opened for the first connection over it, and stays open until it is gone or the
 //! transport is.
 
+mod access;
 mod cm;
 mod device;
+mod ending;
 mod ffi;
+#[cfg(test)]
+mod hostile;
+mod inbox;
 mod joining;
 mod lane;
 mod library;
 pub(crate) mod link;
 mod queue_pair;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
@@ -34,10 +43,12 @@ pub(crate) use joining::Joining;
 
 use self::cm::Channel;
 use self::device::{COMPLETIONS_MAX, Device, RECEIVE};
+use self::ending::Ending;
 use self::ffi::{COMPLETION_RECV, COMPLETION_WITH_IMM, WorkCompletion};
+use self::inbox::DeviceEvent;
 use self::library::Functions;
 use self::link::{LinkOptions, RdmaLink};
-use crate::config::{RDMA_LINGER_NS, RDMA_SENDS_MAX, RDMA_SLOTS};
+use crate::config::{RDMA_SENDS_MAX, RDMA_SLOTS};
 use crate::transport::shared::{Backend, Shared};
 use crate::window::landing::Landing;
 use crate::{CloseReason, TransportOptions, Violation, WorkStatus};
@@ -53,16 +64,24 @@ const ROUNDS_PER_TURN: usize = 4;
 struct Opened {
     device: Rc<Device>,
     connections: Vec<(u32, SlotId)>,
+    /// Connections in whose error state all receives have come back.
+    drained: Vec<u32>,
     /// It has failed or was removed: nothing is asked of it any more.
     gone: bool,
+    /// Its descriptors are watched.
+    watched: bool,
 }
 
-/// A connection that has ended here, while the device still works for it.
-struct Lingering {
-    link: RdmaLink,
-    /// Its window: nobody else may have these pages while the peer can write them.
-    landing: Option<Landing>,
-    until: u64,
+/// How far the completions of a turn have been taken.
+#[derive(Default)]
+struct Cursor {
+    device: usize,
+    rounds: usize,
+    /// Of those of the current round.
+    at: usize,
+    count: usize,
+    /// There are more than one turn takes.
+    more: bool,
 }
 
 /// Verbs as one transport uses them.
@@ -72,11 +91,11 @@ pub(crate) struct Verbs {
     devices: Vec<Option<Opened>>,
     /// Which connection an identifier belongs to; there are as many as connections.
     keys: Vec<(usize, SlotId)>,
-    lingering: Vec<Lingering>,
-    /// Identifiers of connections that have ended, and until when they are kept for their peers to
-    /// hear of it: with the identifier goes what the kernel has not sent.
-    leaving: Vec<(Id, u64)>,
+    ending: Ending,
     completions: Box<[WorkCompletion; COMPLETIONS_MAX]>,
+    cursor: Cursor,
+    /// Connections that are over, and nobody has been told.
+    broken: VecDeque<(SlotId, CloseReason)>,
     connections_max: u32,
     link_options: LinkOptions,
     keepalive_ns: u64,
@@ -125,9 +144,10 @@ impl Verbs {
             functions,
             devices: Vec::new(),
             keys: Vec::new(),
-            lingering: Vec::new(),
-            leaving: Vec::new(),
+            ending: Ending::default(),
             completions: Box::new([WorkCompletion::default(); COMPLETIONS_MAX]),
+            cursor: Cursor::default(),
+            broken: VecDeque::new(),
             connections_max: options.connections_max,
             link_options: LinkOptions {
                 data_queue_bytes: options.data_queue_bytes,
@@ -156,10 +176,19 @@ impl Verbs {
         self.channel.fd()
     }
 
-    /// Descriptors of a device: completions, events.
-    pub(crate) fn device_fds(&self, device: usize) -> Option<[BorrowedFd<'_>; 2]> {
+    /// Descriptors of a device: completions, its events, ours of them that others found.
+    pub(crate) fn device_fds(&self, device: usize) -> Option<[BorrowedFd<'_>; 3]> {
         let device = &self.opened(device)?.device;
-        Some([device.completion_fd(), device.event_fd()])
+        Some([device.completion_fd(), device.event_fd(), device.inbox_fd()])
+    }
+
+    /// A device that is to be watched from now on, or no longer, which counts as done.
+    pub(crate) fn next_to_watch(&mut self) -> Option<(usize, bool)> {
+        let is_due = |one: &Option<Opened>| one.as_ref().is_some_and(|one| one.watched == one.gone);
+        let device = self.devices.iter().position(is_due)?;
+        let opened = self.devices[device].as_mut()?;
+        opened.watched = !opened.gone;
+        Some((device, opened.watched))
     }
 
     fn opened(&self, device: usize) -> Option<&Opened> {
@@ -205,91 +234,84 @@ impl Verbs {
         self.channel.next()
     }
 
-    /// Makes a link over the device that an identifier is bound to. The number of the device, if it
-    /// was opened for that, so that its descriptors are watched.
-    pub(crate) fn link(
-        &mut self,
-        id: Id,
-        slot: SlotId,
-    ) -> Result<(RdmaLink, Option<usize>), (Id, Errno)> {
-        let usable = |opened: &Opened| !opened.gone && opened.device.is_of(&id);
+    /// The device that an identifier is bound to, opened now where it is not.
+    fn device_of(&mut self, id: &Id) -> Result<usize, Errno> {
+        let usable = |opened: &Opened| !opened.gone && opened.device.is_of(id);
         let known = self.devices.iter().position(|one| one.as_ref().is_some_and(usable));
-        let (index, fresh) = match known {
-            Some(index) => (index, None),
-            None => {
-                let receives = self.connections_max.saturating_mul(RDMA_SLOTS);
-                let completions = self.connections_max.saturating_mul(COMPLETIONS_PER_CONNECTION);
-                match Device::open(self.functions, &id, receives, completions) {
-                    Err(error) => return Err((id, error)),
-                    Ok(device) => {
-                        tracing::info!(device = device.name, "RDMA device opened");
-                        let opened = Opened { device, connections: Vec::new(), gone: false };
-                        let free = self.devices.iter().position(Option::is_none);
-                        let index = free.unwrap_or(self.devices.len());
-                        self.devices.resize_with(self.devices.len().max(index + 1), || None);
-                        self.devices[index] = Some(opened);
-                        (index, Some(index))
-                    }
-                }
-            }
+        if let Some(index) = known {
+            return Ok(index);
+        }
+        let receives = self.connections_max.saturating_mul(RDMA_SLOTS);
+        let completions = self.connections_max.saturating_mul(COMPLETIONS_PER_CONNECTION);
+        let device = Device::open(self.functions, id, receives, completions)?;
+        let (connections, drained) = (Vec::new(), Vec::new());
+        let opened = Opened { device, connections, drained, gone: false, watched: false };
+        let free = self.devices.iter().position(Option::is_none);
+        let index = free.unwrap_or(self.devices.len());
+        self.devices.resize_with(self.devices.len().max(index + 1), || None);
+        self.devices[index] = Some(opened);
+        Ok(index)
+    }
+
+    /// Makes a link over the device that an identifier is bound to. [`Verbs::next_to_watch`]
+    /// follows.
+    pub(crate) fn link(&mut self, id: Id, slot: SlotId) -> Result<RdmaLink, (Id, Errno)> {
+        let index = match self.device_of(&id) {
+            Ok(index) => index,
+            Err(error) => return Err((id, error)),
         };
         let Opened { device, connections, .. } = self.devices[index].as_mut().expect("open");
-        let lingering =
-            self.lingering.iter().filter(|lingering| lingering.link.is_on(device)).count();
         let room = device.completions_max() / COMPLETIONS_PER_CONNECTION;
-        if connections.len() + lingering >= room as usize {
+        if connections.len() + self.ending.count_on(device) >= room as usize {
             return Err((id, Errno::NOBUFS));
         }
         let link = RdmaLink::new(id, device, &self.link_options)?;
         let number = link.number();
         let at = connections.partition_point(|(known, _)| *known < number);
         connections.insert(at, (number, slot));
-        Ok((link, fresh))
+        Ok(link)
     }
 
-    /// Takes a connection that has ended here: what it has posted is still sent.
+    /// Takes a connection that has ended here.
     pub(crate) fn linger(&mut self, link: RdmaLink, landing: Option<Landing>, now: u64) {
         self.forget(link.id());
-        for Opened { device, connections, .. } in self.devices.iter_mut().flatten() {
-            if link.is_on(device) {
-                connections.retain(|(number, _)| *number != link.number());
+        let mut drained = false;
+        for opened in self.devices.iter_mut().flatten() {
+            if link.is_on(&opened.device) {
+                let number = link.number();
+                opened.connections.retain(|(known, _)| *known != number);
+                drained = opened.drained.extract_if(.., |known| *known == number).count() > 0;
             }
         }
-        self.lingering.push(Lingering { link, landing, until: now + RDMA_LINGER_NS });
+        self.ending.push(link, landing, drained, now);
     }
 
-    /// When the first connection is looked at, or one that lingers or leaves is forgotten.
+    /// When the first connection is looked at, or one of those that have ended.
     pub(crate) fn deadline(&self) -> Option<u64> {
-        let leaving = self.leaving.iter().map(|(_, until)| *until);
         let connected = self.devices.iter().flatten().any(|opened| !opened.connections.is_empty());
         let keepalive = connected.then_some(self.keepalive_at_ns);
-        let lingering = self.lingering.iter().map(|lingering| lingering.until);
-        lingering.chain(leaving).chain(keepalive).min()
+        self.ending.deadline().into_iter().chain(keepalive).min()
     }
 
     /// Connections that linger.
     pub(crate) fn lingering(&self) -> usize {
-        self.lingering.len()
+        self.ending.len()
     }
 
-    /// Ends what lingered and has nothing under way any more. The queue pair goes first, then the
-    /// right to write the window, and only then the window's pages.
-    pub(crate) fn end_lingering(&mut self, shared: &mut Shared) {
-        let now = shared.now;
-        let is_over = |lingering: &mut Lingering| {
-            lingering.link.is_idle() || lingering.link.ended.is_some() || now >= lingering.until
+    /// Goes on with connections that have ended, and closes devices that are gone and unused.
+    pub(crate) fn advance_ending(&mut self, shared: &mut Shared) {
+        let devices = &self.devices;
+        let is_gone = |link: &RdmaLink| {
+            let its = devices.iter().flatten().find(|opened| link.is_on(&opened.device));
+            its.is_none_or(|opened| opened.gone)
         };
-        for Lingering { link, landing, .. } in self.lingering.extract_if(.., is_over) {
-            self.leaving.push((link.end(), now + RDMA_LINGER_NS));
-            if let Some(landing) = landing {
-                shared.retire(landing, Backend::Rdma);
-            }
-        }
-        self.leaving.retain(|(_, until)| now < *until);
+        let now = shared.now;
+        let retire = |landing| shared.retire(landing, Backend::Rdma);
+        self.ending.advance(now, is_gone, !self.cursor.more, retire);
         for place in &mut self.devices {
             let is_left = |opened: &mut Opened| {
-                let of_it = |lingering: &Lingering| lingering.link.is_on(&opened.device);
-                opened.gone && opened.connections.is_empty() && !self.lingering.iter().any(of_it)
+                let used = !opened.connections.is_empty() || opened.watched;
+                opened.gone && !used && self.ending.count_on(&opened.device) == 0
             };
             if let Some(Opened { device, .. }) = place.take_if(is_left) {
                 tracing::info!(device = device.name, "RDMA device closed");
@@ -297,29 +319,55 @@ impl Verbs {
         }
     }
 
-    /// A peer has heard that the connection of an identifier is over.
+    /// A peer has heard that the connection of an identifier is over, or never will.
     pub(crate) fn forget_leaving(&mut self, key: usize) {
-        self.leaving.retain(|(id, _)| id.key() != key);
+        self.ending.forget(key);
     }
 
-    /// Takes completions off all devices, and gives each to `f`.
-    pub(crate) fn completions(&mut self, mut f: impl FnMut(&mut Self, Completed)) {
-        for index in 0..self.devices.len() {
-            for _ in 0..ROUNDS_PER_TURN {
-                let open = self.devices[index].as_ref().filter(|opened| !opened.gone);
-                let Some(Opened { device, .. }) = open else { break };
-                let Ok(count) = device.poll(&mut self.completions) else {
-                    self.lose(index, &mut f);
-                    break;
-                };
-                for at in 0..count {
-                    let completion = self.completions[at];
-                    if let Some(completed) = self.sort(index, &completion) {
-                        f(self, completed);
-                    }
+    /// Begins to take completions anew; those of the last round that nobody took come first.
+    pub(crate) fn begin_completions(&mut self) {
+        let Cursor { at, count, .. } = self.cursor;
+        self.cursor = Cursor { at, count, ..Cursor::default() };
+    }
+
+    /// Whether there are completions, or connections that are over, of which nobody was told.
+    pub(crate) fn has_more(&self) -> bool {
+        self.cursor.more || !self.broken.is_empty()
+    }
+
+    /// Takes the next completion off the devices. `None` when there is none, or the turn has had its
+    /// share.
+    pub(crate) fn next_completed(&mut self) -> Option<Completed> {
+        loop {
+            if let Some((slot, reason)) = self.broken.pop_front() {
+                return Some(Completed::Broken(slot, reason));
+            }
+            let Cursor { device, at, count, .. } = self.cursor;
+            if at < count {
+                self.cursor.at += 1;
+                let completion = self.completions[at];
+                match self.sort(device, &completion) {
+                    None => continue,
+                    completed => return completed,
                 }
-                if count < COMPLETIONS_MAX {
-                    break;
+            }
+            let whole = count == COMPLETIONS_MAX;
+            if self.cursor.rounds > 0 && (!whole || self.cursor.rounds == ROUNDS_PER_TURN) {
+                self.cursor.more |= whole;
+                self.cursor.device += 1;
+                self.cursor.rounds = 0;
+            }
+            self.cursor.rounds += 1;
+            (self.cursor.at, self.cursor.count) = (0, 0);
+            let opened = self.devices.get(self.cursor.device)?.as_ref();
+            let Some(Opened { device, .. }) = opened.filter(|opened| !opened.gone) else {
+                continue;
+            };
+            match device.poll(&mut self.completions) {
+                Ok(count) => self.cursor.count = count,
+                Err(error) => {
+                    tracing::warn!(device = device.name, %error, "ibv_poll_cq");
+                    self.lose(self.cursor.device);
                 }
             }
         }
@@ -335,7 +383,11 @@ impl Verbs {
     fn sort(&mut self, device: usize, completion: &WorkCompletion) -> Option<Completed> {
         let slot = self.slot_of(device, completion.qp_num);
         let status = WorkStatus::new(completion.status);
-        let failed = (!status.is_success()).then_some(CloseReason::WorkRequest(status));
+        // Before either side has ended the connection nothing is flushed but by the device.
+        let failed = (!status.is_success()).then_some(match status {
+            status if status.is_flushed() => CloseReason::QueuePairFatal,
+            status => CloseReason::WorkRequest(status),
+        });
         if completion.wr_id & RECEIVE != 0 {
             let received = self.opened(device)?.device.received(completion.wr_id);
             // A one-sided write that uses up a receive has its length here, and no bytes.
@@ -357,12 +409,8 @@ impl Verbs {
             (Some(slot), None) => Some(Completed::Sent(slot, completion.wr_id)),
             (Some(slot), Some(reason)) => Some(Completed::Broken(slot, reason)),
             (None, failed) => {
-                let opened = Rc::clone(&self.opened(device)?.device);
-                let mut lingering = self.lingering.iter_mut().map(|lingering| &mut lingering.link);
-                let link = lingering
-                    .find(|link| link.is_on(&opened) && link.number() == completion.qp_num)?;
-                link.sent(completion.wr_id);
-                link.ended = link.ended.or(failed);
+                let opened = self.devices[device].as_ref()?;
+                self.ending.sent(&opened.device, completion.qp_num, completion.wr_id, failed);
                 None
             }
         }
@@ -376,67 +424,73 @@ impl Verbs {
         }
     }
 
-    fn break_all(
-        &mut self,
-        device: usize,
-        reason: CloseReason,
-        f: &mut impl FnMut(&mut Self, Completed),
-    ) {
-        let connections = self.opened(device).map(|opened| &opened.connections[..]);
-        let slots: Vec<_> = connections.unwrap_or_default().iter().map(|(_, slot)| *slot).collect();
-        for slot in slots {
-            f(self, Completed::Broken(slot, reason));
-        }
+    fn break_all(&mut self, device: usize, reason: CloseReason) {
+        let Some(opened) = self.devices.get(device).and_then(Option::as_ref) else { return };
+        self.broken.extend(opened.connections.iter().map(|(_, slot)| (*slot, reason)));
     }
 
     /// A device is gone: nothing is asked of it any more, and all its connections end.
-    fn lose(&mut self, device: usize, f: &mut impl FnMut(&mut Self, Completed)) {
+    fn lose(&mut self, device: usize) {
         let Some(opened) = self.devices[device].as_mut() else { return };
         if !std::mem::replace(&mut opened.gone, true) {
             tracing::warn!(device = opened.device.name, "RDMA device gone");
-            self.break_all(device, CloseReason::DeviceGone, f);
+            self.break_all(device, CloseReason::DeviceGone);
         }
     }
 
-    /// The device of a connection is gone; its number.
-    pub(crate) fn lose_device_of(
-        &mut self,
-        slot: SlotId,
-        mut f: impl FnMut(&mut Self, Completed),
-    ) -> Option<usize> {
-        let has = |opened: &Opened| opened.connections.iter().any(|(_, other)| *other == slot);
-        let device = self.devices.iter().position(|one| one.as_ref().is_some_and(has))?;
-        self.lose(device, &mut f);
-        Some(device)
+    /// A device goes away, as its own identifier was told.
+    pub(crate) fn remove_device(&mut self, key: usize) {
+        let kept =
+            |one: &Option<Opened>| one.as_ref().is_some_and(|one| one.device.is_kept_by(key));
+        if let Some(device) = self.devices.iter().position(kept) {
+            self.lose(device);
+        }
     }
 
-    /// Takes the asynchronous events of a device; whether it is gone.
-    pub(crate) fn events(
-        &mut self,
-        device: usize,
-        mut f: impl FnMut(&mut Self, Completed),
-    ) -> bool {
-        while let Some(opened) = self.opened(device)
-            && let Some((kind, number)) = opened.device.next_event()
+    /// Takes the asynchronous events of a device. [`Verbs::next_completed`] tells what they mean.
+    pub(crate) fn take_events(&mut self, device: usize) {
+        if let Some(opened) = self.opened(device) {
+            opened.device.look_for_events();
+        }
+        while let Some(opened) = self.devices.get_mut(device).and_then(Option::as_mut)
+            && let Some(event) = opened.device.next_event()
         {
-            let name = opened.device.name.clone();
-            let slot = number.and_then(|number| self.slot_of(device, number));
-            match (kind, slot) {
-                (QP_REQUEST_ERROR | QP_ACCESS_ERROR, Some(slot)) => {
-                    f(self, Completed::Broken(slot, Violation::RemoteAccess.into()));
+            let (number, reason) = match event {
+                DeviceEvent::QueuePairFatal(number) => (number, CloseReason::QueuePairFatal),
+                DeviceEvent::RemoteAccess(number) => (number, Violation::RemoteAccess.into()),
+                DeviceEvent::LastReceive(number) => {
+                    opened.drained.push(number);
+                    self.ending.drained(&opened.device, number);
+                    self.forget_drained(device);
+                    continue;
                 }
-                (QP_FATAL, Some(slot)) => {
-                    f(self, Completed::Broken(slot, CloseReason::QueuePairFatal));
+                DeviceEvent::PortDown => {
+                    tracing::warn!(device = opened.device.name, "RDMA port down");
+                    self.break_all(device, CloseReason::PortDown);
+                    continue;
                 }
-                (PORT_ERROR, _) => {
-                    tracing::warn!(device = name, "RDMA port down");
-                    self.break_all(device, CloseReason::PortDown, &mut f);
+                DeviceEvent::Fatal => {
+                    self.lose(device);
+                    continue;
                 }
-                (DEVICE_FATAL | CQ_ERROR | SRQ_ERROR, _) => self.lose(device, &mut f),
-                (kind, _) => tracing::debug!(device = name, kind, "RDMA event"),
-            }
+            };
+            self.broken.extend(self.slot_of(device, number).map(|slot| (slot, reason)));
         }
-        self.opened(device).is_none_or(|opened| opened.gone)
+    }
+
+    /// Only of open connections it has to be known.
+    fn forget_drained(&mut self, device: usize) {
+        if let Some(Opened { connections, drained, .. }) = self.devices[device].as_mut() {
+            drained.retain(|number| {
+                connections.binary_search_by_key(number, |(known, _)| *known).is_ok()
+            });
+        }
+    }
+
+    /// Of each device: receives that are posted, and those that were promised.
+    #[cfg(test)]
+    fn receives(&self) -> Vec<(u32, u32)> {
+        self.devices.iter().flatten().map(|opened| opened.device.receives()).collect()
     }
 
     /// Takes the wake-ups of a device.
@@ -456,12 +510,3 @@ impl Verbs {
         }
     }
 }
-
-// Asynchronous events, by their numbers in verbs.h.
-const CQ_ERROR: u32 = 0;
-const QP_FATAL: u32 = 1;
-const QP_REQUEST_ERROR: u32 = 2;
-const QP_ACCESS_ERROR: u32 = 3;
-const DEVICE_FATAL: u32 = 8;
-const PORT_ERROR: u32 = 10;
-const SRQ_ERROR: u32 = 14;

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::cm::Id;
 use super::device::{Device, Registration};
-use super::ffi::{self, SendRequest, Sge};
+use super::ffi::{self, BindWindow, SendRequest, Sge};
 
 /// What a posted work request reads; it must not be given back before.
 enum Held {
@@ -140,6 +140,15 @@ impl QueuePair {
         self.gathered.push(Held::Inline);
     }
 
+    /// Gathers what lets the peer write, for which there is room. Who posts it keeps what it names.
+    pub(super) fn bind(&mut self, bind: BindWindow) {
+        self.gather(0, 0, 0);
+        let request = self.requests.last_mut().expect("just gathered");
+        request.opcode = ffi::OPCODE_BIND_WINDOW;
+        request.bind = bind;
+        self.gathered.push(Held::Inline);
+    }
+
     /// Gathers a message of the first `bytes` bytes of a page, for which there is room.
     pub(super) fn send(
         &mut self,
@@ -172,7 +181,9 @@ impl QueuePair {
             imm_data: 0,
             remote_addr: 0,
             rkey: 0,
-            others: [0; 9],
+            rest_of_union: [0; 2],
+            remote_srqn: 0,
+            bind: BindWindow::NONE,
         });
     }
 
@@ -202,9 +213,13 @@ impl QueuePair {
         Ok(Rung { requests: count as u32, signalled: 1 })
     }
 
-    /// Tells the peer that it is over, and ends the queue pair: what its work requests held is free.
-    pub(super) fn end(mut self) -> Id {
+    /// Tells the peer that it is over; the device gives back what the queue pair holds.
+    pub(super) fn disconnect(&self) {
         self.id.disconnect();
+    }
+
+    /// Ends the queue pair: what its work requests held is free.
+    pub(super) fn end(mut self) -> Id {
         self.id.destroy_queue_pair();
         self.id
     }

@@ -67,6 +67,8 @@ impl Transport {
                     }
                     CloseReason::UnsentBound
                     | CloseReason::NoMemory
+                    | CloseReason::WorkRequest(_)
+                    | CloseReason::QueuePairFatal
                     | CloseReason::RegionRefused => {
                         tracing::warn!(%peer, %address, %reason, "connection closed");
                     }

@@ -13,7 +13,7 @@ use crate::config::READINESS_MAX;
 
 /// Tokens from here on are listeners; no slot has such a generation in its upper half.
 const LISTENERS: u64 = 0xffff_ffff_0000_0000;
-/// ... and from here on devices, two for each: completions, events. The last is the connection
+/// ... and from here on devices, two for each: completions, and events wherever they come from. The last is the connection
 /// manager.
 const DEVICES: u64 = 0xffff_ffff_8000_0000;
 const MANAGER: u64 = u64::MAX;
@@ -108,15 +108,16 @@ impl Readiness {
     pub(crate) fn add_device(
         &self,
         device: usize,
-        [completions, events]: [BorrowedFd<'_>; 2],
+        [completions, events, inbox]: [BorrowedFd<'_>; 3],
     ) -> Result<(), Errno> {
         let token = DEVICES + 2 * device as u64;
         epoll::add(&self.epoll, completions, EventData::new_u64(token), EventFlags::IN)?;
-        epoll::add(&self.epoll, events, EventData::new_u64(token + 1), EventFlags::IN)
+        epoll::add(&self.epoll, events, EventData::new_u64(token + 1), EventFlags::IN)?;
+        epoll::add(&self.epoll, inbox, EventData::new_u64(token + 1), EventFlags::IN)
     }
 
     /// Stops watching an RDMA device.
-    pub(crate) fn remove_device(&self, descriptors: [BorrowedFd<'_>; 2]) {
+    pub(crate) fn remove_device(&self, descriptors: [BorrowedFd<'_>; 3]) {
         for descriptor in descriptors {
             // It may have been taken off before.
             let _ = epoll::delete(&self.epoll, descriptor);

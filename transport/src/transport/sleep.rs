@@ -76,7 +76,7 @@ impl Transport {
     fn has_work(&self) -> bool {
         !self.shared.events.is_empty()
             || !self.tcp_ready.is_empty()
-            || !self.rdma_ready.is_empty()
+            || self.has_rdma_work()
             || !self.shared.region_events.is_empty()
             || !self.shared.unreported.is_empty()
             || self.openings.iter().any(|slot| match self.connections.get(*slot) {

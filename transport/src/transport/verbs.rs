@@ -6,6 +6,7 @@ use culvert_memory::SlotId;
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
+use crate::config::REPORTS_PER_TURN;
 use crate::connection::Connection;
 use crate::connection::established::Link;
 use crate::connection::opening::{Opening, Way};
@@ -64,7 +65,10 @@ impl Transport {
 
     /// Listens to the connection manager.
     pub(super) fn take_reports(&mut self) {
-        while let Some(report) = self.verbs.as_ref().and_then(|verbs| verbs.next_report()) {
+        for _ in 0..REPORTS_PER_TURN {
+            let Some(report) = self.verbs.as_ref().and_then(|verbs| verbs.next_report()) else {
+                break;
+            };
             self.take_report(report);
         }
         // What came before the end of a connection is delivered before it: look again.
@@ -81,6 +85,7 @@ impl Transport {
                 Happening::Disconnected | Happening::Gone => verbs.forget_leaving(report.key),
                 Happening::DeviceRemoved => {
                     verbs.forget_leaving(report.key);
+                    verbs.remove_device(report.key);
                     self.lose_ear(report.key);
                 }
                 _ => {}
@@ -123,10 +128,7 @@ impl Transport {
                 self.end(slot, refused(report.status));
             }
             (Happening::Disconnected, Some(_)) => self.break_off(slot, CloseReason::PeerClosed),
-            (Happening::DeviceRemoved, Some(_)) => {
-                self.lose_device_of(slot);
-                self.break_off(slot, CloseReason::DeviceGone);
-            }
+            (Happening::DeviceRemoved, Some(_)) => self.break_off(slot, CloseReason::DeviceGone),
             _ => {}
         }
     }
@@ -153,15 +155,24 @@ impl Transport {
     }
 
     fn make_link(&mut self, id: Id, slot: SlotId) -> Result<RdmaLink, (Id, Errno)> {
-        let verbs = self.verbs.as_mut().expect("an identifier was made");
-        let (link, fresh) = verbs.link(id, slot)?;
-        if let Some(device) = fresh
+        let link = self.verbs.as_mut().expect("an identifier was made").link(id, slot);
+        self.watch_devices();
+        link
+    }
+
+    /// Sees to it that all devices are watched that are there, and no others.
+    fn watch_devices(&mut self) {
+        while let Some(verbs) = &mut self.verbs
+            && let Some((device, watched)) = verbs.next_to_watch()
             && let Some(descriptors) = verbs.device_fds(device)
-            && let Err(error) = self.readiness.add_device(device, descriptors)
         {
-            tracing::warn!(%error, "an RDMA device could not be watched");
+            if !watched {
+                self.readiness.remove_device(descriptors);
+            } else if let Err(error) = self.readiness.add_device(device, descriptors) {
+                // Its completions are still polled for, only not slept for.
+                tracing::warn!(%error, "an RDMA device could not be watched");
+            }
         }
-        Ok(link)
     }
 
     /// A peer has come in.
@@ -208,11 +219,16 @@ impl Transport {
 
     /// A connection over verbs is over; what came in before that is delivered first.
     fn break_off(&mut self, slot: SlotId, reason: CloseReason) {
+        self.take_completions();
+        self.end_link(slot, reason);
+    }
+
+    /// The same, when all has come in.
+    fn end_link(&mut self, slot: SlotId, reason: CloseReason) {
+        // A refusal may be there, or what makes it an open connection.
+        self.advance_opening(slot);
         match self.connections.get_mut(slot) {
             Some(Connection::Opening(_)) => {
-                // A refusal may be there.
-                self.take_completions();
-                self.advance_opening(slot);
                 let reason = match reason {
                     CloseReason::PeerClosed => CloseReason::PeerVanished,
                     other => other,
@@ -244,51 +260,58 @@ impl Transport {
     pub(super) fn linger(&mut self, link: RdmaLink, landing: Option<Landing>) {
         let now = self.shared.now;
         self.verbs.as_mut().expect("a link was made").linger(link, landing, now);
-        self.take_completions();
+        self.advance_ending();
+    }
+
+    fn advance_ending(&mut self) {
+        self.watch_devices();
         if let Some(verbs) = &mut self.verbs {
-            verbs.end_lingering(&mut self.shared);
+            verbs.advance_ending(&mut self.shared);
         }
     }
 
     /// Takes completions off the devices, and gives each to its connection.
     pub(super) fn take_completions(&mut self) {
-        let Some(mut verbs) = self.verbs.take() else { return };
-        let mut openings = Vec::new();
-        let mut broken = Vec::new();
-        verbs.completions(|verbs, completed| match completed {
-            Completed::Sent(slot, number) => {
-                match self.connections.get_mut(slot) {
-                    Some(Connection::Open(open)) => {
-                        if let Link::Rdma(link) = &mut open.link {
-                            link.sent(number);
-                            if link.can_flush() {
-                                open.mark_busy(&mut self.shared);
-                            }
-                        }
+        let Some(verbs) = &mut self.verbs else { return };
+        verbs.begin_completions();
+        let (mut openings, mut broken) = (Vec::new(), Vec::new());
+        while let Some(completed) = self.verbs.as_mut().and_then(|verbs| verbs.next_completed()) {
+            match completed {
+                Completed::Sent(slot, number) => self.take_sent(slot, number),
+                Completed::Broken(slot, reason) => broken.push((slot, reason)),
+                Completed::Message(slot, message) => {
+                    let taken = self.take_message(slot, &message, &mut openings);
+                    self.verbs.as_mut().expect("it is the message's").repost(message);
+                    if let Err(reason) = taken {
+                        broken.push((slot, reason));
                     }
-                    Some(Connection::Opening(opening)) => {
-                        if let Some(link) = opening.joining().and_then(Joining::link_mut) {
-                            link.sent(number);
-                        }
-                    }
-                    None | Some(Connection::Between) => {}
-                };
-            }
-            Completed::Broken(slot, reason) => broken.push((slot, reason)),
-            Completed::Message(slot, message) => {
-                let taken = self.take_message(slot, &message, &mut openings);
-                verbs.repost(message);
-                if let Err(reason) = taken {
-                    broken.push((slot, reason));
                 }
             }
-        });
-        self.verbs = Some(verbs);
-        for (slot, reason) in broken {
-            self.break_off(slot, reason);
         }
         for slot in openings {
             self.advance_opening(slot);
+        }
+        for (slot, reason) in broken {
+            self.end_link(slot, reason);
+        }
+    }
+
+    fn take_sent(&mut self, slot: SlotId, number: u64) {
+        match self.connections.get_mut(slot) {
+            Some(Connection::Open(open)) => {
+                if let Link::Rdma(link) = &mut open.link {
+                    link.sent(number);
+                    if link.can_flush() {
+                        open.mark_busy(&mut self.shared);
+                    }
+                }
+            }
+            Some(Connection::Opening(opening)) => {
+                if let Some(link) = opening.joining().and_then(Joining::link_mut) {
+                    link.sent(number);
+                }
+            }
+            None | Some(Connection::Between) => {}
         }
     }
 
@@ -365,9 +388,7 @@ impl Transport {
                 self.end(slot, if cut { CloseReason::PeerVanished } else { reason });
             }
         }
-        if let Some(verbs) = &mut self.verbs {
-            verbs.end_lingering(&mut self.shared);
-        }
+        self.advance_ending();
         self.keep_alive();
     }
 
@@ -394,41 +415,31 @@ impl Transport {
 
     /// Listens to a device.
     pub(super) fn take_device_events(&mut self, device: usize) {
-        let Some(mut verbs) = self.verbs.take() else { return };
-        let mut broken = Vec::new();
-        let gone = verbs.events(device, |_, completed| {
-            if let Completed::Broken(slot, reason) = completed {
-                broken.push((slot, reason));
-            }
-        });
-        self.after_events(verbs, gone.then_some(device), broken);
+        if let Some(verbs) = &mut self.verbs {
+            verbs.take_events(device);
+        }
+        self.take_completions();
     }
 
-    /// The device of a connection was removed.
-    fn lose_device_of(&mut self, slot: SlotId) {
-        let Some(mut verbs) = self.verbs.take() else { return };
-        let mut broken = Vec::new();
-        let device = verbs.lose_device_of(slot, |_, completed| {
-            if let Completed::Broken(slot, reason) = completed {
-                broken.push((slot, reason));
-            }
-        });
-        self.after_events(verbs, device, broken);
+    /// Whether there is something of RDMA that no descriptor would tell of.
+    pub(super) fn has_rdma_work(&self) -> bool {
+        !self.rdma_ready.is_empty() || self.verbs.as_ref().is_some_and(|verbs| verbs.has_more())
     }
 
-    fn after_events(
-        &mut self,
-        verbs: Box<Verbs>,
-        gone: Option<usize>,
-        broken: Vec<(SlotId, CloseReason)>,
-    ) {
-        if let Some(descriptors) = gone.and_then(|device| verbs.device_fds(device)) {
-            self.readiness.remove_device(descriptors);
-        }
-        self.verbs = Some(verbs);
-        for (slot, reason) in broken {
-            self.break_off(slot, reason);
-        }
+    #[cfg(test)]
+    pub(crate) fn verbs(&self) -> Option<&Verbs> {
+        self.verbs.as_deref()
+    }
+
+    /// Where the window of an open connection is for its peer.
+    #[cfg(test)]
+    pub(crate) fn window_place(
+        &self,
+        connection: crate::ConnectionId,
+    ) -> Option<crate::rdma::link::Place> {
+        let open = self.connections.get(crate::connection::slot(connection))?.open()?;
+        let Link::Rdma(link) = &open.link else { return None };
+        link.window_place()
     }
 
     /// Asks to be woken when something comes in over RDMA.

@@ -133,11 +133,6 @@ impl Landing {
         self.segments.last().map(|segment| segment.window.region())
     }
 
-    /// The newest segment.
-    pub(crate) fn newest_window(&self) -> Option<&Window> {
-        self.segments.last().map(|segment| &segment.window)
-    }
-
     /// The region of each segment.
     pub(crate) fn regions(&self) -> impl Iterator<Item = &Region> {
         self.segments.iter().map(|segment| segment.window.region())

@@ -1,0 +1,169 @@
+#![allow(unsafe_code)]
+//! Asynchronous events of a device, and whom they concern.
+//!
+//! librdmacm opens a device once for a process, so all transports of the process share the
+//! descriptor on which it says what happens to their queue pairs. Whoever reads an event puts it into
+//! the inbox of the one whose queue pair it is, and into all inboxes when it is about the device; what
+//! the transport makes carries the number of its inbox for that.
+
+use std::collections::VecDeque;
+use std::ffi::c_void;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+
+use super::ffi::{AsyncEvent, Context, Cq, Qp, Srq};
+use super::library::Functions;
+
+/// What a device reports, where it matters here. Queue pairs are called by their numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DeviceEvent {
+    /// A queue pair has failed.
+    QueuePairFatal(u32),
+    /// A peer asked for what it may not have.
+    RemoteAccess(u32),
+    /// A queue pair in its error state has given all its receives back.
+    LastReceive(u32),
+    PortDown,
+    /// The device, or one of the queues that all connections share, does no more.
+    Fatal,
+}
+
+struct Inner {
+    number: usize,
+    /// The device, by its context.
+    context: usize,
+    events: Mutex<VecDeque<DeviceEvent>>,
+    waker: OwnedFd,
+}
+
+/// The inbox of one transport for one device.
+pub(super) struct Inbox(Arc<Inner>);
+
+static INBOXES: Mutex<Vec<Arc<Inner>>> = Mutex::new(Vec::new());
+
+/// Nothing in here panics halfway, so what a lock guards is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        lock(&INBOXES).retain(|inbox| !Arc::ptr_eq(inbox, &self.0));
+    }
+}
+
+impl Inbox {
+    pub(super) fn new(context: *mut Context) -> Result<Self, Errno> {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        let inner = Arc::new(Inner {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            context: context as usize,
+            events: Mutex::new(VecDeque::new()),
+            waker: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        });
+        lock(&INBOXES).push(Arc::clone(&inner));
+        Ok(Self(inner))
+    }
+
+    /// What queues and queue pairs carry as the context of their own.
+    pub(super) fn tag(&self) -> *mut c_void {
+        std::ptr::without_provenance_mut(self.0.number)
+    }
+
+    /// Readable when another transport has put something in.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.waker.as_fd()
+    }
+
+    /// Takes the next event, after [`hand_out`].
+    pub(super) fn next(&self) -> Option<DeviceEvent> {
+        let event = lock(&self.0.events).pop_front();
+        if event.is_none() {
+            // Whether it was readable does not matter: it is not any more.
+            let _ = rustix::io::read(&self.0.waker, &mut [0; 8]);
+        }
+        event
+    }
+}
+
+impl Inner {
+    fn put(&self, event: DeviceEvent) {
+        lock(&self.events).push_back(event);
+        // A counter that is full wakes, too.
+        let _ = rustix::io::write(&self.waker, &1_u64.to_ne_bytes());
+    }
+}
+
+/// Reads what an open device has to say, and puts it where it belongs.
+pub(super) fn hand_out(functions: &Functions, context: *mut Context) {
+    while let Some((owner, event)) = next(functions, context) {
+        let inboxes = lock(&INBOXES);
+        let of_device = inboxes.iter().filter(|inbox| inbox.context == context as usize);
+        let Some(event) = event else { continue };
+        for inbox in of_device.filter(|inbox| owner.is_none_or(|owner| owner == inbox.number)) {
+            inbox.put(event);
+        }
+    }
+}
+
+/// The next event: whose it is, `None` being everybody's, and what it is if that matters.
+fn next(
+    functions: &Functions,
+    context: *mut Context,
+) -> Option<(Option<usize>, Option<DeviceEvent>)> {
+    let mut event = AsyncEvent { element: std::ptr::null_mut(), event_type: 0 };
+    // SAFETY: the context is open and its descriptor does not block.
+    let got = unsafe { (functions.ibv_get_async_event)(context, &mut event) };
+    if got != 0 {
+        return None;
+    }
+    let sorted = match event.event_type {
+        QP_FATAL | QP_REQUEST_ERROR | QP_ACCESS_ERROR | LAST_RECEIVE => {
+            let qp: *mut Qp = event.element.cast();
+            // SAFETY: a queue pair is not destroyed before its events are acknowledged; the field is
+            // set once.
+            let owner = unsafe { (*qp).qp_context as usize };
+            // SAFETY: as above.
+            let number = unsafe { (*qp).qp_num };
+            let event = match event.event_type {
+                QP_FATAL => DeviceEvent::QueuePairFatal(number),
+                LAST_RECEIVE => DeviceEvent::LastReceive(number),
+                _ => DeviceEvent::RemoteAccess(number),
+            };
+            (Some(owner), Some(event))
+        }
+        CQ_ERROR => {
+            let cq: *mut Cq = event.element.cast();
+            // SAFETY: as above, for completion queues.
+            (Some(unsafe { (*cq).cq_context as usize }), Some(DeviceEvent::Fatal))
+        }
+        SRQ_ERROR => {
+            let srq: *mut Srq = event.element.cast();
+            // SAFETY: as above, for shared receive queues.
+            (Some(unsafe { (*srq).srq_context as usize }), Some(DeviceEvent::Fatal))
+        }
+        DEVICE_FATAL => (None, Some(DeviceEvent::Fatal)),
+        PORT_ERROR => (None, Some(DeviceEvent::PortDown)),
+        kind => {
+            tracing::debug!(kind, "RDMA event");
+            (None, None)
+        }
+    };
+    // SAFETY: it was got above.
+    unsafe { (functions.ibv_ack_async_event)(&mut event) };
+    Some(sorted)
+}
+
+// Asynchronous events, by their numbers in verbs.h.
+const CQ_ERROR: u32 = 0;
+const QP_FATAL: u32 = 1;
+const QP_REQUEST_ERROR: u32 = 2;
+const QP_ACCESS_ERROR: u32 = 3;
+const DEVICE_FATAL: u32 = 8;
+const PORT_ERROR: u32 = 10;
+const SRQ_ERROR: u32 = 14;
+const LAST_RECEIVE: u32 = 16;
