@@ -12,6 +12,7 @@ pub mod config;
 pub mod copyset;
 pub mod counters;
 pub mod device;
+pub mod doctor;
 pub mod ids;
 pub mod journal;
 pub mod network;

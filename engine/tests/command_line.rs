@@ -50,7 +50,7 @@ fn device_in(folder: &Path) -> String {
 fn help_lists_exit_codes_and_every_command_has_examples() {
     let (printed, _) = expect(0, &["--help"]);
     assert!(printed.contains("Exit codes:"), "{printed}");
-    for command in ["quickstart", "format", "serve", "status", "check", "bench"] {
+    for command in ["quickstart", "format", "serve", "status", "check", "doctor", "bench"] {
         assert!(printed.contains(command), "{printed}");
         let (printed, _) = expect(0, &[command, "--help"]);
         assert!(printed.contains("Examples:"), "{printed}");
@@ -177,6 +177,51 @@ fn check_tells_a_clean_device_from_a_damaged_one() {
     let report: Value = serde_json::from_str(&printed).expect("JSON");
     assert_eq!(report["clean"], false);
     assert_eq!(report["report"]["findings"][0]["subject"]["kind"], "header", "{report}");
+}
+
+/// What it finds is this machine's affair. That two runs say the same is not asked for: hugepages
+/// may be taken in between.
+#[test]
+fn doctor_counts_what_it_found() {
+    let ends = |arguments: &[&str]| {
+        let output = culvert(arguments);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let counted = |(code, said): (Option<i32>, &str), [good, bad, unknown]: [usize; 3]| {
+        let all = good + bad + unknown;
+        assert_eq!(code, Some(i32::from(bad > 0)), "{said}");
+        assert_eq!(said.contains(&format!("{bad} of {all} findings are bad")), bad > 0, "{said}");
+        all
+    };
+
+    let (code, printed, said) = ends(&["doctor"]);
+    let lines = |word: &str| {
+        let start = format!("  {word:<7} ");
+        printed.lines().filter(|line| line.starts_with(&start)).count()
+    };
+    let counts = ["good", "bad", "unknown"].map(lines);
+    let [good, bad, unknown] = counts;
+    let closing = format!("{good} good, {bad} bad, {unknown} unknown");
+    assert_eq!(printed.lines().last(), Some(closing.as_str()), "{printed}");
+    let all = counted((code, &said), counts);
+
+    let (code, printed, said) = ends(&["doctor", "--json"]);
+    let report: Value = serde_json::from_str(&printed).expect("JSON");
+    let findings = report["findings"].as_array().expect("findings");
+    let counts = ["good", "bad", "unknown"].map(|word| {
+        let count = findings.iter().filter(|finding| finding["verdict"] == word).count();
+        assert_eq!(report["counts"][word], count, "{report}");
+        count
+    });
+    assert_eq!(counted((code, &said), counts), all, "as many as in the text");
+    for finding in findings {
+        for key in ["area", "subject", "what"] {
+            assert!(finding[key].as_str().is_some_and(|text| !text.is_empty()), "{finding}");
+        }
+        assert_eq!(finding["verdict"] == "bad", finding["mend"].is_string(), "{finding}");
+        assert_eq!(finding["verdict"] == "unknown", finding["why"].is_string(), "{finding}");
+    }
 }
 
 /// A server of its own, killed at the end.

@@ -8,6 +8,7 @@ pub mod check;
 pub mod cluster;
 pub mod connect;
 mod device;
+mod doctor;
 pub mod exit;
 pub mod format;
 mod quickstart;
@@ -48,6 +49,7 @@ enum Command {
     Volume(volume::VolumeCommand),
     Status(status::StatusArgs),
     Check(check::CheckArgs),
+    Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
     Sim(sim::SimArgs),
 }
@@ -73,6 +75,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Volume(command) => volume::run(command),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
