@@ -348,7 +348,7 @@ impl Chunkserver {
         payloads: &mut Payloads,
     ) -> Result<(), Offence> {
         let (kind, count, body) = wire::parse_header(bytes)?;
-        let from_node = self.peers.by_connection(connection).is_some();
+        let Some(from_node) = self.is_from_peer(connection) else { return Ok(()) };
         match kind {
             FrameKind::Request if self.replies.identity(connection).is_some() => {
                 let request = Request::parse(body)?;

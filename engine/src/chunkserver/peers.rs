@@ -3,7 +3,9 @@
 //! Of two reactors the one with the smaller name connects, so that a pair shares one connection.
 //! Addresses are tried in their order of preference, over and over; while another than the first had
 //! to do, that is tried again now and then, and the connection over it takes the other's place: what
-//! was under way on that is as lost as with any connection, and raft sends it again.
+//! was under way on that is as lost as with any connection, and raft sends it again. The side that made
+//! it takes it at once, and says so with a frame of no messages; the other side, which knows of it
+//! earlier, goes on with the old one until then, because the new one may still come to nothing.
 //!
 //! Messages of all copysets that share a pair of nodes travel in one frame a turn: votes and
 //! heartbeats as control traffic, answers to appended entries as data. What the connection has no
@@ -46,6 +48,12 @@ struct Peer {
     /// This side connects.
     dials: bool,
     connection: Option<ConnectionId>,
+    /// One that the other side has made beside it, and not used yet.
+    newer: Option<ConnectionId>,
+    /// The one whose place it took: what still comes over that is late.
+    older: Option<ConnectionId>,
+    /// The other side is to be told that this one is used.
+    greets: bool,
     /// Over what that goes, once it was asked.
     scheme: Option<&'static str>,
     /// Which address that is over, where this side made it.
@@ -67,6 +75,38 @@ impl Peer {
         let elsewhere = self.connection.is_some() && self.address > 0;
         if elsewhere { self.return_at_ns } else { u64::MAX }
     }
+
+    /// Takes another connection, or none, in place of the one that there is.
+    fn take(&mut self, connection: Option<ConnectionId>) {
+        self.older = std::mem::replace(&mut self.connection, connection);
+        self.newer = None;
+        self.scheme = None;
+        self.next_address = 0;
+        self.control.clear();
+        self.data.clear();
+    }
+}
+
+/// What became of a connection that is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    First,
+    /// Of another.
+    InPlace,
+    NotYet,
+}
+
+/// Over what a frame has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// The connection to a peer.
+    Peer,
+    /// The same, which has just taken the place of another.
+    Changed(usize),
+    /// One whose place was taken.
+    Late,
+    /// None to a peer.
+    Nobody,
 }
 
 /// Messages of one class on their way to a peer.
@@ -150,6 +190,9 @@ impl Peers {
                 dials: own < (endpoint.node, endpoint.reactor),
                 endpoint,
                 connection: None,
+                newer: None,
+                older: None,
+                greets: false,
                 scheme: None,
                 address: 0,
                 attempt: None,
@@ -168,6 +211,23 @@ impl Peers {
     /// The peer behind an established connection.
     pub fn by_connection(&self, connection: ConnectionId) -> Option<usize> {
         self.peers.iter().position(|peer| peer.connection == Some(connection))
+    }
+
+    /// A frame has come: it may be the first over a newer connection.
+    fn hear(&mut self, connection: ConnectionId) -> Way {
+        if self.by_connection(connection).is_some() {
+            return Way::Peer;
+        }
+        for (at, peer) in self.peers.iter_mut().enumerate() {
+            if peer.newer == Some(connection) {
+                peer.take(Some(connection));
+                return Way::Changed(at);
+            }
+            if peer.older == Some(connection) {
+                return Way::Late;
+            }
+        }
+        Way::Nobody
     }
 
     pub fn connection(&self, peer: usize) -> Option<ConnectionId> {
@@ -203,6 +263,11 @@ impl Peers {
     pub fn flush<N: Network>(&mut self, network: &mut N) {
         for peer in &mut self.peers {
             if let Some(connection) = peer.connection {
+                if std::mem::take(&mut peer.greets) {
+                    let mut nothing = PeerMessagesWriter::default();
+                    let sent = network.send(connection, Class::Control, nothing.frame(), &[]);
+                    debug_assert_ne!(sent, Err(SendError::Full), "it is the first");
+                }
                 peer.control.flush(connection, network);
                 peer.data.flush(connection, network);
             }
@@ -250,13 +315,14 @@ impl Peers {
         next.min().unwrap_or(u64::MAX)
     }
 
-    /// A connection to or from a node is up. Returns its peer, and the connection it replaces.
+    /// A connection to or from a node is up. Returns its peer, and whether it is used from now on, and
+    /// in place of another.
     fn connected(
         &mut self,
         connection: ConnectionId,
         identity: Identity,
         now_ns: u64,
-    ) -> Option<(usize, Option<ConnectionId>)> {
+    ) -> Option<(usize, Taken)> {
         let at = self.peers.iter().position(|peer| {
             peer.endpoint.node == identity.node && peer.endpoint.reactor == identity.endpoint
         })?;
@@ -269,14 +335,15 @@ impl Peers {
             }
             peer.return_at_ns = now_ns + peer.return_pause_ns;
         }
-        peer.next_address = 0;
-        peer.control.clear();
-        peer.data.clear();
-        peer.scheme = None;
-        let replaced = peer.connection.replace(connection);
+        if peer.connection.is_some() && !peer.dials {
+            peer.newer = Some(connection);
+            return Some((at, Taken::NotYet));
+        }
+        peer.take(Some(connection));
+        peer.greets = peer.dials;
         // Whoever made a connection ends it.
-        self.replaced.extend(replaced.filter(|_| peer.dials));
-        Some((at, replaced))
+        self.replaced.extend(peer.older);
+        Some((at, if peer.older.is_some() { Taken::InPlace } else { Taken::First }))
     }
 
     fn closed(&mut self, connection: ConnectionId, now_ns: u64) -> Option<usize> {
@@ -284,10 +351,16 @@ impl Peers {
             if peer.attempt == Some(connection) {
                 peer.attempt = None;
             }
+            if peer.older == Some(connection) {
+                peer.older = None;
+            }
+            if peer.newer == Some(connection) {
+                peer.newer = None;
+            }
             if peer.connection == Some(connection) {
-                peer.connection = None;
-                peer.scheme = None;
-                peer.next_address = 0;
+                let newer = peer.newer;
+                peer.take(newer);
+                peer.older = None;
                 // A peer that takes connections and closes them again is not asked all the time.
                 peer.next_dial_ns = now_ns + self.options.redial_ns;
                 return Some(at);
@@ -304,15 +377,39 @@ impl Chunkserver {
         identity: Identity,
     ) -> Result<(), Offence> {
         let connected = self.peers.connected(connection, identity, self.now_ns);
-        let Some((at, replaced)) = connected else {
-            return Err(Offence::Stranger(identity));
-        };
-        tracing::info!(%identity, "peer connected");
-        if replaced.is_some() {
-            self.peer_lost(at);
+        match connected {
+            None => return Err(Offence::Stranger(identity)),
+            Some((_, Taken::NotYet)) => tracing::debug!(%identity, "peer connected once more"),
+            Some((at, taken)) => {
+                tracing::info!(%identity, "peer connected");
+                if taken == Taken::InPlace {
+                    self.peer_lost(at);
+                }
+                self.report_unreachable(at);
+            }
         }
-        self.report_unreachable(at);
         Ok(())
+    }
+
+    /// A frame has come: whether its connection is one to a peer. `None` where it is late.
+    pub(super) fn is_from_peer(&mut self, connection: ConnectionId) -> Option<bool> {
+        match self.peers.hear(connection) {
+            Way::Peer => Some(true),
+            Way::Nobody => Some(false),
+            Way::Late => None,
+            Way::Changed(at) => {
+                self.peer_changed(at);
+                Some(true)
+            }
+        }
+    }
+
+    /// The connection to a peer has taken the place of another.
+    fn peer_changed(&mut self, peer: usize) {
+        let endpoint = &self.peers.peers[peer].endpoint;
+        tracing::info!(node = %endpoint.node, reactor = endpoint.reactor, "peer connected");
+        self.peer_lost(peer);
+        self.report_unreachable(peer);
     }
 
     pub(super) fn peer_closed(&mut self, connection: ConnectionId) {
@@ -320,6 +417,9 @@ impl Chunkserver {
             let endpoint = &self.peers.peers[at].endpoint;
             tracing::info!(node = %endpoint.node, reactor = endpoint.reactor, "peer disconnected");
             self.peer_lost(at);
+            if self.peers.is_connected(at) {
+                self.peer_changed(at);
+            }
         }
     }
 
@@ -374,5 +474,72 @@ impl Chunkserver {
             tracing::debug!(copyset = %message.copyset, from = %message.from, %refusal, "message refused");
         }
         self.mark_ready(position);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::PeerKind;
+
+    fn id(number: u32) -> ConnectionId {
+        ConnectionId::new(number, 0)
+    }
+
+    fn identity(node: u128) -> Identity {
+        Identity { node: Uuid::from_u128(node), kind: PeerKind::Node, endpoint: 0 }
+    }
+
+    /// Node `own` with node 5 as its only peer, whose first connection is 1.
+    fn peers(own: u128) -> Peers {
+        let node = Uuid::from_u128(5);
+        let addresses = vec!["tcp://127.0.0.1:1".parse().expect("an address")];
+        let endpoints = vec![Endpoint { node, reactor: 0, addresses }];
+        let options = PeerOptions { redial_ns: 1 };
+        let mut peers = Peers::new((Uuid::from_u128(own), 0), endpoints, 1, options);
+        let connected = peers.connected(id(1), identity(5), 0);
+        assert_eq!(connected, Some((0, Taken::First)));
+        assert_eq!(peers.hear(id(1)), Way::Peer);
+        peers
+    }
+
+    #[test]
+    fn who_made_a_connection_takes_it_at_once() {
+        let mut peers = peers(1);
+        assert_eq!(peers.connected(id(2), identity(5), 0), Some((0, Taken::InPlace)));
+        assert_eq!(peers.connection(0), Some(id(2)));
+        assert_eq!(peers.replaced, [id(1)]);
+        assert_eq!((peers.hear(id(2)), peers.hear(id(1))), (Way::Peer, Way::Late));
+        assert_eq!(peers.closed(id(1), 0), None, "nobody misses it");
+        assert_eq!(peers.hear(id(1)), Way::Nobody);
+        assert_eq!(peers.closed(id(2), 0), Some(0));
+        assert_eq!(peers.connection(0), None);
+    }
+
+    #[test]
+    fn the_other_side_waits_until_it_is_used() {
+        let mut peers = peers(9);
+        assert_eq!(peers.connected(id(2), identity(5), 0), Some((0, Taken::NotYet)));
+        assert_eq!((peers.connection(0), peers.hear(id(1))), (Some(id(1)), Way::Peer));
+        assert_eq!(peers.hear(id(2)), Way::Changed(0));
+        assert_eq!((peers.hear(id(2)), peers.hear(id(1))), (Way::Peer, Way::Late));
+        assert!(peers.replaced.is_empty(), "whoever made it ends it");
+    }
+
+    #[test]
+    fn one_that_comes_to_nothing_changes_nothing() {
+        let mut peers = peers(9);
+        peers.connected(id(2), identity(5), 0);
+        assert_eq!(peers.closed(id(2), 0), None);
+        assert_eq!((peers.hear(id(2)), peers.hear(id(1))), (Way::Nobody, Way::Peer));
+    }
+
+    #[test]
+    fn the_newer_one_is_there_when_the_old_one_ends() {
+        let mut peers = peers(9);
+        peers.connected(id(2), identity(5), 0);
+        assert_eq!(peers.closed(id(1), 0), Some(0));
+        assert_eq!((peers.connection(0), peers.hear(id(2))), (Some(id(2)), Way::Peer));
+        assert_eq!(peers.hear(id(1)), Way::Nobody);
     }
 }
