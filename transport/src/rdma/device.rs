@@ -68,6 +68,8 @@ pub(super) struct Domain {
     functions: &'static Functions,
     /// What the device's driver does without the kernel.
     driver: ContextOps,
+    /// Dropped before the keeper, as it asks for.
+    inbox: Inbox,
     /// An identifier of our own on the device: librdmacm closes a device with its last one, and says
     /// to each that the device goes away.
     keeper: Id,
@@ -115,7 +117,6 @@ pub(super) struct Device {
     channel: NonNull<CompChannel>,
     cq: NonNull<Cq>,
     srq: NonNull<Srq>,
-    inbox: Inbox,
     domain: Rc<Domain>,
     pub(super) name: String,
     attributes: DeviceAttributes,
@@ -187,7 +188,7 @@ impl Device {
         // SAFETY: the context is open; the library filled it in before it was told of it.
         let opened = unsafe { &*context.as_ptr() };
         let driver = opened.ops;
-        let domain = Rc::new(Domain { raw, functions, driver, keeper });
+        let domain = Rc::new(Domain { raw, functions, driver, inbox, keeper });
         // SAFETY: the context is open.
         let channel = unsafe { (functions.ibv_create_comp_channel)(context.as_ptr()) };
         let channel = NonNull::new(channel).ok_or_else(last_errno)?;
@@ -201,7 +202,7 @@ impl Device {
             (functions.ibv_create_cq)(
                 context.as_ptr(),
                 completions_max as c_int,
-                inbox.tag(),
+                domain.inbox.tag(),
                 channel.as_ptr(),
                 0,
             )
@@ -212,7 +213,8 @@ impl Device {
             let _ = unsafe { (functions.ibv_destroy_cq)(cq.as_ptr()) };
         }));
         let max_wr = receives_max.min(attributes.max_srq_wr as u32);
-        let mut init = SrqInit { srq_context: inbox.tag(), max_wr, max_sge: 1, srq_limit: 0 };
+        let mut init =
+            SrqInit { srq_context: domain.inbox.tag(), max_wr, max_sge: 1, srq_limit: 0 };
         // SAFETY: the domain is open.
         let srq = unsafe { (functions.ibv_create_srq)(domain.raw.as_ptr(), &mut init) };
         let srq = NonNull::new(srq).ok_or_else(last_errno)?;
@@ -228,7 +230,6 @@ impl Device {
             channel,
             cq,
             srq,
-            inbox,
             domain,
             name,
             attributes,
@@ -266,9 +267,14 @@ impl Device {
         self.domain.keeper.key() == key
     }
 
+    /// The device goes away.
+    pub(super) fn set_removed(&self) {
+        self.domain.inbox.set_removed();
+    }
+
     /// What its queue pairs carry as their context, so that their events come here.
     pub(super) fn tag(&self) -> *mut c_void {
-        self.inbox.tag()
+        self.domain.inbox.tag()
     }
 
     pub(super) fn pd(&self) -> *mut Pd {
@@ -320,7 +326,7 @@ impl Device {
 
     /// Readable when another transport has found an event of ours.
     pub(super) fn inbox_fd(&self) -> BorrowedFd<'_> {
-        self.inbox.fd()
+        self.domain.inbox.fd()
     }
 
     /// Readable when there is an asynchronous event, ours or that of another transport.
@@ -385,7 +391,7 @@ impl Device {
 
     /// Takes the next of our asynchronous events.
     pub(super) fn next_event(&self) -> Option<DeviceEvent> {
-        self.inbox.next()
+        self.domain.inbox.next()
     }
 
     /// Whether it has memory windows of type 2B.

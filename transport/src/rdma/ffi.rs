@@ -34,7 +34,7 @@ pub(super) struct ContextOps {
 pub(super) struct Context {
     pub(super) device: *mut c_void,
     pub(super) ops: ContextOps,
-    cmd_fd: c_int,
+    pub(super) cmd_fd: c_int,
     pub(super) async_fd: c_int,
 }
 
@@ -361,6 +361,7 @@ mod tests {
         }
         let offsets = [
             ("struct ibv_context", "ops", offset_of!(Context, ops)),
+            ("struct ibv_context", "cmd_fd", offset_of!(Context, cmd_fd)),
             ("struct ibv_context", "async_fd", offset_of!(Context, async_fd)),
             ("struct ibv_context_ops", "poll_cq", offset_of!(ContextOps, poll_cq)),
             ("struct ibv_context_ops", "req_notify_cq", offset_of!(ContextOps, req_notify_cq)),

@@ -8,11 +8,13 @@
 
 use std::collections::VecDeque;
 use std::ffi::c_void;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::ffi::{AsyncEvent, Context, Cq, Qp, Srq};
@@ -36,6 +38,7 @@ struct Inner {
     number: usize,
     /// The device, by its context.
     context: usize,
+    removed: AtomicBool,
     events: Mutex<VecDeque<DeviceEvent>>,
     waker: OwnedFd,
 }
@@ -52,7 +55,34 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        lock(&INBOXES).retain(|inbox| !Arc::ptr_eq(inbox, &self.0));
+        let mut inboxes = lock(&INBOXES);
+        inboxes.retain(|inbox| !Arc::ptr_eq(inbox, &self.0));
+        let context = self.0.context;
+        if self.0.removed.load(Ordering::Relaxed)
+            && !inboxes.iter().any(|inbox| inbox.context == context)
+        {
+            let_go(std::ptr::with_exposed_provenance_mut(context));
+        }
+    }
+}
+
+/// Lets the kernel forget that this process uses a device that was removed. librdmacm closes its
+/// context only when it happens to look for devices again, and a driver that cannot take a device
+/// from under a process, such as that of soft-RoCE, waits until then: nobody could make the device
+/// again. What is left of the context are descriptors of nothing, which may be closed as they are.
+fn let_go(context: *mut Context) {
+    // SAFETY: whoever drops the last inbox of a context still has an identifier on it, which keeps it
+    // open.
+    let context = unsafe { &*context };
+    let nothing = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    for descriptor in [context.cmd_fd, context.async_fd] {
+        // SAFETY: it is open, and is not closed here.
+        let mut open = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(descriptor) });
+        let replaced = nothing.as_ref().map_err(|error| *error);
+        let replaced = replaced.and_then(|nothing| rustix::io::dup2(nothing, &mut open));
+        if let Err(error) = replaced {
+            tracing::warn!(%error, "an RDMA device that was removed cannot be let go");
+        }
     }
 }
 
@@ -61,12 +91,18 @@ impl Inbox {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
         let inner = Arc::new(Inner {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
-            context: context as usize,
+            context: context.expose_provenance(),
+            removed: AtomicBool::new(false),
             events: Mutex::new(VecDeque::new()),
             waker: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         });
         lock(&INBOXES).push(Arc::clone(&inner));
         Ok(Self(inner))
+    }
+
+    /// The device goes away.
+    pub(super) fn set_removed(&self) {
+        self.0.removed.store(true, Ordering::Relaxed);
     }
 
     /// What queues and queue pairs carry as the context of their own.

@@ -443,6 +443,9 @@ impl Verbs {
         let kept =
             |one: &Option<Opened>| one.as_ref().is_some_and(|one| one.device.is_kept_by(key));
         if let Some(device) = self.devices.iter().position(kept) {
+            if let Some(opened) = self.opened(device) {
+                opened.device.set_removed();
+            }
             self.lose(device);
         }
     }
