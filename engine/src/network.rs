@@ -72,9 +72,6 @@ pub trait Network {
         payloads: &[(Placement, Pages)],
     ) -> Result<(), SendError>;
 
-    /// Over what an established connection goes: `rdma`, `tcp`, `shm`.
-    fn scheme(&self, connection: ConnectionId) -> Option<&'static str>;
-
     /// Payload pages that sends on this connection still hold: accepted, and not yet on the wire.
     fn unsent_pages(&self, connection: ConnectionId) -> u32;
 
@@ -153,10 +150,6 @@ impl Network for Transport {
         payloads: &[(Placement, Pages)],
     ) -> Result<(), SendError> {
         Transport::send(self, connection, class, frame, payloads)
-    }
-
-    fn scheme(&self, connection: ConnectionId) -> Option<&'static str> {
-        Transport::scheme(self, connection)
     }
 
     fn unsent_pages(&self, connection: ConnectionId) -> u32 {

@@ -34,6 +34,8 @@ pub enum Event<'a> {
         peer: Identity,
         /// Whether this side connected (otherwise it accepted).
         initiated: bool,
+        /// Over what it goes: what stands before the `://` of its address.
+        scheme: &'static str,
     },
     /// A frame has come in, and its payload is whole.
     Frame {

@@ -311,12 +311,12 @@ impl Chunkserver {
     /// [`Offence`]: close the connection and say why.
     pub fn event(&mut self, event: Event<'_>) -> Result<(), (ConnectionId, Offence)> {
         match event {
-            Event::Connected { connection, peer, .. } => match peer.kind {
+            Event::Connected { connection, peer, scheme, .. } => match peer.kind {
                 PeerKind::Node => self
-                    .peer_connected(connection, peer)
+                    .peer_connected(connection, peer, scheme)
                     .map_err(|offence| (connection, offence))?,
                 PeerKind::Client => {
-                    self.replies.connected(connection, peer);
+                    self.replies.connected(connection, peer, scheme);
                     self.reads.lanes.connected(connection);
                 }
             },

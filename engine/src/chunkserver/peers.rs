@@ -48,15 +48,15 @@ struct Peer {
     /// This side connects.
     dials: bool,
     connection: Option<ConnectionId>,
-    /// One that the other side has made beside it, and not used yet.
-    newer: Option<ConnectionId>,
+    /// Over what that goes.
+    scheme: Option<&'static str>,
+    /// One that the other side has made beside it and not used yet, and over what.
+    newer: Option<(ConnectionId, &'static str)>,
     /// The one whose place it took: what still comes over that is late.
     older: Option<ConnectionId>,
     /// The other side is to be told that this one is used.
     greets: bool,
-    /// Over what that goes, once it was asked.
-    scheme: Option<&'static str>,
-    /// Which address that is over, where this side made it.
+    /// Which address it is over, where this side made it.
     address: usize,
     attempt: Option<ConnectionId>,
     attempt_address: usize,
@@ -77,10 +77,10 @@ impl Peer {
     }
 
     /// Takes another connection, or none, in place of the one that there is.
-    fn take(&mut self, connection: Option<ConnectionId>) {
-        self.older = std::mem::replace(&mut self.connection, connection);
+    fn take(&mut self, connection: Option<(ConnectionId, &'static str)>) {
+        self.older = std::mem::replace(&mut self.connection, connection.map(|(id, _)| id));
+        self.scheme = connection.map(|(_, scheme)| scheme);
         self.newer = None;
-        self.scheme = None;
         self.next_address = 0;
         self.control.clear();
         self.data.clear();
@@ -190,10 +190,10 @@ impl Peers {
                 dials: own < (endpoint.node, endpoint.reactor),
                 endpoint,
                 connection: None,
+                scheme: None,
                 newer: None,
                 older: None,
                 greets: false,
-                scheme: None,
                 address: 0,
                 attempt: None,
                 attempt_address: 0,
@@ -219,8 +219,8 @@ impl Peers {
             return Way::Peer;
         }
         for (at, peer) in self.peers.iter_mut().enumerate() {
-            if peer.newer == Some(connection) {
-                peer.take(Some(connection));
+            if let Some(newer) = peer.newer.filter(|(newer, _)| *newer == connection) {
+                peer.take(Some(newer));
                 return Way::Changed(at);
             }
             if peer.older == Some(connection) {
@@ -280,9 +280,6 @@ impl Peers {
             network.close(connection, "another connection has taken its place");
         }
         for peer in &mut self.peers {
-            if let (Some(connection), None) = (peer.connection, peer.scheme) {
-                peer.scheme = network.scheme(connection);
-            }
             if peer.dials && peer.attempt.is_none() && peer.return_ns() <= now_ns {
                 peer.return_pause_ns = (2 * peer.return_pause_ns).min(RETURN_PAUSE_NS_MAX);
                 peer.return_at_ns = now_ns + peer.return_pause_ns;
@@ -321,6 +318,7 @@ impl Peers {
         &mut self,
         connection: ConnectionId,
         identity: Identity,
+        scheme: &'static str,
         now_ns: u64,
     ) -> Option<(usize, Taken)> {
         let at = self.peers.iter().position(|peer| {
@@ -336,10 +334,10 @@ impl Peers {
             peer.return_at_ns = now_ns + peer.return_pause_ns;
         }
         if peer.connection.is_some() && !peer.dials {
-            peer.newer = Some(connection);
+            peer.newer = Some((connection, scheme));
             return Some((at, Taken::NotYet));
         }
-        peer.take(Some(connection));
+        peer.take(Some((connection, scheme)));
         peer.greets = peer.dials;
         // Whoever made a connection ends it.
         self.replaced.extend(peer.older);
@@ -354,9 +352,7 @@ impl Peers {
             if peer.older == Some(connection) {
                 peer.older = None;
             }
-            if peer.newer == Some(connection) {
-                peer.newer = None;
-            }
+            peer.newer = peer.newer.filter(|(newer, _)| *newer != connection);
             if peer.connection == Some(connection) {
                 let newer = peer.newer;
                 peer.take(newer);
@@ -375,8 +371,9 @@ impl Chunkserver {
         &mut self,
         connection: ConnectionId,
         identity: Identity,
+        scheme: &'static str,
     ) -> Result<(), Offence> {
-        let connected = self.peers.connected(connection, identity, self.now_ns);
+        let connected = self.peers.connected(connection, identity, scheme, self.now_ns);
         match connected {
             None => return Err(Offence::Stranger(identity)),
             Some((_, Taken::NotYet)) => tracing::debug!(%identity, "peer connected once more"),
@@ -497,7 +494,7 @@ mod tests {
         let endpoints = vec![Endpoint { node, reactor: 0, addresses }];
         let options = PeerOptions { redial_ns: 1 };
         let mut peers = Peers::new((Uuid::from_u128(own), 0), endpoints, 1, options);
-        let connected = peers.connected(id(1), identity(5), 0);
+        let connected = peers.connected(id(1), identity(5), "tcp", 0);
         assert_eq!(connected, Some((0, Taken::First)));
         assert_eq!(peers.hear(id(1)), Way::Peer);
         peers
@@ -506,7 +503,7 @@ mod tests {
     #[test]
     fn who_made_a_connection_takes_it_at_once() {
         let mut peers = peers(1);
-        assert_eq!(peers.connected(id(2), identity(5), 0), Some((0, Taken::InPlace)));
+        assert_eq!(peers.connected(id(2), identity(5), "tcp", 0), Some((0, Taken::InPlace)));
         assert_eq!(peers.connection(0), Some(id(2)));
         assert_eq!(peers.replaced, [id(1)]);
         assert_eq!((peers.hear(id(2)), peers.hear(id(1))), (Way::Peer, Way::Late));
@@ -519,7 +516,7 @@ mod tests {
     #[test]
     fn the_other_side_waits_until_it_is_used() {
         let mut peers = peers(9);
-        assert_eq!(peers.connected(id(2), identity(5), 0), Some((0, Taken::NotYet)));
+        assert_eq!(peers.connected(id(2), identity(5), "tcp", 0), Some((0, Taken::NotYet)));
         assert_eq!((peers.connection(0), peers.hear(id(1))), (Some(id(1)), Way::Peer));
         assert_eq!(peers.hear(id(2)), Way::Changed(0));
         assert_eq!((peers.hear(id(2)), peers.hear(id(1))), (Way::Peer, Way::Late));
@@ -529,7 +526,7 @@ mod tests {
     #[test]
     fn one_that_comes_to_nothing_changes_nothing() {
         let mut peers = peers(9);
-        peers.connected(id(2), identity(5), 0);
+        peers.connected(id(2), identity(5), "tcp", 0);
         assert_eq!(peers.closed(id(2), 0), None);
         assert_eq!((peers.hear(id(2)), peers.hear(id(1))), (Way::Nobody, Way::Peer));
     }
@@ -537,7 +534,7 @@ mod tests {
     #[test]
     fn the_newer_one_is_there_when_the_old_one_ends() {
         let mut peers = peers(9);
-        peers.connected(id(2), identity(5), 0);
+        peers.connected(id(2), identity(5), "tcp", 0);
         assert_eq!(peers.closed(id(1), 0), Some(0));
         assert_eq!((peers.connection(0), peers.hear(id(2))), (Some(id(2)), Way::Peer));
         assert_eq!(peers.hear(id(1)), Way::Nobody);

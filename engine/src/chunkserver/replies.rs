@@ -71,6 +71,8 @@ pub(super) fn status_of_refusal(refusal: Refusal) -> (ReplyStatus, u64) {
 struct Client {
     connection: ConnectionId,
     identity: Identity,
+    /// Over what it is connected.
+    scheme: &'static str,
     /// Requests that were taken in and not answered.
     owed: u32,
     /// Its queue was full; answers wait in `backlog` until it is writable.
@@ -128,7 +130,12 @@ impl Replies {
         self.queue.push_back(reply);
     }
 
-    pub fn connected(&mut self, connection: ConnectionId, identity: Identity) {
+    pub fn connected(
+        &mut self,
+        connection: ConnectionId,
+        identity: Identity,
+        scheme: &'static str,
+    ) {
         let slot = connection.slot() as usize;
         if self.clients.len() <= slot {
             self.clients.resize_with(slot + 1, || None);
@@ -136,6 +143,7 @@ impl Replies {
         self.clients[slot] = Some(Client {
             connection,
             identity,
+            scheme,
             owed: 0,
             blocked: false,
             backlog: VecDeque::new(),
@@ -175,9 +183,9 @@ impl Replies {
         self.client(connection).map(|client| client.identity)
     }
 
-    /// Connected clients.
-    pub fn clients(&self) -> impl Iterator<Item = (ConnectionId, Identity)> + '_ {
-        self.clients.iter().flatten().map(|client| (client.connection, client.identity))
+    /// Over what each connected client is connected.
+    pub fn schemes(&self) -> impl Iterator<Item = &'static str> {
+        self.clients.iter().flatten().map(|client| client.scheme)
     }
 
     pub fn has_work(&self) -> bool {

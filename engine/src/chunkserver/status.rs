@@ -186,8 +186,8 @@ pub struct ChunkserverStatus {
     pub copysets: Vec<CopysetStatus>,
     /// Connections to other nodes.
     pub peers: Vec<PeerConnection>,
-    /// Connected clients.
-    pub clients: usize,
+    /// Connected clients, by what they are connected over: `rdma`, `tcp`, `shm`.
+    pub clients: BTreeMap<&'static str, usize>,
     /// Blocks that are being repaired from peers.
     pub repairs: usize,
     /// Blocks that no replica had whole when they were last asked, among those remembered.
@@ -267,7 +267,7 @@ impl Chunkserver {
                     over,
                 })
                 .collect(),
-            clients: self.replies.clients().count(),
+            clients: self.clients(),
             repairs,
             repairs_given_up,
             pool_pages_free: self.pool.free_pages(),
@@ -276,6 +276,14 @@ impl Chunkserver {
             drivers: self.drivers,
             stages: self.stages.status(),
         }
+    }
+
+    fn clients(&self) -> BTreeMap<&'static str, usize> {
+        let mut clients = BTreeMap::new();
+        for scheme in self.replies.schemes() {
+            *clients.entry(scheme).or_default() += 1;
+        }
+        clients
     }
 
     pub(super) fn status_text(&self) -> String {

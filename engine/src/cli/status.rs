@@ -64,8 +64,8 @@ pub struct ReactorView {
     pub copysets: Vec<ReplicaView>,
     /// Connections to other nodes' reactors.
     pub peers: Vec<PeerView>,
-    /// Connected clients.
-    pub clients: u64,
+    /// Connected clients, by what they are connected over.
+    pub clients: BTreeMap<String, u64>,
     /// Free pages of its pool.
     pub pool_pages_free: u64,
     /// Pages of its pool.
@@ -361,10 +361,10 @@ pub fn render(cluster: &Cluster, status: &ClusterStatus, paint: Paint) -> String
                     let used = view.pool_pages - view.pool_pages_free.min(view.pool_pages);
                     let _ = writeln!(
                         out,
-                        "{}, {} replicas, {} clients, pool {}",
+                        "{}, {} replicas, {}, pool {}",
                         paint.good("up"),
                         view.copysets.len(),
-                        view.clients,
+                        clients(&view.clients),
                         share(used, view.pool_pages)
                     );
                     if !view.peers.is_empty() {
@@ -398,6 +398,18 @@ pub fn render(cluster: &Cluster, status: &ClusterStatus, paint: Paint) -> String
         }
     }
     out
+}
+
+/// How many clients there are, and over what.
+fn clients(by_scheme: &BTreeMap<String, u64>) -> String {
+    let all: u64 = by_scheme.values().sum();
+    let each: Vec<_> =
+        by_scheme.iter().map(|(scheme, count)| format!("{count} {scheme}")).collect();
+    if each.is_empty() {
+        format!("{all} clients")
+    } else {
+        format!("{all} clients ({})", each.join(", "))
+    }
 }
 
 /// Over what each other node is reached, by its number.

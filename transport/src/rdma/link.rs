@@ -31,8 +31,11 @@ use crate::{Class, CloseReason, Violation};
 const CONTROL_SLOTS: u32 = 2;
 const RETURN_SLOTS: u32 = 1;
 
-/// Bytes of one class that may wait here before its sender is held back.
-const WAITING_BYTES_MAX: usize = RECORD_BYTES_LIMIT + PAGE_SIZE;
+/// Bytes of one class that may wait here before its sender is held back: more than a record, which is
+/// delivered when it is whole.
+const fn waiting_bytes_max(record_bytes_max: usize) -> usize {
+    record_bytes_max + PAGE_SIZE
+}
 
 /// The bit of the immediate data that says control; those below it count slots.
 const CONTROL: u32 = 1 << 16;
@@ -382,14 +385,15 @@ impl RdmaLink {
         }
         self.outstanding -= told;
         let lane = if control { &mut self.control_in } else { &mut self.data_in };
-        self.owed += lane.push(message, WAITING_BYTES_MAX);
+        self.owed += lane.push(message, waiting_bytes_max(self.record_bytes_max));
         Ok(())
     }
 
     /// Takes the oldest record, control before data; false when there is none.
     pub(crate) fn pop(&mut self, record: &mut Vec<u8>) -> Result<bool, Violation> {
+        let bytes_max = self.record_bytes_max;
         for lane in [&mut self.control_in, &mut self.data_in] {
-            if let Some(slots) = lane.pop(self.record_bytes_max, WAITING_BYTES_MAX, record)? {
+            if let Some(slots) = lane.pop(bytes_max, waiting_bytes_max(bytes_max), record)? {
                 self.owed += slots;
                 return Ok(true);
             }

@@ -101,6 +101,8 @@ pub(crate) struct Verbs {
     keepalive_ns: u64,
     /// When connections over which nothing goes are looked at next.
     keepalive_at_ns: u64,
+    /// Those that are looked at now.
+    due: Vec<SlotId>,
     channel: Channel,
 }
 
@@ -157,18 +159,24 @@ impl Verbs {
             },
             keepalive_ns: u64::try_from(options.rdma.keepalive.as_nanos()).unwrap_or(u64::MAX),
             keepalive_at_ns: 0,
+            due: Vec::new(),
             channel,
         })
     }
 
-    /// The connections that are to be kept alive now, if it is time.
-    pub(crate) fn due_for_keepalive(&mut self, now_ns: u64) -> Vec<SlotId> {
+    /// Notes the connections that are to be kept alive, if it is time.
+    pub(crate) fn check_keepalive(&mut self, now_ns: u64) {
         if now_ns < self.keepalive_at_ns {
-            return Vec::new();
+            return;
         }
         self.keepalive_at_ns = now_ns.saturating_add(self.keepalive_ns);
         let open = self.devices.iter().flatten().filter(|opened| !opened.gone);
-        open.flat_map(|opened| &opened.connections).map(|(_, slot)| *slot).collect()
+        self.due.extend(open.flat_map(|opened| &opened.connections).map(|(_, slot)| *slot));
+    }
+
+    /// The next of them.
+    pub(crate) fn next_due(&mut self) -> Option<SlotId> {
+        self.due.pop()
     }
 
     /// Readable when the connection manager has something to say.

@@ -173,14 +173,6 @@ impl Transport {
         ConnectionInfo::new(connection, of)
     }
 
-    /// What stands before the `://` of a connection's address: over what it goes.
-    pub fn scheme(&self, connection: ConnectionId) -> Option<&'static str> {
-        match self.connections.get(slot(connection))? {
-            Connection::Open(open) => Some(open.address.scheme()),
-            Connection::Opening(_) | Connection::Between => None,
-        }
-    }
-
     /// All connections, half-open ones included.
     pub fn connections(&self) -> impl Iterator<Item = ConnectionId> + '_ {
         self.connections.iter().map(|(slot, _)| id(slot))

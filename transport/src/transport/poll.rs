@@ -159,8 +159,9 @@ impl Transport {
         self.shared.counters.connections_opened += 1;
         tracing::debug!(peer = %open.peer, address = %open.address, "connection established");
         let (connection, peer, initiated) = (id(slot), open.peer, open.initiated);
+        let scheme = open.address.scheme();
         self.adopt(slot, Connection::Open(Box::new(open)));
-        self.shared.events.push_back(Pending::Connected { connection, peer, initiated });
+        self.shared.events.push_back(Pending::Connected { connection, peer, initiated, scheme });
     }
 
     /// Reads the socket of a shared-memory connection.
@@ -190,8 +191,8 @@ impl Transport {
         while *left > 0 {
             let Some(pending) = self.shared.events.pop_front() else { return };
             let event = match pending {
-                Pending::Connected { connection, peer, initiated } => {
-                    Event::Connected { connection, peer, initiated }
+                Pending::Connected { connection, peer, initiated, scheme } => {
+                    Event::Connected { connection, peer, initiated, scheme }
                 }
                 Pending::Writable { connection } => Event::Writable { connection },
                 Pending::Closed { connection, reason } => Event::Closed { connection, reason },

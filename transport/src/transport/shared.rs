@@ -24,7 +24,7 @@ pub(crate) enum Backend {
 /// An event that waits for the next poll.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Pending {
-    Connected { connection: ConnectionId, peer: Identity, initiated: bool },
+    Connected { connection: ConnectionId, peer: Identity, initiated: bool, scheme: &'static str },
     Writable { connection: ConnectionId },
     Closed { connection: ConnectionId, reason: CloseReason },
 }

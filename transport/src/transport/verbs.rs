@@ -395,7 +395,8 @@ impl Transport {
     /// Sees to it that a peer that is gone is noticed although nothing is sent to it.
     fn keep_alive(&mut self) {
         let Some(verbs) = &mut self.verbs else { return };
-        for slot in verbs.due_for_keepalive(self.shared.now) {
+        verbs.check_keepalive(self.shared.now);
+        while let Some(slot) = self.verbs.as_mut().and_then(|verbs| verbs.next_due()) {
             let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else {
                 continue;
             };

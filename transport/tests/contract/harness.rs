@@ -189,7 +189,7 @@ impl Side {
 
 fn keep(event: Event<'_>) -> Seen {
     match event {
-        Event::Connected { connection, peer, initiated } => {
+        Event::Connected { connection, peer, initiated, .. } => {
             Seen::Connected { connection, peer, initiated }
         }
         Event::Frame { class, bytes, payloads, .. } => {

@@ -425,9 +425,12 @@ impl Network for ModelNetwork {
             let Some(event) = self.0.borrow_mut().events.pop_front() else { return count };
             let payloads = &mut Payloads::new();
             handler(match &event {
-                OwnedEvent::Connected(connection, peer) => {
-                    Event::Connected { connection: *connection, peer: *peer, initiated: true }
-                }
+                OwnedEvent::Connected(connection, peer) => Event::Connected {
+                    connection: *connection,
+                    peer: *peer,
+                    initiated: true,
+                    scheme: "tcp",
+                },
                 OwnedEvent::Frame(connection, bytes) => {
                     Event::Frame { connection: *connection, class: Class::Data, bytes, payloads }
                 }
@@ -519,10 +522,6 @@ impl Network for ModelNetwork {
 
     fn prepare_sleep(&mut self) -> bool {
         true
-    }
-
-    fn scheme(&self, _: ConnectionId) -> Option<&'static str> {
-        unreachable!("clients do not ask")
     }
 
     fn unsent_pages(&self, _: ConnectionId) -> u32 {

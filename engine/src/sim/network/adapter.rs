@@ -83,10 +83,6 @@ impl Network for SimNetwork {
         self.state.borrow_mut().send(self.process, connection, (class, frame), payloads)
     }
 
-    fn scheme(&self, _: ConnectionId) -> Option<&'static str> {
-        Some("tcp")
-    }
-
     fn unsent_pages(&self, connection: ConnectionId) -> u32 {
         self.end(connection, |end| end.unsent_pages).unwrap_or(0)
     }

@@ -26,7 +26,7 @@ impl Delivery {
     pub(super) fn hand_to(self, handler: &mut dyn FnMut(Event<'_>)) {
         match self {
             Delivery::Connected { connection, peer, initiated } => {
-                handler(Event::Connected { connection, peer, initiated });
+                handler(Event::Connected { connection, peer, initiated, scheme: "tcp" });
             }
             Delivery::Frame { connection, class, bytes, mut payloads } => {
                 let (bytes, payloads) = (&bytes[..], &mut payloads);
