@@ -82,6 +82,12 @@ pub struct DriverCounters {
     pub payload_bytes_received: u64,
     /// Wake-ups sent to sleeping peers.
     pub wakeups: u64,
+    /// Chains of work requests posted to RDMA devices, each with one doorbell.
+    pub chains_posted: u64,
+    /// Work requests in them.
+    pub work_requests: u64,
+    /// Those of them that asked for a completion.
+    pub work_requests_signalled: u64,
     /// Doorbells of submission queues rung.
     pub doorbells: u64,
     /// Commands completed by devices.
@@ -107,6 +113,9 @@ impl DriverCounters {
             payload_bytes_sent: network.payload_bytes_sent,
             payload_bytes_received: network.payload_bytes_received,
             wakeups: network.doorbells,
+            chains_posted: network.chains_posted,
+            work_requests: network.work_requests,
+            work_requests_signalled: network.work_requests_signalled,
             ..DriverCounters::default()
         }
     }

@@ -463,9 +463,74 @@ fn bench_prints_the_promised_json_for_both_transports() {
         assert_eq!(case["payload_copies_per_operation"]["other"], 0.0, "{case}");
         assert_eq!(case["errors"], 0);
         assert_eq!(case["nodes"], "processes");
+        // Off RDMA the fields are there, and empty.
+        assert!(case["work_requests_per_operation"].is_null(), "{case}");
+        assert!(case["machine"].as_object().is_some_and(|m| m.contains_key("emulated")), "{case}");
+        assert_eq!(case["machine"]["rdma"], serde_json::json!([]), "{case}");
+        assert_eq!(case["addresses"], serde_json::json!([]), "{case}");
+        assert!(case["pool_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{case}");
     }
     let bytes = &cases[0]["device_bytes_per_user_byte"];
     assert!(bytes.as_f64().is_some_and(|bytes| bytes > 1.0), "journal included: {bytes}");
+}
+
+/// One small case.
+const SMALL_BENCH: [&str; 14] = [
+    "bench",
+    "--seconds",
+    "0.1",
+    "--pattern",
+    "randwrite",
+    "--block-size",
+    "4KiB",
+    "--depth",
+    "4",
+    "--device",
+    "emulated:128MiB",
+    "--volume-size",
+    "16MiB",
+    "--json",
+];
+
+#[test]
+fn bench_takes_the_addresses_it_is_told() {
+    let addresses = ["--transport", "tcp", "--address", "127.0.0.2,127.0.0.3"];
+    let (printed, _) = expect(0, &[&SMALL_BENCH[..], &addresses].concat());
+    let cases: Value = serde_json::from_str(&printed).expect("JSON");
+    assert_eq!(cases[0]["addresses"], serde_json::json!(["127.0.0.2", "127.0.0.3"]));
+    // An address of somebody else, and more addresses than anybody has use for.
+    let foreign = ["--transport", "tcp", "--address", "192.0.2.1"];
+    let (_, said) = expect(3, &[&SMALL_BENCH[..], &foreign].concat());
+    assert!(said.contains("192.0.2.1: is it an address of this machine?"), "{said}");
+    let many = ["--address", "127.0.0.1,127.0.0.2,127.0.0.3", "--replicas", "1"];
+    let (_, said) = expect(3, &[&SMALL_BENCH[..], &many].concat());
+    assert!(said.contains("1 servers and a client"), "{said}");
+}
+
+#[test]
+fn bench_refuses_a_transport_that_a_cluster_does_not_have() {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("a scratch folder");
+    expect(0, &["format", &device_in(folder.path()), "--chunk-size", "64KiB"]);
+    let config = write_config(folder.path(), "");
+    let cluster = path_in(folder.path(), "cluster.toml");
+    expect(0, &["cluster", "plan", &config, "--out", &cluster, "--replicas", "1"]);
+    let foreign = ["bench", "--cluster", &cluster, "--volume", "disk", "--transport", "shm,tcp"];
+    let (_, said) = expect(3, &foreign);
+    assert!(said.contains("has no tcp:// address"), "{said}");
+}
+
+#[test]
+fn bench_without_rdma_says_so_once() {
+    let has_devices = std::fs::read_dir("/sys/class/infiniband").is_ok_and(|d| d.count() > 0);
+    if has_devices {
+        return;
+    }
+    let (_, said) = expect(3, &[&SMALL_BENCH[..], &["--transport", "rdma,tcp"]].concat());
+    assert!(said.contains("culvert doctor") && said.lines().count() == 1, "{said}");
+    let told = ["--transport", "rdma", "--address", "127.0.0.1"];
+    let (_, said) = expect(3, &[&SMALL_BENCH[..], &told].concat());
+    assert!(said.contains("rdma:// cannot be used at 127.0.0.1"), "{said}");
+    assert!(said.contains("culvert doctor") && said.lines().count() == 1, "{said}");
 }
 
 #[test]

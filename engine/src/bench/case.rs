@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use culvert::client::Transports;
 use culvert::config::ByteSize;
 use culvert::ids::BLOCK_SIZE;
 
@@ -19,17 +20,30 @@ pub const DEPTH_MAX: u32 = 1024;
 pub enum TransportKind {
     /// Shared memory between processes of one machine.
     Shm,
-    /// TCP over the loopback interface.
+    /// TCP: over the loopback interface, or the addresses that RDMA has.
     Tcp,
+    /// RDMA over verbs.
+    Rdma,
 }
 
 impl TransportKind {
+    /// A client's word for it.
+    #[must_use]
+    pub fn transports(self) -> Transports {
+        match self {
+            TransportKind::Shm => Transports::Shm,
+            TransportKind::Tcp => Transports::Tcp,
+            TransportKind::Rdma => Transports::Rdma,
+        }
+    }
+
     /// The scheme of its addresses.
     #[must_use]
     pub fn scheme(self) -> &'static str {
         match self {
             TransportKind::Shm => "shm",
             TransportKind::Tcp => "tcp",
+            TransportKind::Rdma => "rdma",
         }
     }
 }

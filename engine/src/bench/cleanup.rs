@@ -94,8 +94,7 @@ impl Scratch {
     /// When there is no place for it.
     pub fn new() -> io::Result<Scratch> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let parent = Scratch::parent();
         remove_stale(&parent);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = parent.join(format!("{PREFIX}{}-{count}", std::process::id()));
@@ -104,6 +103,13 @@ impl Scratch {
         let lock = File::create(folder.join(LOCK))?;
         lock.lock()?;
         Ok(Scratch { folder, _lock: lock })
+    }
+
+    /// The folder that all of them are made in.
+    #[must_use]
+    pub fn parent() -> PathBuf {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
     }
 
     /// A path inside.

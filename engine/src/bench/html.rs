@@ -23,6 +23,7 @@ max-width:960px;margin:2rem auto;padding:0 1rem}\
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}p{color:var(--faint)}\
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}\
 td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid var(--line)}\
+.mark{color:#fff;background:#be123c;font-weight:600;padding:.5rem .8rem;border-radius:4px}\
 td:first-child,th:first-child{text-align:left}svg text{fill:var(--ink);font-size:12px}\
 svg .faint{fill:var(--faint)}.key{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 1em}";
 
@@ -77,6 +78,7 @@ pub fn render(cases: &[CaseResult]) -> String {
          <title>culvert bench</title>",
     );
     let _ = write!(out, "<style>{STYLE}</style></head><body>\n<h1>culvert bench</h1>\n");
+    out.push_str(&marks(cases));
     out.push_str(&conditions(cases));
     out.push_str("<p>");
     for (index, transport) in transports.iter().enumerate() {
@@ -94,9 +96,16 @@ pub fn render(cases: &[CaseResult]) -> String {
     out
 }
 
+/// What is emulated, so that nobody takes a bar for performance.
+fn marks(cases: &[CaseResult]) -> String {
+    let marks = cases.first().map(|first| first.conditions.machine.marks()).unwrap_or_default();
+    let line = |mark: String| format!("<p class=\"mark\">{}</p>\n", escape(&mark));
+    marks.into_iter().map(line).collect()
+}
+
 fn conditions(cases: &[CaseResult]) -> String {
     let Some(first) = cases.first() else { return "<p>Nothing was measured.</p>\n".into() };
-    let nodes = match first.nodes {
+    let nodes = match first.conditions.nodes {
         Nodes::Processes => "servers in processes of their own",
         Nodes::OneThread => "<strong>servers and client in one thread: not a deployment</strong>",
     };
@@ -107,7 +116,7 @@ fn conditions(cases: &[CaseResult]) -> String {
          The hypervisor took up to {steal:.1}% of the time; one core copies memory at {:.1} GB/s.\
          </p>\n",
         first.replicas,
-        escape(&first.device),
+        escape(&first.conditions.device),
         first.copysets,
         first.rounds,
         first.memcpy_gb_s
@@ -213,11 +222,12 @@ mod tests {
             sample(TransportKind::Tcp, Pattern::Randwrite, 1, 12_500.0),
             sample(TransportKind::Shm, Pattern::Randread, 1, 80_000.0),
         ];
-        cases[0].device = "uring:/x?a=<b>&c".into();
+        cases[0].conditions.device = "uring:/x?a=<b>&c".into();
         let html = render(&cases);
         assert_eq!(html.matches("<svg").count(), CHARTS.len());
         assert_eq!(html.matches("<rect").count(), 4 * 3 + 2, "reads have no device bytes");
         assert!(html.contains("uring:/x?a=&lt;b&gt;&amp;c"));
+        assert!(!html.contains("class=\"mark\""), "nothing is emulated");
         assert!(!html.contains("http"), "nothing is fetched");
         assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
         assert!(render(&[]).contains("Nothing was measured"));
@@ -227,5 +237,13 @@ mod tests {
     fn one_case_alone_still_has_a_bar() {
         let html = render(&[sample(TransportKind::Shm, Pattern::Write, 128, 1000.0)]);
         assert!(!html.contains("NaN"), "{html}");
+    }
+    #[test]
+    fn what_is_emulated_is_said_before_any_figure() {
+        let mut case = sample(TransportKind::Rdma, Pattern::Write, 128, 1000.0);
+        case.conditions.machine.emulated = Some("QEMU TCG");
+        let html = render(&[case]);
+        let mark = html.find("<p class=\"mark\">EMULATED (QEMU TCG)").expect("a mark");
+        assert!(html.find("<svg").is_some_and(|figure| mark < figure), "{html}");
     }
 }

@@ -9,7 +9,8 @@ use culvert::cluster::{Cluster, Copyset, VolumeOptions};
 use culvert::config::{ByteSize, DeviceConfig, NodeConfig};
 use culvert::device::LayoutOptions;
 use culvert::ids::BLOCK_SIZE;
-use culvert::node::LoopbackPort;
+use culvert::node::KeptPort;
+use culvert_memory::PAGE_SIZE;
 use culvert_nvme::{Device, DeviceUri, EmulatedOptions, MediumKind};
 use culvert_transport::Address;
 use rustix::process::Signal;
@@ -17,6 +18,7 @@ use rustix::process::Signal;
 use super::case::TransportKind;
 use super::cleanup::Scratch;
 use super::server_process::ServerProcess;
+use super::site::Site;
 use crate::cli::cluster::{PlannedNode, Wishes, plan};
 use crate::cli::connect::{CliClient, mint_uuid};
 use crate::cli::exit::{Outcome, Refuse};
@@ -33,8 +35,9 @@ const CHUNK_SIZE_MAX: ByteSize = ByteSize::mib(4);
 /// ... and at least.
 const CHUNK_SIZE_MIN: ByteSize = ByteSize::kib(256);
 
-/// Memory of each server's reactor.
-const POOL_BYTES: ByteSize = ByteSize::mib(128);
+/// Raft's clock where processors are emulated: with the usual one, heartbeats that are late for want
+/// of a processor would end every term.
+const EMULATED_TICK_MS: u32 = 200;
 
 /// Lines of a status that an error shows.
 const STATUS_LINES: usize = 24;
@@ -58,6 +61,8 @@ pub struct LocalOptions {
     pub transports: Vec<TransportKind>,
     /// Whether devices that are formatted may be formatted again.
     pub force: bool,
+    /// Where it stands.
+    pub site: Site,
 }
 
 /// The cluster. Dropping it ends the servers and removes the files.
@@ -70,7 +75,7 @@ pub struct LocalCluster {
     addresses: Vec<Vec<(TransportKind, Address)>>,
     scratch: Scratch,
     /// Those of the TCP addresses, whether their server runs or not.
-    _ports: Vec<LoopbackPort>,
+    _ports: Vec<KeptPort>,
 }
 
 impl LocalCluster {
@@ -92,21 +97,20 @@ impl LocalCluster {
                 ..LayoutOptions::default()
             };
             let header = format_device(&uri, None, layout, options.force)?;
-            let socket = Address::Shm(scratch.path(&format!("node-{number}.sock")));
-            let kept = LoopbackPort::keep().context("no free port on the loopback interface")?;
-            let port = Address::Tcp(kept.address());
+            let (kept, known) = node_addresses(options, number, &scratch)?;
             ports.push(kept);
             let core = cores[number % cores.len()];
             let mut config = NodeConfig::new(mint_uuid()?, cluster_file.clone(), core);
-            config.reactors[0].pool_bytes = POOL_BYTES;
-            config.reactors[0].listen = vec![socket.to_string(), port.to_string()];
+            config.reactors[0].listen =
+                known.iter().map(|(_, address)| address.to_string()).collect();
             config.devices.push(DeviceConfig::new(uri.clone()));
+            suit(&mut config, &options.site, number);
             devices.push(uri);
             config.check().context("the configuration of a local node")?;
             let path = scratch.path(&format!("node-{number}.toml"));
             std::fs::write(&path, config.to_toml())?;
             configs.push(path);
-            addresses.push(vec![(TransportKind::Shm, socket), (TransportKind::Tcp, port)]);
+            addresses.push(known);
             nodes.push(PlannedNode { config, devices: vec![header] });
         }
         let wishes =
@@ -261,7 +265,7 @@ impl LocalCluster {
     }
 
     /// Waits until every node serves and every copyset has a leader, and a little longer for
-    /// replicas that lag. Returns those that still do.
+    /// replicas that lag. Returns one that still does `patience` after all serve.
     pub fn wait_serving(
         &mut self,
         client: &mut CliClient,
@@ -269,6 +273,7 @@ impl LocalCluster {
         patience: Duration,
     ) -> anyhow::Result<Option<String>> {
         let started = Instant::now();
+        let mut serving_since = None;
         loop {
             self.check_servers()?;
             let status = fetch(client);
@@ -277,10 +282,16 @@ impl LocalCluster {
                     let status = self.brief(&status);
                     bail!("after {limit:?} the cluster still waits for {what}\n{status}")
                 }
-                (None, Some(what)) if started.elapsed() > patience => return Ok(Some(what)),
+                (Some(_), _) => serving_since = None,
+                (None, Some(what)) => {
+                    let since = *serving_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > patience {
+                        return Ok(Some(what));
+                    }
+                }
                 (None, None) => return Ok(None),
-                _ => std::thread::sleep(Duration::from_millis(10)),
             }
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
@@ -321,6 +332,41 @@ impl LocalCluster {
             }
         }
         None
+    }
+}
+
+/// Where a node listens, and its kept port. RDMA has ports of its own: the same number serves both.
+fn node_addresses(
+    options: &LocalOptions,
+    number: usize,
+    scratch: &Scratch,
+) -> Outcome<(KeptPort, Vec<(TransportKind, Address)>)> {
+    let ip = options.site.addresses.of_node(number);
+    let kept = ip.map_or_else(KeptPort::of_loopback, KeptPort::of);
+    let kept = kept.with_context(|| match ip {
+        Some(ip) => format!("no port of {ip}: is it an address of this machine?"),
+        None => "no free port on the loopback interface".to_owned(),
+    });
+    let kept = kept.refuse()?;
+    let socket = Address::Shm(scratch.path(&format!("node-{number}.sock")));
+    let port = kept.address();
+    let mut known = vec![(TransportKind::Shm, socket), (TransportKind::Tcp, Address::Tcp(port))];
+    if options.transports.contains(&TransportKind::Rdma) {
+        known.push((TransportKind::Rdma, Address::Rdma(port)));
+    }
+    Ok((kept, known))
+}
+
+/// Makes a configuration fit where the node stands.
+fn suit(config: &mut NodeConfig, site: &Site, number: usize) {
+    let pool = site.room.pool;
+    config.reactors[0].pool_bytes = pool;
+    let half = (pool.bytes() / 2 / PAGE_SIZE as u64) as u32;
+    let transport = &mut config.transport;
+    transport.window_budget_pages = transport.window_budget_pages.min(half);
+    transport.source = site.addresses.of_node(number);
+    if site.hardware.emulated.is_some() {
+        config.raft.tick_ms = EMULATED_TICK_MS;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The matrix: every row on every transport, round after round.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,7 +11,7 @@ use super::case::{Row, TransportKind};
 use super::load::End;
 use super::machine::memcpy_gb_s;
 use super::measure::{Bench, connect_for, fill};
-use super::result::{CaseResult, Nodes};
+use super::result::{CaseResult, Conditions};
 use super::servers::Servers;
 
 /// What to measure.
@@ -28,10 +29,10 @@ pub struct MatrixOptions {
     pub volume: String,
     /// Key of a foreign cluster.
     pub pre_shared_key: Option<Vec<u8>>,
-    /// URI of the devices, as asked for.
-    pub device: String,
-    /// How the servers run.
-    pub nodes: Nodes,
+    /// Where the client connects from.
+    pub source: Option<IpAddr>,
+    /// What the figures are measured on.
+    pub conditions: Conditions,
 }
 
 /// Runs the matrix and returns one result for each case, in the order of the table. `progress` is
@@ -50,9 +51,10 @@ pub fn run(
         for (column, &transport) in options.transports.iter().enumerate() {
             let first = round == 0 && column == 0;
             let cluster = start(cluster, servers, transport, first)?;
-            let key = options.pre_shared_key.clone();
-            let mut client = connect_for(&options.rows, cluster, transport, key)?;
+            let key_and_source = (options.pre_shared_key.clone(), options.source);
+            let mut client = connect_for(&options.rows, cluster, transport, key_and_source)?;
             servers.wait_ready(&mut client)?;
+            servers.warn_of_mixture(&mut client, transport);
             if !filled {
                 let volume = client.client_mut().open_volume(&options.volume)?;
                 fill(&mut client, volume, servers)?;
@@ -61,8 +63,7 @@ pub fn run(
             let bench = Bench {
                 transport,
                 volume: options.volume.clone(),
-                device: options.device.clone(),
-                nodes: options.nodes,
+                conditions: options.conditions.clone(),
                 memcpy_gb_s,
             };
             for (line, &row) in options.rows.iter().enumerate() {

@@ -1,19 +1,20 @@
 //! One case: a client's load on servers, and what clocks and counters say of it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use culvert::client::{BlockingClient, ClientOptions, Transports, VolumeHandle};
+use culvert::client::{BlockingClient, ClientOptions, VolumeHandle};
 use culvert::cluster::Cluster;
 use culvert::config::ByteSize;
-use culvert::stages::{Stage, StageFigures};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::case::{Pattern, Row, TransportKind};
+use super::costs::{ClientCounts, Costs, stages};
 use super::load::{End, Load};
 use super::machine::{CoreTimes, process_time_ns};
-use super::result::{CaseResult, Nodes};
+use super::result::{CaseResult, Conditions};
 use super::servers::Servers;
 use super::totals::Totals;
 use crate::cli::connect::{CliClient, connect};
@@ -29,12 +30,13 @@ const FILL: Row = Row { pattern: Pattern::Write, block_size: ByteSize::kib(128),
 /// Memory of the client beside its payload.
 const CLIENT_POOL: ByteSize = ByteSize::mib(16);
 
-/// A client that can carry every one of `rows`, over `transport` alone.
+/// A client that can carry every one of `rows`, over `transport` alone, with a key and from an
+/// address.
 pub fn connect_for(
     rows: &[Row],
     cluster: Cluster,
     transport: TransportKind,
-    pre_shared_key: Option<Vec<u8>>,
+    key_and_source: (Option<Vec<u8>>, Option<IpAddr>),
 ) -> anyhow::Result<CliClient> {
     let bytes = |row: &Row| row.block_size.bytes() * u64::from(row.depth);
     let payload = rows.iter().chain([&FILL]).map(bytes).max().unwrap_or(0);
@@ -42,14 +44,11 @@ pub fn connect_for(
     let defaults = ClientOptions::default();
     let options = ClientOptions {
         in_flight_max: defaults.in_flight_max.max(depth),
-        transports: match transport {
-            TransportKind::Shm => Transports::Shm,
-            TransportKind::Tcp => Transports::Tcp,
-        },
+        transports: transport.transports(),
         ..defaults
     };
     let pool = ByteSize(payload + CLIENT_POOL.bytes());
-    Ok(BlockingClient::new(connect(cluster, pool, (pre_shared_key, None), options)?))
+    Ok(BlockingClient::new(connect(cluster, pool, key_and_source, options)?))
 }
 
 /// Writes the whole volume once, so that nothing is touched or mapped for the first time while it
@@ -76,10 +75,8 @@ pub struct Bench {
     pub transport: TransportKind,
     /// Name of the volume.
     pub volume: String,
-    /// URI of the devices, as asked for.
-    pub device: String,
-    /// How the servers run.
-    pub nodes: Nodes,
+    /// What they were measured on.
+    pub conditions: Conditions,
     /// Memory copy bandwidth of one core.
     pub memcpy_gb_s: f64,
 }
@@ -104,12 +101,14 @@ impl Bench {
         load.run(client.client_mut(), &clock, warm_up, servers)?;
         let own = std::process::id();
         let before = Totals::of(&servers.statuses(client)?);
-        let copied_before = ClientCopies::of(client);
+        let client_before = ClientCounts::of(client);
         let time_before = servers.time_ns().map(|time| time + process_time_ns(own));
         let cores_before = CoreTimes::now();
         let measured = load.run(client.client_mut(), &clock, end, servers)?;
         let steal_percent = CoreTimes::now().steal_percent_since(cores_before);
         let time_after = servers.time_ns().map(|time| time + process_time_ns(own));
+        // Before the client asks for the status: that takes work requests as well.
+        let client_counted = ClientCounts::of(client).since(&client_before);
         let statuses = servers.statuses(client)?;
         let counted = Totals::of(&statuses).since(&before);
         anyhow::ensure!(measured.operations > 0, "no operation succeeded");
@@ -121,18 +120,18 @@ impl Bench {
             operations,
             user_bytes: operations * row.block_size.bytes() as f64,
             replicas: f64::from(replicas),
-            client: ClientCopies::of(client).since(&copied_before),
+            client: client_counted,
         };
         let time_ns = time_before.zip(time_after).map(|(before, after)| after - before);
         let is_write = row.pattern.is_write();
+        let is_rdma = self.transport == TransportKind::Rdma;
         Ok(CaseResult {
             transport: self.transport,
             pattern: row.pattern,
             block_size: row.block_size.bytes(),
             depth: row.depth,
             replicas,
-            device: self.device.clone(),
-            nodes: self.nodes,
+            conditions: self.conditions.clone(),
             copysets: volume.map_or(0, |volume| volume.copysets.len() as u32),
             iops: measured.iops(),
             latency_us: measured.latency_us(),
@@ -141,6 +140,7 @@ impl Bench {
             payload_copies_per_operation: costs.payload_copies(),
             allocations_per_operation: costs.per_operation(&["drivers.allocations"]),
             syscalls_per_operation: costs.per_operation(&["drivers.system_calls"]),
+            work_requests_per_operation: is_rdma.then(|| costs.work_requests()),
             batch_mean: is_write.then(|| costs.batch_mean()),
             stages: stages(&counted),
             operations: measured.operations,
@@ -151,77 +151,6 @@ impl Bench {
             steal_percent,
             memcpy_gb_s: self.memcpy_gb_s,
         })
-    }
-}
-
-/// What all servers together counted of each stage that anything passed.
-fn stages(counted: &Totals) -> BTreeMap<String, StageFigures> {
-    let of = |stage: &Stage| {
-        let buckets = counted.by_number(&format!("stages.{}.buckets.", stage.name()));
-        (stage.name().to_owned(), StageFigures::of(&buckets))
-    };
-    Stage::ALL.iter().map(of).filter(|(_, figures)| figures.count > 0).collect()
-}
-
-/// What the servers counted while a number of operations was measured.
-struct Costs<'t> {
-    counted: &'t Totals,
-    operations: f64,
-    user_bytes: f64,
-    replicas: f64,
-    client: ClientCopies,
-}
-
-impl Costs<'_> {
-    fn sum(&self, paths: &[&str]) -> f64 {
-        paths.iter().map(|path| self.counted.get(path).unwrap_or(0) as f64).sum()
-    }
-
-    fn per_operation(&self, paths: &[&str]) -> f64 {
-        self.sum(paths) / self.operations
-    }
-
-    fn device_bytes_per_user_byte(&self) -> f64 {
-        self.sum(&["drivers.bytes_written"]) / self.replicas / self.user_bytes
-    }
-
-    /// Records in a journal write, mean over replicas.
-    fn batch_mean(&self) -> f64 {
-        self.sum(&["shards.counters.entries"]) / self.sum(&["shards.counters.batches"]).max(1.0)
-    }
-
-    /// How often the payload was copied. `wire`, of all processes, and `device` stand for what
-    /// hardware would do without a processor; `client` is what the client copied out of its landing
-    /// window for want of room there; `other`, of the servers, must be zero.
-    fn payload_copies(&self) -> BTreeMap<String, f64> {
-        let wire = self.sum(&["drivers.wire_bytes_copied"]) + self.client.wire as f64;
-        let device = self.sum(&["drivers.device_bytes_copied"]);
-        let other = self.sum(&["drivers.payload_bytes_copied"]);
-        let client = self.client.gathered as f64;
-        let kinds = [("wire", wire), ("device", device), ("client", client), ("other", other)];
-        kinds.map(|(kind, bytes)| (kind.to_owned(), bytes / self.user_bytes)).into()
-    }
-}
-
-/// Payload bytes that the client copied.
-struct ClientCopies {
-    /// Where a wire would carry them.
-    wire: u64,
-    /// Out of their landing pages.
-    gathered: u64,
-}
-
-impl ClientCopies {
-    /// So far.
-    fn of(client: &CliClient) -> ClientCopies {
-        ClientCopies {
-            wire: client.client().network().counters().wire_copy_bytes,
-            gathered: client.client().statistics().copied_bytes,
-        }
-    }
-
-    fn since(&self, before: &ClientCopies) -> ClientCopies {
-        ClientCopies { wire: self.wire - before.wire, gathered: self.gathered - before.gathered }
     }
 }
 

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use culvert::stages::StageFigures;
 use serde::Serialize;
 
+use super::addresses::Addresses;
 use super::case::{Pattern, Row, TransportKind};
+use super::hardware::Hardware;
+use super::site::Site;
 
 /// Rounds in which the hypervisor stole more than this do not count.
 pub const STEAL_PERCENT_MAX: f64 = 2.0;
@@ -31,6 +34,79 @@ pub enum Nodes {
     OneThread,
 }
 
+/// What all cases of a run were measured on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Conditions {
+    /// URI of the devices, as asked for or chosen.
+    pub device: String,
+    /// How the servers run.
+    pub nodes: Nodes,
+    /// Each server's pool. Absent where the servers are not ours.
+    pub pool_bytes: Option<u64>,
+    /// Where servers listen and, last, the client connects from, used in turn; empty for the
+    /// loopback interface.
+    pub addresses: Addresses,
+    /// What of the machine is only pretended: of the client's, where servers run elsewhere.
+    pub machine: Hardware,
+}
+
+impl Conditions {
+    /// Those of a cluster of our own.
+    #[must_use]
+    pub fn of_local(device: &str, nodes: Nodes, site: &Site) -> Conditions {
+        Conditions {
+            device: device.to_owned(),
+            nodes,
+            pool_bytes: Some(site.room.pool.bytes()),
+            addresses: site.addresses.clone(),
+            machine: site.hardware.clone(),
+        }
+    }
+}
+
+/// What one side posted to its RDMA devices for an operation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct WorkRequests {
+    /// Work requests.
+    pub posted: f64,
+    /// Those of them that asked for a completion.
+    pub signalled: f64,
+    /// Chains of them, each with one doorbell.
+    pub doorbells: f64,
+}
+
+/// ... and both sides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct WorkRequestsBySide {
+    /// The client.
+    pub client: WorkRequests,
+    /// All servers together.
+    pub servers: WorkRequests,
+}
+
+impl WorkRequestsBySide {
+    /// Figure by figure; `None` where there is none of any round.
+    fn median(rounds: &[&CaseResult]) -> Option<WorkRequestsBySide> {
+        let of = |figure: &dyn Fn(&WorkRequestsBySide) -> f64| {
+            let present = rounds.iter().filter_map(|round| round.work_requests_per_operation);
+            let present: Vec<f64> = present.map(|requests| figure(&requests)).collect();
+            (!present.is_empty()).then(|| median(present))
+        };
+        Some(WorkRequestsBySide {
+            client: WorkRequests {
+                posted: of(&|requests| requests.client.posted)?,
+                signalled: of(&|requests| requests.client.signalled)?,
+                doorbells: of(&|requests| requests.client.doorbells)?,
+            },
+            servers: WorkRequests {
+                posted: of(&|requests| requests.servers.posted)?,
+                signalled: of(&|requests| requests.servers.signalled)?,
+                doorbells: of(&|requests| requests.servers.doorbells)?,
+            },
+        })
+    }
+}
+
 /// One case: one round of it, or the median of its rounds. The names are those of the JSON.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CaseResult {
@@ -44,10 +120,9 @@ pub struct CaseResult {
     pub depth: u32,
     /// Replicas of each copyset.
     pub replicas: u32,
-    /// URI of the devices, as asked for.
-    pub device: String,
-    /// How the servers run.
-    pub nodes: Nodes,
+    /// What it was measured on.
+    #[serde(flatten)]
+    pub conditions: Conditions,
     /// Copysets of the volume.
     pub copysets: u32,
     /// Operations in a second.
@@ -66,6 +141,8 @@ pub struct CaseResult {
     pub allocations_per_operation: f64,
     /// System calls of the data plane of all servers.
     pub syscalls_per_operation: f64,
+    /// Work requests posted to RDMA devices; absent for other transports.
+    pub work_requests_per_operation: Option<WorkRequestsBySide>,
     /// Records in a journal write. Absent for reads.
     pub batch_mean: Option<f64>,
     /// Latencies within the servers, by stage: of all servers together, in the last round that
@@ -134,6 +211,7 @@ impl CaseResult {
             payload_copies_per_operation: copies.collect(),
             allocations_per_operation: of(&|round| round.allocations_per_operation),
             syscalls_per_operation: of(&|round| round.syscalls_per_operation),
+            work_requests_per_operation: WorkRequestsBySide::median(&kept),
             batch_mean: of_some(&|round| round.batch_mean),
             stages: kept.last().map(|round| round.stages.clone()).unwrap_or_default(),
             operations: kept.iter().map(|round| round.operations).sum(),
@@ -179,8 +257,7 @@ pub(super) mod tests {
             block_size: 4096,
             depth,
             replicas: 3,
-            device: "emulated:2GiB".into(),
-            nodes: Nodes::Processes,
+            conditions: Conditions::of_local("emulated:2GiB", Nodes::Processes, &Site::default()),
             copysets: 4,
             iops,
             latency_us: LatencyUs { p50: 1e6 / iops, p99: 3e6 / iops, p999: 9e6 / iops },
@@ -189,6 +266,11 @@ pub(super) mod tests {
             payload_copies_per_operation: [("wire".to_owned(), 3.0)].into(),
             allocations_per_operation: 0.0,
             syscalls_per_operation: 0.25,
+            work_requests_per_operation: (transport == TransportKind::Rdma).then(|| {
+                let client = WorkRequests { posted: 2.0, signalled: 0.5, doorbells: 1.0 };
+                let servers = WorkRequests { posted: 7.0, signalled: 1.5, doorbells: 5.0 };
+                WorkRequestsBySide { client, servers }
+            }),
             batch_mean: pattern.is_write().then_some(31.5),
             stages: BTreeMap::new(),
             operations: iops as u64,
@@ -234,9 +316,13 @@ pub(super) mod tests {
             "payload_copies_per_operation",
             "allocations_per_operation",
             "syscalls_per_operation",
+            "work_requests_per_operation",
             "batch_mean",
             "stages",
             "nodes",
+            "pool_bytes",
+            "addresses",
+            "machine",
             "steal_percent",
             "memcpy_gb_s",
         ] {
@@ -244,6 +330,23 @@ pub(super) mod tests {
         }
         assert_eq!(json["transport"], "tcp");
         assert_eq!(json["nodes"], "processes");
+        assert_eq!(json["machine"], serde_json::json!({ "emulated": null, "rdma": [] }));
+        assert!(json["work_requests_per_operation"].is_null());
         assert!(json["latency_us"]["p999"].is_f64());
+    }
+    #[test]
+    fn work_requests_are_of_rdma_alone_and_have_medians() {
+        let mut rounds =
+            [1.0, 2.0, 3.0].map(|iops| sample(TransportKind::Rdma, Pattern::Randwrite, 1, iops));
+        for (round, posted) in rounds.iter_mut().zip([2.0, 9.0, 3.0]) {
+            let requests = round.work_requests_per_operation.as_mut().expect("over RDMA");
+            requests.client.posted = posted;
+        }
+        let json = serde_json::to_value(CaseResult::median(&rounds)).expect("plain data");
+        let expected = serde_json::json!({
+            "client": { "posted": 3.0, "signalled": 0.5, "doorbells": 1.0 },
+            "servers": { "posted": 7.0, "signalled": 1.5, "doorbells": 5.0 },
+        });
+        assert_eq!(json["work_requests_per_operation"], expected);
     }
 }

@@ -9,13 +9,15 @@ use culvert::cluster::Cluster;
 use culvert::config::NodeConfig;
 use culvert::network::Network;
 use culvert::node::NodeReactor;
+use serde::Deserialize;
 use serde_json::Value;
 
+use super::case::TransportKind;
 use super::local_cluster::LocalCluster;
 use super::machine::process_time_ns;
 use super::turns::Turns;
 use crate::cli::connect::CliClient;
-use crate::cli::status::fetch;
+use crate::cli::status::{ReactorView, fetch};
 
 /// How long servers may take to elect leaders, or to recover.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
@@ -77,6 +79,23 @@ impl Servers {
             }
             Servers::OneThread(_, nodes) => nodes.wait_for_leaders(&client.clock()),
             Servers::Foreign => Ok(()),
+        }
+    }
+
+    /// Says where the nodes of somebody's cluster speak over another transport than the client: that
+    /// is half a comparison. Those of our own use what they are told.
+    pub fn warn_of_mixture(&self, client: &mut CliClient, transport: TransportKind) {
+        if !matches!(self, Servers::Foreign) {
+            return;
+        }
+        let statuses = fetch(client).values();
+        let views = statuses.iter().filter_map(|status| ReactorView::deserialize(status).ok());
+        let mut over = views.flat_map(|view| view.peers).filter_map(|peer| peer.over);
+        if let Some(other) = over.find(|over| *over != transport.scheme()) {
+            eprintln!(
+                "culvert: the client uses {transport}, but nodes are connected over {other}: give \
+                 them a cluster file with {transport}:// first, and restart them"
+            );
         }
     }
 

@@ -15,6 +15,8 @@ pub fn render(cases: &[CaseResult]) -> String {
     let mut out = String::new();
     let transports = transports(cases);
     let Some(base) = transports.first() else { return out };
+    let banner = cases[0].conditions.machine.banner();
+    out.push_str(&banner);
     let mut head = format!("{:<24}", "");
     let mut names = format!("{:<10} {:>6} {:>6}", "pattern", "block", "depth");
     for transport in &transports {
@@ -34,6 +36,7 @@ pub fn render(cases: &[CaseResult]) -> String {
         out.push('\n');
     }
     out.push_str(&footnotes(cases));
+    out.push_str(&banner);
     out
 }
 
@@ -71,7 +74,7 @@ fn line(cases: &[CaseResult], transports: &[TransportKind], row: Row) -> String 
 fn footnotes(cases: &[CaseResult]) -> String {
     let mut out = String::new();
     let first = &cases[0];
-    if cases.iter().any(|case| case.nodes == Nodes::OneThread) {
+    if cases.iter().any(|case| case.conditions.nodes == Nodes::OneThread) {
         out.push_str("one-thread: servers and client take turns in one thread; not a deployment\n");
     }
     let dropped: u32 = cases.iter().map(|case| case.rounds_dropped).sum();
@@ -91,7 +94,7 @@ fn footnotes(cases: &[CaseResult]) -> String {
         out,
         "{}, {} replicas, {} copysets, median of {} rounds; steal up to {steal:.1}%, memory copy \
          {:.1} GB/s",
-        first.device, first.replicas, first.copysets, first.rounds, first.memcpy_gb_s
+        first.conditions.device, first.replicas, first.copysets, first.rounds, first.memcpy_gb_s
     );
     out
 }
@@ -132,6 +135,35 @@ pub fn render_costs(cases: &[CaseResult]) -> String {
          per journal write;\nallocations and system calls of all servers; payload copies of all \
          processes\n",
     );
+    out
+}
+
+/// Renders the work requests of each case over RDMA; nothing where there is none.
+#[must_use]
+pub fn render_work_requests(cases: &[CaseResult]) -> String {
+    let mut out = String::new();
+    for case in cases {
+        let Some(requests) = case.work_requests_per_operation else { continue };
+        if out.is_empty() {
+            let _ = writeln!(out, "{:<24} |{:^26} |{:^26}", "", "client", "all servers");
+            let _ = write!(out, "{:<10} {:>6} {:>6}", "pattern", "block", "depth");
+            let names = format!(" |{:>8} {:>8} {:>8}", "requests", "signals", "bells");
+            let _ = writeln!(out, "{names}{names}");
+        }
+        let row = case.row();
+        let block_size = row.block_size.to_string();
+        let _ = write!(out, "{:<10} {block_size:>6} {:>6}", row.pattern, row.depth);
+        for side in [requests.client, requests.servers] {
+            let (posted, signalled, doorbells) = (side.posted, side.signalled, side.doorbells);
+            let _ = write!(out, " |{posted:>8.2} {signalled:>8.2} {doorbells:>8.2}");
+        }
+        out.push('\n');
+    }
+    if !out.is_empty() {
+        out.push_str(
+            "rdma, per operation: work requests posted, those that asked for a completion, doorbells\n",
+        );
+    }
     out
 }
 
@@ -213,5 +245,23 @@ mod tests {
         assert!(table.contains("steal up to 0.1%"), "{table}");
         assert_eq!(render(&[]), "");
         assert!(render_costs(&cases).contains("wire 3.00"));
+    }
+    #[test]
+    fn what_is_emulated_is_said_above_and_below() {
+        let mut cases = [
+            sample(TransportKind::Rdma, Pattern::Randwrite, 1, 50_000.0),
+            sample(TransportKind::Tcp, Pattern::Randwrite, 1, 12_500.0),
+        ];
+        for case in &mut cases {
+            case.conditions.machine.emulated = Some("QEMU TCG");
+        }
+        let table = render(&cases);
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[0].starts_with("EMULATED (QEMU TCG)"), "{table}");
+        assert_eq!(lines.last(), lines.first());
+        assert!(lines[1].contains("rdma / tcp"), "{table}");
+        let requests = render_work_requests(&cases);
+        assert!(requests.contains("     1 |    2.00     0.50     1.00 |    7.00"), "{requests}");
+        assert_eq!(render_work_requests(&cases[1..]), "");
     }
 }

@@ -21,8 +21,9 @@ use super::transfer::hex;
 use crate::bench::case::{Pattern, TransportKind, rows};
 use crate::bench::local_cluster::{LocalCluster, LocalOptions, VOLUME};
 use crate::bench::matrix::{self, MatrixOptions};
-use crate::bench::result::Nodes;
+use crate::bench::result::{Conditions, Nodes};
 use crate::bench::servers::Servers;
+use crate::bench::site::Site;
 use crate::bench::{cleanup, table};
 
 const EXAMPLES: &str = "\
@@ -163,13 +164,16 @@ fn check(local: &LocalCluster, show: &mut Show) -> Outcome {
 
 fn create(file_bytes: u64) -> Outcome<LocalCluster> {
     let device = device_bytes(file_bytes);
+    let transports = vec![TransportKind::Shm, TransportKind::Tcp];
+    let site = Site::here(NODES, &transports, &[])?;
     let local = LocalCluster::create(&LocalOptions {
         nodes: NODES,
         device: format!("emulated:{}", ByteSize(device)),
         copysets: COPYSETS,
         volume_bytes: Some(ByteSize(file_bytes.next_multiple_of(BLOCK_SIZE as u64))),
-        transports: vec![TransportKind::Shm, TransportKind::Tcp],
+        transports,
         force: false,
+        site,
     })?;
     let free = rustix::fs::statvfs(local.path("."))?;
     let free = free.f_bavail * free.f_frsize;
@@ -324,6 +328,8 @@ fn hash_file(path: &Path, bytes: u64) -> io::Result<[u8; 32]> {
 /// A short matrix, shared memory against TCP.
 fn measure(arguments: &QuickstartArgs, show: &mut Show) -> Outcome {
     let transports = vec![TransportKind::Shm, TransportKind::Tcp];
+    let site = Site::here(NODES, &transports, &[])?;
+    let conditions = Conditions::of_local(BENCH_DEVICE, Nodes::Processes, &site);
     let local = LocalCluster::create(&LocalOptions {
         nodes: NODES,
         device: BENCH_DEVICE.to_owned(),
@@ -331,6 +337,7 @@ fn measure(arguments: &QuickstartArgs, show: &mut Show) -> Outcome {
         volume_bytes: Some(BENCH_VOLUME),
         transports: transports.clone(),
         force: false,
+        site,
     })?;
     let cluster = local.cluster().clone();
     let patterns = [Pattern::Randwrite, Pattern::Randread];
@@ -343,8 +350,8 @@ fn measure(arguments: &QuickstartArgs, show: &mut Show) -> Outcome {
         rounds: 1,
         volume: VOLUME.to_owned(),
         pre_shared_key: None,
-        device: BENCH_DEVICE.to_owned(),
-        nodes: Nodes::Processes,
+        source: None,
+        conditions,
     };
     let mut servers = Servers::Processes(local);
     let results = matrix::run(&options, &cluster, &mut servers, &mut || bar.advance(1))?;

@@ -14,8 +14,8 @@ pub struct ReactorConfig {
     /// buffers. A multiple of 2 MiB, taken from hugepages where there are enough.
     #[serde(default = "ReactorConfig::pool_bytes_default")]
     pub pool_bytes: ByteSize,
-    /// Where it accepts connections: `shm:///PATH` and `tcp://IP:PORT`, any number of each. None:
-    /// where the cluster file says.
+    /// Where it accepts connections: `shm:///PATH`, `tcp://IP:PORT` and `rdma://IP:PORT`, any number
+    /// of each. None: where the cluster file says.
     #[serde(default)]
     pub listen: Vec<String>,
 }

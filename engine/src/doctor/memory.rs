@@ -10,6 +10,7 @@ use super::numa::{self, NumaNode};
 use super::{Area, Findings};
 
 const LIMITS: &str = "/proc/self/limits";
+const MEMINFO: &str = "/proc/meminfo";
 const STATUS: &str = "/proc/self/status";
 
 /// Its place in the masks of `/proc/PID/status`; see capabilities(7).
@@ -106,6 +107,15 @@ fn limits(machine: &Machine) -> Result<Limits, Unread> {
         (Some(soft), Some(hard)) => Ok(Limits { soft, hard }),
         _ => Err(nonsense(LIMITS, line.unwrap_or(&text))),
     }
+}
+
+/// Bytes that programs may still take without swapping; the line is `MemAvailable:  1843200 kB`.
+#[must_use]
+pub fn memory_available(machine: &Machine) -> Option<u64> {
+    let text = machine.text(MEMINFO).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1 << 10)
 }
 
 /// Whether the limit binds this process at all.

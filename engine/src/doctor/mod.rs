@@ -1,7 +1,8 @@
 //! What a machine offers to Culvert, read from sysfs and procfs: memory, processors, RDMA, NVMe,
 //! IOMMU, kernel.
 //!
-//! [`examine`] reads and judges. It writes nothing, runs nothing and opens no device, so that it
+//! [`examine`] reads and judges; [`emulation`], [`memory_available`] and [`rdma_devices`] are for those
+//! who measure. It writes nothing, runs nothing and opens no device, so that it
 //! may be run beside a node at work. It sees what the kernel shows in files; what only a system
 //! call on a device or a netlink socket tells (PFC, the MTU of InfiniBand) is *unknown*, with the
 //! command that shows it.
@@ -11,6 +12,7 @@
 
 mod cores;
 mod cpu;
+mod emulation;
 mod iommu;
 mod kernel;
 mod machine;
@@ -23,7 +25,10 @@ use std::fmt;
 
 use serde::Serialize;
 
+pub use emulation::emulation;
 pub use machine::Machine;
+pub use memory::memory_available;
+pub use rdma::{RdmaDevice, rdma_devices};
 
 /// What a finding is about. The order is that of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -12,7 +12,7 @@ use culvert_nvme::{OpenOptions, QueuePair, open};
 use culvert_transport::{Identity, PeerKind, Transport, TransportOptions};
 use uuid::Uuid;
 
-use super::{LoopbackPort, NodeError, NodeReactor, SystemClock};
+use super::{KeptPort, NodeError, NodeReactor, SystemClock};
 use crate::chunkserver::AbsentReplicas;
 use crate::client::{Client, ClientOptions};
 use crate::cluster::{Cluster, Device, Node, PlanError, PlanOptions, Reactor, VolumeError};
@@ -71,7 +71,7 @@ pub struct LocalCluster {
     configs: Vec<NodeConfig>,
     nodes: Vec<Option<NodeReactor>>,
     /// Those of TCP addresses, whether their node runs or not.
-    _ports: Vec<LoopbackPort>,
+    _ports: Vec<KeptPort>,
 }
 
 impl LocalCluster {
@@ -188,12 +188,12 @@ impl LocalCluster {
 fn addresses_of(
     options: &LocalOptions,
     number: usize,
-    ports: &mut Vec<LoopbackPort>,
+    ports: &mut Vec<KeptPort>,
 ) -> Result<Vec<Address>, LocalError> {
     let mut addresses = vec![Address::Shm(options.folder.join(format!("node-{number}.sock")))];
     if options.tcp {
         // The port must be known before the node runs, because the cluster file names it.
-        let port = LoopbackPort::keep()?;
+        let port = KeptPort::of_loopback()?;
         addresses.push(Address::Tcp(port.address()));
         ports.push(port);
     }

@@ -19,7 +19,7 @@ pub use clock::SystemClock;
 pub use device::{ClaimedDevices, check_reserve};
 pub use error::NodeError;
 pub use local::{LocalCluster, LocalError, LocalOptions};
-pub use port::LoopbackPort;
+pub use port::KeptPort;
 pub use serve::{Stop, serve};
 
 use crate::chunkserver::{

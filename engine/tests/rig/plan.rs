@@ -7,7 +7,7 @@ use culvert::cluster::{Cluster, Device, Node, PlanOptions, Reactor};
 use culvert::config::{ByteSize, DeviceConfig, NodeConfig, ReactorConfig};
 use culvert::device::{DeviceHeader, FormatError, FormatOptions, LayoutOptions, format};
 use culvert::ids::BLOCK_SIZE;
-use culvert::node::{LoopbackPort, SystemClock};
+use culvert::node::{KeptPort, SystemClock};
 use culvert::reactor::Clock;
 use culvert::wire::FRAME_BYTES_MAX;
 use culvert_memory::{Backing, Pool, PoolOptions};
@@ -64,7 +64,7 @@ pub struct Plan {
     /// The configuration of each node.
     pub configs: Vec<NodeConfig>,
     /// Those of TCP addresses, whether their node runs or not.
-    _ports: Vec<LoopbackPort>,
+    _ports: Vec<KeptPort>,
 }
 
 impl Plan {
@@ -124,12 +124,12 @@ fn reactor_config(node: usize, reactor: u32) -> ReactorConfig {
     reactor
 }
 
-fn address(wishes: &Wishes, node: usize, reactor: u32, ports: &mut Vec<LoopbackPort>) -> Address {
+fn address(wishes: &Wishes, node: usize, reactor: u32, ports: &mut Vec<KeptPort>) -> Address {
     if !wishes.tcp {
         return Address::Shm(wishes.folder.join(format!("node-{node}-{reactor}.sock")));
     }
     // The port must be known before the node runs, because the cluster file names it.
-    let port = LoopbackPort::keep().expect("a loopback interface");
+    let port = KeptPort::of_loopback().expect("a loopback interface");
     let address = Address::Tcp(port.address());
     ports.push(port);
     address

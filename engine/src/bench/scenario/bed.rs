@@ -1,5 +1,6 @@
 //! A local cluster for one round of a scenario, with a client on it.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -11,7 +12,7 @@ use super::super::case::{Pattern, Row, TransportKind};
 use super::super::load::{End, Load, Measured};
 use super::super::local_cluster::{LocalCluster, LocalOptions, VOLUME, emulated_bytes};
 use super::super::measure::{Bench, connect_for, fill};
-use super::super::result::{CaseResult, Nodes};
+use super::super::result::{CaseResult, Conditions, Nodes};
 use super::super::servers::Servers;
 use super::ScenarioOptions;
 use crate::cli::connect::CliClient;
@@ -50,13 +51,19 @@ impl Ground<'_> {
             volume_bytes,
             transports: vec![self.transport],
             force: self.options.force,
+            site: self.options.site.clone(),
         })
+    }
+
+    /// From where clients connect.
+    pub fn source(&self) -> Option<IpAddr> {
+        self.options.site.addresses.of_client(self.options.replicas as usize)
     }
 
     /// A client of a cluster whose servers run.
     pub fn bed(&self, local: LocalCluster) -> Outcome<Bed> {
         let cluster = local.cluster().clone();
-        let mut client = connect_for(&[LOAD], cluster, self.transport, None)?;
+        let mut client = connect_for(&[LOAD], cluster, self.transport, (None, self.source()))?;
         let volume = client.client_mut().open_volume(VOLUME).context("the volume")?;
         let mut bed = Bed {
             servers: Servers::Processes(local),
@@ -65,8 +72,11 @@ impl Ground<'_> {
             bench: Bench {
                 transport: self.transport,
                 volume: VOLUME.to_owned(),
-                device: self.options.device.clone(),
-                nodes: Nodes::Processes,
+                conditions: Conditions::of_local(
+                    &self.options.device,
+                    Nodes::Processes,
+                    &self.options.site,
+                ),
                 memcpy_gb_s: self.memcpy_gb_s,
             },
         };

@@ -13,7 +13,6 @@ use culvert::reactor::Clock;
 use hdrhistogram::Histogram;
 use rustix::process::Signal;
 
-use super::super::case::TransportKind;
 use super::super::load::End;
 use super::super::measure::connect_for;
 use super::Values;
@@ -45,7 +44,7 @@ pub fn while_checkpointing(ground: &Ground<'_>) -> Outcome<Values> {
     let mut operations: Vec<Interval> = Vec::with_capacity(NOTED_MAX);
     let offset_ns = SystemClock.now_ns() - bed.client.clock().now_ns();
     let (measured, checkpoints) = thread::scope(|scope| {
-        let watch = scope.spawn(|| watch_checkpoints(cluster, ground.transport, &over));
+        let watch = scope.spawn(|| watch_checkpoints(cluster, ground, &over));
         let end = End::At { duration: ground.options.duration };
         let measured = bed.load(LOAD, end, &mut |from, to| {
             if operations.len() < NOTED_MAX {
@@ -85,10 +84,10 @@ pub fn while_checkpointing(ground: &Ground<'_>) -> Outcome<Values> {
 /// Collects when checkpoints were written, of all shards, until `over`.
 fn watch_checkpoints(
     cluster: Cluster,
-    transport: TransportKind,
+    ground: &Ground<'_>,
     over: &AtomicBool,
 ) -> anyhow::Result<Vec<Interval>> {
-    let mut client = connect_for(&[], cluster, transport, None)?;
+    let mut client = connect_for(&[], cluster, ground.transport, (None, ground.source()))?;
     let mut seen = Vec::new();
     while !over.load(Ordering::Relaxed) {
         thread::sleep(LOOK);
@@ -142,7 +141,7 @@ pub fn with_a_follower_stopped(ground: &Ground<'_>) -> Outcome<Values> {
         attempt_timeout: MISSING_PATIENCE,
         ..ClientOptions::default()
     };
-    let client = connect(cluster, ByteSize::mib(2), (None, None), short)?;
+    let client = connect(cluster, ByteSize::mib(2), (None, ground.source()), short)?;
     local.wait_for_leaders(&mut BlockingClient::new(client), PATIENCE)?;
     local.start(last, true)?;
     let mut bed = ground.bed(local)?;

@@ -18,8 +18,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::case::TransportKind;
+use super::hardware::Hardware;
 use super::machine::{CoreTimes, memcpy_gb_s};
 use super::result::{STEAL_PERCENT_MAX, median};
+use super::site::Site;
 use crate::cli::exit::{Failure, Outcome};
 
 /// What can be shown.
@@ -59,6 +61,8 @@ pub struct ScenarioOptions {
     pub rounds: u32,
     /// Whether devices that are formatted may be formatted again.
     pub force: bool,
+    /// Where clusters stand.
+    pub site: Site,
 }
 
 /// One figure: the median of its rounds. The names are those of the JSON.
@@ -88,6 +92,8 @@ pub struct Figure {
     pub steal_percent: f64,
     /// Memory copy bandwidth of one core.
     pub memcpy_gb_s: f64,
+    /// What of the machine is only pretended.
+    pub machine: Hardware,
 }
 
 /// What a round of a scenario says: name, value, unit.
@@ -127,6 +133,7 @@ pub fn run(options: &ScenarioOptions, progress: &mut dyn FnMut()) -> Outcome<Vec
                 rounds_dropped: 0,
                 steal_percent: 0.0,
                 memcpy_gb_s,
+                machine: options.site.hardware.clone(),
             };
             figures.extend(medians(&sample, &rounds));
         }
@@ -186,8 +193,9 @@ fn name(scenario: Scenario) -> String {
 /// Figures as text.
 #[must_use]
 pub fn render(figures: &[Figure]) -> String {
+    let banner = figures.first().map(|first| first.machine.banner()).unwrap_or_default();
     let mut out = format!(
-        "{:<17} {:<5} {:<44} {:>10} {:>10}\n",
+        "{banner}{:<17} {:<5} {:<44} {:>10} {:>10}\n",
         "scenario", "", "figure", "median", "highest"
     );
     for figure in figures {
@@ -212,6 +220,7 @@ pub fn render(figures: &[Figure]) -> String {
             first.device, first.replicas, first.rounds, first.memcpy_gb_s
         );
     }
+    out.push_str(&banner);
     out
 }
 
@@ -233,6 +242,7 @@ mod tests {
             rounds_dropped: 0,
             steal_percent: 0.0,
             memcpy_gb_s: 8.0,
+            machine: Hardware::default(),
         }
     }
 
@@ -258,5 +268,6 @@ mod tests {
         assert!(text.contains("812.00us"), "{text}");
         let json = serde_json::to_value(&figures[0]).expect("plain data");
         assert_eq!(json["scenario"], "stopped-follower");
+        assert!(json["machine"]["emulated"].is_null(), "{json}");
     }
 }

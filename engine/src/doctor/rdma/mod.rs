@@ -1,9 +1,12 @@
 //! RDMA: devices, what user space needs to reach them, and each of their ports.
 
 mod congestion;
+mod devices;
 mod gid;
 mod library;
 mod port;
+
+pub use devices::{RdmaDevice, rdma_devices};
 
 use super::machine::Machine;
 use super::{Area, Findings, iommu, numa};

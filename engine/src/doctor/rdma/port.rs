@@ -107,6 +107,11 @@ fn word(text: &str) -> &str {
     text.split_once(": ").map_or(text, |(_, word)| word)
 }
 
+/// Whether a port, given its folder in sysfs, carries packets.
+pub(super) fn is_active(machine: &Machine, folder: &str) -> bool {
+    machine.text(&format!("{folder}/state")).is_ok_and(|state| word(&state) == "ACTIVE")
+}
+
 /// Returns whether the port carries packets.
 fn examine_state(machine: &Machine, port: &Port, findings: &mut Findings) -> bool {
     let (state, physical) = (port.says(machine, "state"), port.says(machine, "phys_state"));

@@ -1,6 +1,6 @@
 //! Locked memory and hugepages.
 
-use super::super::memory::examine;
+use super::super::memory::{examine, memory_available};
 use super::{Tree, expect_bad, expect_good, expect_unknown, subjects};
 
 const SERVICE: &str = "# in a systemd unit: LimitMEMLOCK=infinity";
@@ -114,4 +114,16 @@ fn a_kernel_without_numa_has_one_kind_of_memory() {
     tree.files(folder, &[("nr_hugepages", "64"), ("free_hugepages", "64")]);
     let mend = format!("echo 160 > {folder}/nr_hugepages  # for each reactor");
     expect_bad(&examine(&tree.machine()), "hugepages", "64 of 64 of 2 MiB free", &mend);
+}
+
+#[test]
+fn available_memory_is_told_in_bytes() {
+    let tree = Tree::new();
+    assert_eq!(memory_available(&tree.machine()), None);
+    tree.file("/proc/meminfo", "MemTotal:  2015000 kB\nMemAvailable:    1843200 kB\nBuffers: 1 kB");
+    assert_eq!(memory_available(&tree.machine()), Some(1800 << 20));
+    for nonsense in ["MemAvailable: lots", "MemAvailable: 18446744073709551615 kB", ""] {
+        tree.file("/proc/meminfo", nonsense);
+        assert_eq!(memory_available(&tree.machine()), None, "{nonsense}");
+    }
 }

@@ -1,6 +1,6 @@
 //! RDMA devices: a card with two ports, soft-RoCE, InfiniBand, and none.
 
-use super::super::rdma::examine;
+use super::super::rdma::{examine, rdma_devices};
 use super::{Tree, expect_bad, expect_good, expect_unknown, subjects};
 
 /// The card's place on PCI.
@@ -282,4 +282,33 @@ fn no_device_is_no_fault() {
     tree.link(&format!("{pci}/driver"), "../../../../bus/pci/drivers/mlx5_core");
     let words = "0000:81:00.0 (mlx5_core) could be one";
     expect_bad(&examine(&tree.machine()), "devices", words, "modprobe mlx5_ib");
+}
+
+#[test]
+fn devices_are_listed_with_the_addresses_of_active_ports() {
+    let tree = Tree::new();
+    mlx5(&tree);
+    let folder = "/sys/class/infiniband/rxe0";
+    tree.files(folder, &[("node_type", "1: CA"), ("parent", "eth0")]);
+    let [_, mapped] = v1_and_v2("0000:0000:0000:0000:0000:ffff:0a09:0002");
+    port(&tree, &format!("{folder}/ports/1"), "eth0", &[(GLOBAL, "RoCE v2"), mapped]);
+    let devices = rdma_devices(&tree.machine());
+    let said = serde_json::to_value(&devices).expect("JSON");
+    let expected = serde_json::json!([
+        { "device": "rxe0", "driver": "rxe", "soft": true },
+        { "device": "mlx5_0", "driver": "mlx5_core", "soft": false },
+    ]);
+    assert_eq!(said, expected);
+    let addresses: Vec<Vec<String>> = devices
+        .iter()
+        .map(|device| device.addresses.iter().map(ToString::to_string).collect())
+        .collect();
+    // IPv4 first, whatever stands first in the table; link-local and v1 are for nobody.
+    assert_eq!(addresses, [["10.9.0.2", "2001:db8::11"], ["10.9.0.1", "2001:db8::11"]]);
+
+    tree.file(&format!("{folder}/ports/1/state"), "1: DOWN");
+    tree.file(&format!("{CARD}/node_type"), "4: RNIC");
+    let devices = rdma_devices(&tree.machine());
+    assert!(devices.iter().all(|device| device.addresses.is_empty()), "{devices:?}");
+    assert!(rdma_devices(&Tree::new().machine()).is_empty());
 }
