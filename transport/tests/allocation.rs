@@ -1,6 +1,7 @@
 //! In steady state a frame allocates nothing, on either side and over either backend.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use culvert_memory::{Backing, CountingAllocator, Pool, PoolOptions, allocations};
 use culvert_transport::{
@@ -24,7 +25,10 @@ fn transport(number: u128, source: Option<IpAddr>) -> (Transport, Pool) {
     options.lock_memory = false;
     options.window_pages_initial = 64;
     options.source = source;
-    // Nobody looks after a connection here that breaks because the processors are busy.
+    // Time is turns here, as many as the processors have leisure for, and nobody looks after a
+    // connection that breaks when they have none.
+    options.handshake_timeout = Duration::from_secs(3600);
+    options.rdma.connect_timeout = options.handshake_timeout;
     options.rdma.ack_timeout = 18;
     (Transport::new(options).expect("options"), pool)
 }
