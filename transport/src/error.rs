@@ -388,6 +388,18 @@ impl CloseReason {
     }
 }
 
+impl CloseReason {
+    /// Whether a way has died, over which the same peer cannot be reached for now: another address of
+    /// its may do at once.
+    #[must_use]
+    pub const fn is_dead_way(self) -> bool {
+        matches!(
+            self,
+            Self::WorkRequest(_) | Self::QueuePairFatal | Self::PortDown | Self::DeviceGone
+        )
+    }
+}
+
 impl From<Violation> for CloseReason {
     fn from(violation: Violation) -> Self {
         Self::Violation(violation)

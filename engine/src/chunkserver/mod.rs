@@ -330,11 +330,11 @@ impl Chunkserver {
                 self.wake_feeds(connection);
                 self.sources.wake(connection);
             }
-            Event::Closed { connection, .. } => {
+            Event::Closed { connection, reason } => {
                 if self.replies.closed(connection) {
                     self.reads.lanes.closed(connection);
                 }
-                self.peer_closed(connection);
+                self.peer_closed(connection, reason);
             }
         }
         Ok(())

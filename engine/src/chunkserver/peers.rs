@@ -19,7 +19,9 @@ use std::collections::VecDeque;
 use uuid::Uuid;
 
 use super::{Chunkserver, Offence};
-use crate::network::{Address, Class, ConnectionId, Identity, Network, SendError, WindowMode};
+use crate::network::{
+    Address, Class, CloseReason, ConnectionId, Identity, Network, SendError, WindowMode,
+};
 use crate::wire::{AppendWriter, PeerMessage, PeerMessageKind, PeerMessagesWriter};
 
 /// What a raft snapshot puts into the journal beside the last part of its state.
@@ -344,7 +346,7 @@ impl Peers {
         Some((at, if peer.older.is_some() { Taken::InPlace } else { Taken::First }))
     }
 
-    fn closed(&mut self, connection: ConnectionId, now_ns: u64) -> Option<usize> {
+    fn closed(&mut self, connection: ConnectionId, dead_way: bool, now_ns: u64) -> Option<usize> {
         for (at, peer) in self.peers.iter_mut().enumerate() {
             if peer.attempt == Some(connection) {
                 peer.attempt = None;
@@ -357,8 +359,14 @@ impl Peers {
                 let newer = peer.newer;
                 peer.take(newer);
                 peer.older = None;
-                // A peer that takes connections and closes them again is not asked all the time.
-                peer.next_dial_ns = now_ns + self.options.redial_ns;
+                let elsewhere = peer.address + 1;
+                if dead_way && elsewhere < peer.endpoint.addresses.len() {
+                    peer.next_address = elsewhere;
+                    peer.next_dial_ns = now_ns;
+                } else {
+                    // A peer that takes connections and closes them again is not asked all the time.
+                    peer.next_dial_ns = now_ns + self.options.redial_ns;
+                }
                 return Some(at);
             }
         }
@@ -409,8 +417,8 @@ impl Chunkserver {
         self.report_unreachable(peer);
     }
 
-    pub(super) fn peer_closed(&mut self, connection: ConnectionId) {
-        if let Some(at) = self.peers.closed(connection, self.now_ns) {
+    pub(super) fn peer_closed(&mut self, connection: ConnectionId, reason: CloseReason) {
+        if let Some(at) = self.peers.closed(connection, reason.is_dead_way(), self.now_ns) {
             let endpoint = &self.peers.peers[at].endpoint;
             tracing::info!(node = %endpoint.node, reactor = endpoint.reactor, "peer disconnected");
             self.peer_lost(at);
@@ -507,9 +515,9 @@ mod tests {
         assert_eq!(peers.connection(0), Some(id(2)));
         assert_eq!(peers.replaced, [id(1)]);
         assert_eq!((peers.hear(id(2)), peers.hear(id(1))), (Way::Peer, Way::Late));
-        assert_eq!(peers.closed(id(1), 0), None, "nobody misses it");
+        assert_eq!(peers.closed(id(1), false, 0), None, "nobody misses it");
         assert_eq!(peers.hear(id(1)), Way::Nobody);
-        assert_eq!(peers.closed(id(2), 0), Some(0));
+        assert_eq!(peers.closed(id(2), false, 0), Some(0));
         assert_eq!(peers.connection(0), None);
     }
 
@@ -524,10 +532,23 @@ mod tests {
     }
 
     #[test]
+    fn where_a_way_has_died_the_next_address_is_tried_at_once() {
+        let mut peers = peers(1);
+        peers.peers[0].endpoint.addresses.push("tcp://127.0.0.1:2".parse().expect("an address"));
+        assert_eq!(peers.closed(id(1), true, 100), Some(0));
+        assert_eq!((peers.peers[0].next_address, peers.deadline_ns()), (1, 100));
+        peers.peers[0].attempt_address = 1;
+        peers.peers[0].attempt = Some(id(2));
+        peers.connected(id(2), identity(5), "tcp", 100);
+        assert_eq!(peers.closed(id(2), true, 200), Some(0));
+        assert_eq!((peers.peers[0].next_address, peers.deadline_ns()), (0, 201), "from the first");
+    }
+
+    #[test]
     fn one_that_comes_to_nothing_changes_nothing() {
         let mut peers = peers(9);
         peers.connected(id(2), identity(5), "tcp", 0);
-        assert_eq!(peers.closed(id(2), 0), None);
+        assert_eq!(peers.closed(id(2), false, 0), None);
         assert_eq!((peers.hear(id(2)), peers.hear(id(1))), (Way::Nobody, Way::Peer));
     }
 
@@ -535,7 +556,7 @@ mod tests {
     fn the_newer_one_is_there_when_the_old_one_ends() {
         let mut peers = peers(9);
         peers.connected(id(2), identity(5), "tcp", 0);
-        assert_eq!(peers.closed(id(1), 0), Some(0));
+        assert_eq!(peers.closed(id(1), false, 0), Some(0));
         assert_eq!((peers.connection(0), peers.hear(id(2))), (Some(id(2)), Way::Peer));
         assert_eq!(peers.hear(id(1)), Way::Nobody);
     }

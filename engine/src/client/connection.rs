@@ -157,16 +157,19 @@ impl Core {
             return;
         }
         debug_assert_eq!(self.endpoint(id).reads_in_flight, 0);
-        self.after_close(id);
+        self.after_close(id, reason.is_dead_way());
     }
 
-    /// Decides when the endpoint is tried again.
-    fn after_close(&mut self, id: EndpointId) {
+    /// Decides when the endpoint is tried again; `dead_way`: elsewhere than at the address that it had.
+    fn after_close(&mut self, id: EndpointId, dead_way: bool) {
         let now_ns = self.now_ns;
         let endpoint = self.endpoint(id);
         let established = std::mem::take(&mut endpoint.established);
         let heard = std::mem::take(&mut endpoint.heard);
-        if heard {
+        let elsewhere = endpoint.address + 1;
+        if heard && dead_way && elsewhere < endpoint.addresses.len() {
+            endpoint.next_address = elsewhere;
+        } else if heard {
             endpoint.next_address = 0;
         } else {
             endpoint.next_address += 1;

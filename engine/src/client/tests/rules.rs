@@ -426,6 +426,23 @@ fn addresses_are_tried_in_order() {
     assert!(bench.world().asked.iter().all(|asked| matches!(asked, Address::Tcp(_))));
 }
 
+#[test]
+fn where_a_way_has_died_the_next_address_is_tried_at_once() {
+    for (reason, is_shm) in [(CloseReason::PortDown, false), (CloseReason::PeerClosed, true)] {
+        let mut bench = Bench::plain();
+        bench.read(1, 0, 1).expect("room");
+        bench.outcome().expect("it works");
+        let connection = bench.world().links[0].id;
+        let before = bench.world().asked.len();
+        bench.world().drop_connection(connection, reason);
+        bench.turn(&mut Vec::new());
+        bench.read(2, 0, 1).expect("room");
+        assert_eq!(bench.outcome(), Ok(vec![0]));
+        assert_eq!(matches!(bench.world().asked[before], Address::Shm(_)), is_shm, "{reason}");
+        bench.check_idle();
+    }
+}
+
 /// Under load: nothing is repeated, and nothing fails.
 #[test]
 fn the_preferred_address_is_tried_again() {
