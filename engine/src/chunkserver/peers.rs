@@ -62,6 +62,8 @@ struct Peer {
     address: usize,
     attempt: Option<ConnectionId>,
     attempt_address: usize,
+    /// When this side connected.
+    connected_ns: u64,
     /// When the first address is tried again while the connection is over another.
     return_at_ns: u64,
     return_pause_ns: u64,
@@ -199,6 +201,7 @@ impl Peers {
                 address: 0,
                 attempt: None,
                 attempt_address: 0,
+                connected_ns: 0,
                 return_at_ns: 0,
                 return_pause_ns: RETURN_PAUSE_NS,
                 next_address: 0,
@@ -330,9 +333,7 @@ impl Peers {
         if peer.attempt == Some(connection) {
             peer.attempt = None;
             peer.address = peer.attempt_address;
-            if peer.address == 0 {
-                peer.return_pause_ns = RETURN_PAUSE_NS;
-            }
+            peer.connected_ns = now_ns;
             peer.return_at_ns = now_ns + peer.return_pause_ns;
         }
         if peer.connection.is_some() && !peer.dials {
@@ -359,6 +360,10 @@ impl Peers {
                 let newer = peer.newer;
                 peer.take(newer);
                 peer.older = None;
+                // A way that dies soon after each return is returned to more and more seldom.
+                if peer.address == 0 && now_ns - peer.connected_ns >= RETURN_PAUSE_NS_MAX {
+                    peer.return_pause_ns = RETURN_PAUSE_NS;
+                }
                 let elsewhere = peer.address + 1;
                 if dead_way && elsewhere < peer.endpoint.addresses.len() {
                     peer.next_address = elsewhere;

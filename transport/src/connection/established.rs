@@ -43,11 +43,12 @@ pub(crate) struct Established {
     pub(crate) address: Address,
     pub(crate) initiated: bool,
     pub(crate) peer: Identity,
+    /// Dropped before our window, which the peer may write over it.
+    pub(crate) link: Link,
     /// Our window.
     pub(crate) landing: Landing,
     /// The peer's window.
     pub(crate) remote: Remote,
-    pub(crate) link: Link,
     pub(crate) limits: Limits,
     pub(crate) refused: Refused,
     pub(crate) wish: Wish,

@@ -298,16 +298,17 @@ impl Id {
         answer(unsafe { (self.functions().rdma_resolve_route)(self.raw.as_ptr(), timeout_ms) })
     }
 
-    /// Makes its queue pair; the bytes that one may send inline.
+    /// Makes its queue pair; the bytes that one may send inline, and its serial.
     pub(super) fn create_queue_pair(
         &mut self,
         device: &Rc<Device>,
         sends_max: u32,
         inline_bytes: u32,
-    ) -> Result<u32, Errno> {
+    ) -> Result<(u32, u32), Errno> {
         assert!(self.device.is_none(), "an identifier has one queue pair");
+        let (serial, tag) = device.next_tag();
         let mut init = QpInit {
-            qp_context: device.tag(),
+            qp_context: tag,
             send_cq: device.cq(),
             recv_cq: device.cq(),
             srq: device.srq(),
@@ -325,7 +326,7 @@ impl Id {
             unsafe { (self.functions().rdma_create_qp)(self.raw.as_ptr(), device.pd(), &mut init) };
         answer(made)?;
         self.device = Some(Rc::clone(device));
-        Ok(init.max_inline_data)
+        Ok((init.max_inline_data, serial))
     }
 
     /// Destroys its queue pair, if it has one: the device works for it no longer.

@@ -131,6 +131,8 @@ pub(super) struct Device {
     /// Receives that the open connections were promised.
     promised: Cell<u32>,
     unacknowledged: Cell<u32>,
+    /// Of the newest queue pair.
+    serial: Cell<u32>,
 }
 
 impl std::fmt::Debug for Device {
@@ -202,7 +204,7 @@ impl Device {
             (functions.ibv_create_cq)(
                 context.as_ptr(),
                 completions_max as c_int,
-                domain.inbox.tag(),
+                domain.inbox.tag(0),
                 channel.as_ptr(),
                 0,
             )
@@ -214,7 +216,7 @@ impl Device {
         }));
         let max_wr = receives_max.min(attributes.max_srq_wr as u32);
         let mut init =
-            SrqInit { srq_context: domain.inbox.tag(), max_wr, max_sge: 1, srq_limit: 0 };
+            SrqInit { srq_context: domain.inbox.tag(0), max_wr, max_sge: 1, srq_limit: 0 };
         // SAFETY: the domain is open.
         let srq = unsafe { (functions.ibv_create_srq)(domain.raw.as_ptr(), &mut init) };
         let srq = NonNull::new(srq).ok_or_else(last_errno)?;
@@ -240,6 +242,7 @@ impl Device {
             posted: Cell::new(0),
             promised: Cell::new(0),
             unacknowledged: Cell::new(0),
+            serial: Cell::new(0),
         });
         rustix::io::ioctl_fionbio(device.completion_fd(), true)?;
         rustix::io::ioctl_fionbio(device.event_fd(), true)?;
@@ -272,9 +275,12 @@ impl Device {
         self.domain.inbox.set_removed();
     }
 
-    /// What its queue pairs carry as their context, so that their events come here.
-    pub(super) fn tag(&self) -> *mut c_void {
-        self.domain.inbox.tag()
+    /// A serial for a new queue pair, by which its events call it, and what it carries for that as its
+    /// context.
+    pub(super) fn next_tag(&self) -> (u32, *mut c_void) {
+        let serial = self.serial.get() + 1;
+        self.serial.set(serial);
+        (serial, self.domain.inbox.tag(serial))
     }
 
     pub(super) fn pd(&self) -> *mut Pd {
@@ -386,6 +392,7 @@ impl Device {
 
     /// Looks for asynchronous events; those of others go to them.
     pub(super) fn look_for_events(&self) {
+        self.domain.inbox.quiet();
         hand_out(self.functions, self.context.as_ptr());
     }
 

@@ -52,11 +52,6 @@ impl Ending {
         self.lingering.iter().filter(|lingering| lingering.link.is_on(device)).count()
     }
 
-    fn find(&mut self, device: &Rc<Device>, number: u32) -> Option<&mut Lingering> {
-        let is_it = |one: &&mut Lingering| one.link.is_on(device) && one.link.number() == number;
-        self.lingering.iter_mut().find(is_it)
-    }
-
     /// A send of one of them has completed, or failed.
     pub(super) fn sent(
         &mut self,
@@ -65,15 +60,17 @@ impl Ending {
         request: u64,
         failed: Option<CloseReason>,
     ) {
-        if let Some(Lingering { link, .. }) = self.find(device, number) {
+        let mut links = self.lingering.iter_mut().map(|lingering| &mut lingering.link);
+        if let Some(link) = links.find(|link| link.is_on(device) && link.number() == number) {
             link.sent(request);
             link.ended = link.ended.or(failed);
         }
     }
 
     /// The receives of one of them have come back, as far as its device says.
-    pub(super) fn drained(&mut self, device: &Rc<Device>, number: u32) {
-        if let Some(lingering) = self.find(device, number) {
+    pub(super) fn drained(&mut self, device: &Rc<Device>, serial: u32) {
+        let is_it = |one: &&mut Lingering| one.link.is_on(device) && one.link.serial() == serial;
+        if let Some(lingering) = self.lingering.iter_mut().find(is_it) {
             lingering.drained = true;
         }
     }
@@ -96,7 +93,9 @@ impl Ending {
                 *until = now + RDMA_DRAIN_NS;
                 return gone;
             }
-            *disconnected && (gone || (is_polled && (*drained || late)))
+            // A queue that is never empty must not hold them up for ever.
+            let overdue = now >= *until + RDMA_LINGER_NS;
+            *disconnected && (gone || overdue || (is_polled && (*drained || late)))
         };
         for Lingering { link, landing, .. } in self.lingering.extract_if(.., is_over) {
             self.leaving.push((link.end(), now + RDMA_LINGER_NS));

@@ -251,7 +251,7 @@ impl Peer {
         Self::wait(stage, &channel, Happening::RouteResolved);
         let device = Device::open(functions, &id, 64, 256).expect("a device");
         device.promise(RDMA_SLOTS).expect("receives");
-        id.create_queue_pair(&device, 64, 0).expect("a queue pair");
+        let _serial = id.create_queue_pair(&device, 64, 0).expect("a queue pair");
         let memory = stage.client.transport.options().pool.acquire(16).expect("pages");
         let (start, bytes) = (memory.as_ptr(), 16 * PAGE_SIZE);
         let registration = device.register(memory.region(), start, bytes, 0).expect("memory");

@@ -10,17 +10,18 @@ use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{DupFlags, Errno};
 
 use super::ffi::{AsyncEvent, Context, Cq, Qp, Srq};
 use super::library::Functions;
 
-/// What a device reports, where it matters here. Queue pairs are called by their numbers.
+/// What a device reports, where it matters here. Queue pairs are called by their serials: the number of
+/// one that is gone may be that of the next, while what was said of it still waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DeviceEvent {
     /// A queue pair has failed.
@@ -35,7 +36,7 @@ pub(super) enum DeviceEvent {
 }
 
 struct Inner {
-    number: usize,
+    number: u32,
     /// The device, by its context.
     context: usize,
     removed: AtomicBool,
@@ -79,7 +80,8 @@ fn let_go(context: *mut Context) {
         // SAFETY: it is open, and is not closed here.
         let mut open = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(descriptor) });
         let replaced = nothing.as_ref().map_err(|error| *error);
-        let replaced = replaced.and_then(|nothing| rustix::io::dup2(nothing, &mut open));
+        let replaced =
+            replaced.and_then(|nothing| rustix::io::dup3(nothing, &mut open, DupFlags::CLOEXEC));
         if let Err(error) = replaced {
             tracing::warn!(%error, "an RDMA device that was removed cannot be let go");
         }
@@ -88,7 +90,7 @@ fn let_go(context: *mut Context) {
 
 impl Inbox {
     pub(super) fn new(context: *mut Context) -> Result<Self, Errno> {
-        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        static NEXT: AtomicU32 = AtomicU32::new(1);
         let inner = Arc::new(Inner {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             context: context.expose_provenance(),
@@ -100,14 +102,17 @@ impl Inbox {
         Ok(Self(inner))
     }
 
-    /// The device goes away.
+    /// The device goes away, for all who use it.
     pub(super) fn set_removed(&self) {
-        self.0.removed.store(true, Ordering::Relaxed);
+        let inboxes = lock(&INBOXES);
+        for inbox in inboxes.iter().filter(|inbox| inbox.context == self.0.context) {
+            inbox.removed.store(true, Ordering::Relaxed);
+        }
     }
 
-    /// What queues and queue pairs carry as the context of their own.
-    pub(super) fn tag(&self) -> *mut c_void {
-        std::ptr::without_provenance_mut(self.0.number)
+    /// What a queue pair of this serial, or a queue (0), carries as the context of its own.
+    pub(super) fn tag(&self, serial: u32) -> *mut c_void {
+        std::ptr::without_provenance_mut((self.0.number as usize) << 32 | serial as usize)
     }
 
     /// Readable when another transport has put something in.
@@ -115,14 +120,16 @@ impl Inbox {
         self.0.waker.as_fd()
     }
 
-    /// Takes the next event, after [`hand_out`].
+    /// Makes the descriptor unreadable; what is put in from here on makes it readable again. So it
+    /// comes before [`Inbox::next`], which is to be called until there is nothing.
+    pub(super) fn quiet(&self) {
+        // Whether it was readable does not matter.
+        let _ = rustix::io::read(&self.0.waker, &mut [0; 8]);
+    }
+
+    /// Takes the next event.
     pub(super) fn next(&self) -> Option<DeviceEvent> {
-        let event = lock(&self.0.events).pop_front();
-        if event.is_none() {
-            // Whether it was readable does not matter: it is not any more.
-            let _ = rustix::io::read(&self.0.waker, &mut [0; 8]);
-        }
-        event
+        lock(&self.0.events).pop_front()
     }
 }
 
@@ -146,11 +153,16 @@ pub(super) fn hand_out(functions: &Functions, context: *mut Context) {
     }
 }
 
+/// Whose a tag is.
+fn owner(tag: usize) -> u32 {
+    (tag >> 32) as u32
+}
+
 /// The next event: whose it is, `None` being everybody's, and what it is if that matters.
 fn next(
     functions: &Functions,
     context: *mut Context,
-) -> Option<(Option<usize>, Option<DeviceEvent>)> {
+) -> Option<(Option<u32>, Option<DeviceEvent>)> {
     let mut event = AsyncEvent { element: std::ptr::null_mut(), event_type: 0 };
     // SAFETY: the context is open and its descriptor does not block.
     let got = unsafe { (functions.ibv_get_async_event)(context, &mut event) };
@@ -162,25 +174,26 @@ fn next(
             let qp: *mut Qp = event.element.cast();
             // SAFETY: a queue pair is not destroyed before its events are acknowledged; the field is
             // set once.
-            let owner = unsafe { (*qp).qp_context as usize };
-            // SAFETY: as above.
-            let number = unsafe { (*qp).qp_num };
+            let tag = unsafe { (*qp).qp_context as usize };
+            let serial = tag as u32;
             let event = match event.event_type {
-                QP_FATAL => DeviceEvent::QueuePairFatal(number),
-                LAST_RECEIVE => DeviceEvent::LastReceive(number),
-                _ => DeviceEvent::RemoteAccess(number),
+                QP_FATAL => DeviceEvent::QueuePairFatal(serial),
+                LAST_RECEIVE => DeviceEvent::LastReceive(serial),
+                _ => DeviceEvent::RemoteAccess(serial),
             };
-            (Some(owner), Some(event))
+            (Some(owner(tag)), Some(event))
         }
         CQ_ERROR => {
             let cq: *mut Cq = event.element.cast();
             // SAFETY: as above, for completion queues.
-            (Some(unsafe { (*cq).cq_context as usize }), Some(DeviceEvent::Fatal))
+            let tag = unsafe { (*cq).cq_context as usize };
+            (Some(owner(tag)), Some(DeviceEvent::Fatal))
         }
         SRQ_ERROR => {
             let srq: *mut Srq = event.element.cast();
             // SAFETY: as above, for shared receive queues.
-            (Some(unsafe { (*srq).srq_context as usize }), Some(DeviceEvent::Fatal))
+            let tag = unsafe { (*srq).srq_context as usize };
+            (Some(owner(tag)), Some(DeviceEvent::Fatal))
         }
         DEVICE_FATAL => (None, Some(DeviceEvent::Fatal)),
         PORT_ERROR => (None, Some(DeviceEvent::PortDown)),

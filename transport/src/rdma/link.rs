@@ -146,6 +146,10 @@ impl RdmaLink {
         self.qp.number()
     }
 
+    pub(super) fn serial(&self) -> u32 {
+        self.qp.serial()
+    }
+
     pub(super) fn is_on(&self, device: &Rc<Device>) -> bool {
         Rc::ptr_eq(&self.device, device)
     }

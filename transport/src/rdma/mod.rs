@@ -60,11 +60,18 @@ const COMPLETIONS_PER_CONNECTION: u32 = RDMA_SENDS_MAX + RDMA_SLOTS;
 /// Rounds of [`COMPLETIONS_MAX`] completions that one poll takes from a device.
 const ROUNDS_PER_TURN: usize = 4;
 
+/// A connection, by its queue pair.
+struct Known {
+    number: u32,
+    serial: u32,
+    slot: SlotId,
+}
+
 /// A device and the connections over it, sorted by the numbers of their queue pairs.
 struct Opened {
     device: Rc<Device>,
-    connections: Vec<(u32, SlotId)>,
-    /// Connections in whose error state all receives have come back.
+    connections: Vec<Known>,
+    /// Serials of those in whose error state all receives have come back.
     drained: Vec<u32>,
     /// It has failed or was removed: nothing is asked of it any more.
     gone: bool,
@@ -171,7 +178,7 @@ impl Verbs {
         }
         self.keepalive_at_ns = now_ns.saturating_add(self.keepalive_ns);
         let open = self.devices.iter().flatten().filter(|opened| !opened.gone);
-        self.due.extend(open.flat_map(|opened| &opened.connections).map(|(_, slot)| *slot));
+        self.due.extend(open.flat_map(|opened| &opened.connections).map(|known| known.slot));
     }
 
     /// The next of them.
@@ -192,8 +199,12 @@ impl Verbs {
 
     /// A device that is to be watched from now on, or no longer, which counts as done.
     pub(crate) fn next_to_watch(&mut self) -> Option<(usize, bool)> {
-        let is_due = |one: &Option<Opened>| one.as_ref().is_some_and(|one| one.watched == one.gone);
-        let device = self.devices.iter().position(is_due)?;
+        let find = |gone: bool| {
+            let is_due = |one: &Opened| one.gone == gone && one.watched == gone;
+            self.devices.iter().position(|one| one.as_ref().is_some_and(is_due))
+        };
+        // One that is gone may share a descriptor with one that has taken its place.
+        let device = find(true).or_else(|| find(false))?;
         let opened = self.devices[device].as_mut()?;
         opened.watched = !opened.gone;
         Some((device, opened.watched))
@@ -274,9 +285,9 @@ impl Verbs {
             return Err((id, Errno::NOBUFS));
         }
         let link = RdmaLink::new(id, device, &self.link_options)?;
-        let number = link.number();
-        let at = connections.partition_point(|(known, _)| *known < number);
-        connections.insert(at, (number, slot));
+        let (number, serial) = (link.number(), link.serial());
+        let at = connections.partition_point(|known| known.number < number);
+        connections.insert(at, Known { number, serial, slot });
         Ok(link)
     }
 
@@ -286,9 +297,9 @@ impl Verbs {
         let mut drained = false;
         for opened in self.devices.iter_mut().flatten() {
             if link.is_on(&opened.device) {
-                let number = link.number();
-                opened.connections.retain(|(known, _)| *known != number);
-                drained = opened.drained.extract_if(.., |known| *known == number).count() > 0;
+                let serial = link.serial();
+                opened.connections.retain(|known| known.serial != serial);
+                drained = opened.drained.extract_if(.., |known| *known == serial).count() > 0;
             }
         }
         self.ending.push(link, landing, drained, now);
@@ -383,8 +394,8 @@ impl Verbs {
 
     fn slot_of(&self, device: usize, number: u32) -> Option<SlotId> {
         let connections = &self.opened(device)?.connections;
-        let at = connections.binary_search_by_key(&number, |(known, _)| *known).ok()?;
-        Some(connections[at].1)
+        let at = connections.binary_search_by_key(&number, |known| known.number).ok()?;
+        Some(connections[at].slot)
     }
 
     /// Whose completion it is; those of links that linger are dealt with here.
@@ -434,7 +445,7 @@ impl Verbs {
 
     fn break_all(&mut self, device: usize, reason: CloseReason) {
         let Some(opened) = self.devices.get(device).and_then(Option::as_ref) else { return };
-        self.broken.extend(opened.connections.iter().map(|(_, slot)| (*slot, reason)));
+        self.broken.extend(opened.connections.iter().map(|known| (known.slot, reason)));
     }
 
     /// A device is gone: nothing is asked of it any more, and all its connections end.
@@ -466,13 +477,15 @@ impl Verbs {
         while let Some(opened) = self.devices.get_mut(device).and_then(Option::as_mut)
             && let Some(event) = opened.device.next_event()
         {
-            let (number, reason) = match event {
-                DeviceEvent::QueuePairFatal(number) => (number, CloseReason::QueuePairFatal),
-                DeviceEvent::RemoteAccess(number) => (number, Violation::RemoteAccess.into()),
-                DeviceEvent::LastReceive(number) => {
-                    opened.drained.push(number);
-                    self.ending.drained(&opened.device, number);
-                    self.forget_drained(device);
+            let (serial, reason) = match event {
+                DeviceEvent::QueuePairFatal(serial) => (serial, CloseReason::QueuePairFatal),
+                DeviceEvent::RemoteAccess(serial) => (serial, Violation::RemoteAccess.into()),
+                DeviceEvent::LastReceive(serial) => {
+                    self.ending.drained(&opened.device, serial);
+                    // Only of open connections it has to be known.
+                    if opened.connections.iter().any(|known| known.serial == serial) {
+                        opened.drained.push(serial);
+                    }
                     continue;
                 }
                 DeviceEvent::PortDown => {
@@ -485,16 +498,8 @@ impl Verbs {
                     continue;
                 }
             };
-            self.broken.extend(self.slot_of(device, number).map(|slot| (slot, reason)));
-        }
-    }
-
-    /// Only of open connections it has to be known.
-    fn forget_drained(&mut self, device: usize) {
-        if let Some(Opened { connections, drained, .. }) = self.devices[device].as_mut() {
-            drained.retain(|number| {
-                connections.binary_search_by_key(number, |(known, _)| *known).is_ok()
-            });
+            let its = opened.connections.iter().find(|known| known.serial == serial);
+            self.broken.extend(its.map(|known| (known.slot, reason)));
         }
     }
 

@@ -44,6 +44,7 @@ pub(super) struct Rung {
 /// See the module's documentation.
 pub(super) struct QueuePair {
     id: Id,
+    serial: u32,
     device: Rc<Device>,
     sends_max: u32,
     inline_bytes: u32,
@@ -73,18 +74,21 @@ impl QueuePair {
         inline_bytes: u32,
     ) -> Result<Self, (Id, Errno)> {
         let sends_max = sends_max.min(device.work_requests_max());
-        let inline_bytes = match id.create_queue_pair(device, sends_max, inline_bytes) {
-            Ok(granted) => granted.min(inline_bytes),
-            // A device may refuse inline data altogether.
-            Err(Errno::INVAL) => match id.create_queue_pair(device, sends_max, 0) {
-                Ok(_) => 0,
-                Err(error) => return Err((id, error)),
-            },
+        let made =
+            id.create_queue_pair(device, sends_max, inline_bytes).or_else(|error| match error {
+                // A device may refuse inline data altogether.
+                Errno::INVAL => id.create_queue_pair(device, sends_max, 0),
+                error => Err(error),
+            });
+        let (granted, serial) = match made {
+            Ok(made) => made,
             Err(error) => return Err((id, error)),
         };
+        let inline_bytes = granted.min(inline_bytes);
         let most = sends_max as usize;
         Ok(Self {
             id,
+            serial,
             device: Rc::clone(device),
             sends_max,
             inline_bytes,
@@ -99,6 +103,11 @@ impl QueuePair {
 
     pub(super) fn id(&self) -> &Id {
         &self.id
+    }
+
+    /// By what events call it; no other queue pair here ever has it.
+    pub(super) fn serial(&self) -> u32 {
+        self.serial
     }
 
     /// Its number, by which completions call it.

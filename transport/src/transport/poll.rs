@@ -187,7 +187,7 @@ impl Transport {
     }
 
     /// Delivers what concerns whole connections.
-    fn deliver_pending(&mut self, left: &mut usize, handler: &mut Handler<'_>) {
+    pub(super) fn deliver_pending(&mut self, left: &mut usize, handler: &mut Handler<'_>) {
         while *left > 0 {
             let Some(pending) = self.shared.events.pop_front() else { return };
             let event = match pending {

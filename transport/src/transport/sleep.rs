@@ -32,6 +32,7 @@ impl Transport {
         full_barrier();
         // What completed before the devices were asked wakes nobody.
         self.take_completions();
+        self.advance_ending();
         if self.has_work() || self.has_shared_work() {
             self.finish_sleep();
             return false;

@@ -263,7 +263,8 @@ impl Transport {
         self.advance_ending();
     }
 
-    fn advance_ending(&mut self) {
+    /// Goes on with connections that have ended.
+    pub(super) fn advance_ending(&mut self) {
         self.watch_devices();
         if let Some(verbs) = &mut self.verbs {
             verbs.advance_ending(&mut self.shared);
@@ -366,6 +367,8 @@ impl Transport {
             return;
         }
         self.take_completions();
+        // Connections that stand now are told of before their frames.
+        self.deliver_pending(left, handler);
         for _ in 0..self.rdma_ready.len() {
             if *left == 0 {
                 break;
@@ -377,11 +380,12 @@ impl Transport {
             let Link::Rdma(link) = &mut open.link else { continue };
             link.listed = false;
             let idle = self.take_frames(slot, left, record, handler);
+            let backlog = self.has_rdma_backlog();
             let Some(open) = self.connections.get_mut(slot).and_then(Connection::open_mut) else {
                 continue;
             };
             let Link::Rdma(link) = &mut open.link else { continue };
-            if !idle {
+            if !idle || (link.ended.is_some() && backlog) {
                 self.list_received(slot);
             } else if let Some(reason) = link.ended {
                 let cut = reason == CloseReason::PeerClosed && link.is_amid_record();
@@ -422,9 +426,14 @@ impl Transport {
         self.take_completions();
     }
 
+    /// Whether messages may have come in that nobody has looked at.
+    fn has_rdma_backlog(&self) -> bool {
+        self.verbs.as_ref().is_some_and(|verbs| verbs.has_more())
+    }
+
     /// Whether there is something of RDMA that no descriptor would tell of.
     pub(super) fn has_rdma_work(&self) -> bool {
-        !self.rdma_ready.is_empty() || self.verbs.as_ref().is_some_and(|verbs| verbs.has_more())
+        !self.rdma_ready.is_empty() || self.has_rdma_backlog()
     }
 
     #[cfg(test)]

@@ -1,14 +1,14 @@
 //! How connections begin and end.
 
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use culvert_transport::{
-    Address, Class, CloseReason, ConnectError, ListenError, OptionsError, SendError, Transport,
-    WindowMode,
+    Address, Class, CloseReason, ConnectError, Event, ListenError, OptionsError, SendError,
+    Transport, WindowMode,
 };
 
-use crate::harness::{Pair, Scheme, Side, is_pattern, options};
+use crate::harness::{Pair, Scheme, Seen, Side, is_pattern, now, options};
 
 crate::over_backends!(
     closes_once_and_for_all,
@@ -19,6 +19,7 @@ crate::over_backends!(
     fails_to_connect_to_nobody,
     refuses_a_second_listener,
     holds_many_connections,
+    tells_of_a_connection_before_its_frames,
     leaks_nothing,
 );
 
@@ -212,6 +213,30 @@ fn refuses_a_second_listener(scheme: Scheme) {
     }
 }
 
+/// A server that speaks at once, and a client that is slow to listen.
+fn tells_of_a_connection_before_its_frames(scheme: Scheme) {
+    let mut pair = Pair::new(scheme);
+    pair.client.transport.connect(&pair.address, WindowMode::Granted).expect("somebody listens");
+    let mut sent = None;
+    let is_late = |sent: Option<Instant>| sent.is_some_and(|at| at.elapsed().as_millis() > 100);
+    while !is_late(sent) {
+        if sent.is_none() {
+            pair.client.turn();
+        }
+        for _ in 0..20 {
+            pair.server.transport.poll(now(), 64, &mut |server, event| {
+                if let Event::Connected { connection, .. } = event {
+                    server.send(connection, Class::Data, b"at once", &[]).expect("room");
+                    sent = Some(Instant::now());
+                }
+            });
+            pair.server.transport.post(now());
+        }
+    }
+    pair.until(|pair| pair.client.frames() == 1);
+    assert!(matches!(pair.client.seen[0], Seen::Connected { .. }), "{:?}", pair.client.seen);
+}
+
 fn holds_many_connections(scheme: Scheme) {
     let mut pair = Pair::new(scheme);
     let mut clients = Vec::new();
@@ -252,9 +277,14 @@ fn leaks_nothing(scheme: Scheme) {
 }
 
 /// What processes have on RDMA devices, as the kernel counts it: queue pairs, regions and the rest.
-fn device_resources() -> String {
-    let counted = std::process::Command::new("rdma").args(["resource", "show"]).output();
-    counted.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+fn device_resources(scheme: Scheme) -> String {
+    if scheme != Scheme::Rdma {
+        return String::new();
+    }
+    let counted = Command::new("rdma").args(["resource", "show"]).output();
+    let counted = counted.expect("the tool rdma of iproute2").stdout;
+    assert!(!counted.is_empty(), "there is a device");
+    String::from_utf8(counted).expect("text")
 }
 
 /// Identifiers of connections that have ended stay for a while, for their peers to hear of it.
@@ -332,13 +362,13 @@ fn child_connects_and_disconnects() {
         if cycle == 10 {
             pair.assert_nothing_lost();
             wait_for_the_end_of_identifiers(&mut pair, scheme);
-            before = (descriptors(), mappings(), device_resources());
+            before = (descriptors(), mappings(), device_resources(scheme));
         }
     }
     pair.assert_nothing_lost();
     wait_for_the_end_of_identifiers(&mut pair, scheme);
     assert_eq!(descriptors(), before.0, "descriptors");
-    assert_eq!(device_resources(), before.2, "what the kernel has made on RDMA devices");
+    assert_eq!(device_resources(scheme), before.2, "what the kernel has made on RDMA devices");
     assert!(mappings() <= before.1 + 8, "{} mappings, {} before", mappings(), before.1);
 }
 
