@@ -514,8 +514,8 @@ impl World {
                     gone: false,
                     ..faults
                 });
-                // Its process has seen the device fail.
-                if self.is_up(node) {
+                // Its process has seen the device fail; or it is another one by now, and struck.
+                if self.may_die(node) {
                     self.crash(node, Crash::Kill);
                     self.later(down_ns, Relief::Start { node });
                 } else if self.hosts[node].process.is_some() {
