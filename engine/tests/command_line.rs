@@ -316,7 +316,7 @@ fn the_device_of_a_live_node_is_left_alone() {
             &["format", &device, "--force"],
             &["check", "--device", &device],
             &["cluster", "plan", &config, "--out", &plan],
-            &["bench", "--device", &device.replace("device", "devic{n}"), "--replicas", "1"],
+            &["bench", "--device", &device.replace("device", "devic{node}"), "--replicas", "1"],
         ] {
             if arguments[0] == "bench" {
                 // Its node 0 is given a name of the same device.
@@ -435,25 +435,9 @@ fn quickstart_brings_a_file_through_a_crash() {
 
 #[test]
 fn bench_prints_the_promised_json_for_both_transports() {
-    let (printed, _) = expect(
-        0,
-        &[
-            "bench",
-            "--seconds",
-            "0.2",
-            "--pattern",
-            "randwrite,randread",
-            "--block-size",
-            "4KiB",
-            "--depth",
-            "8",
-            "--device",
-            "emulated:128MiB",
-            "--volume-size",
-            "16MiB",
-            "--json",
-        ],
-    );
+    let patterns =
+        ["--seconds", "0.2", "--pattern", "randwrite,randread", "--depth", "8", "--json"];
+    let (printed, _) = expect(0, &[&BENCH[..], &patterns].concat());
     let cases: Value = serde_json::from_str(&printed).expect("JSON");
     let cases = cases.as_array().expect("an array");
     assert_eq!(cases.len(), 4);
@@ -474,36 +458,26 @@ fn bench_prints_the_promised_json_for_both_transports() {
     assert!(bytes.as_f64().is_some_and(|bytes| bytes > 1.0), "journal included: {bytes}");
 }
 
-/// One small case.
-const SMALL_BENCH: [&str; 14] = [
-    "bench",
-    "--seconds",
-    "0.1",
-    "--pattern",
-    "randwrite",
-    "--block-size",
-    "4KiB",
-    "--depth",
-    "4",
-    "--device",
-    "emulated:128MiB",
-    "--volume-size",
-    "16MiB",
-    "--json",
-];
+/// A small bench.
+const BENCH: [&str; 7] =
+    ["bench", "--block-size", "4KiB", "--device", "emulated:128MiB", "--volume-size", "16MiB"];
+
+/// One small case of it.
+const SMALL_CASE: [&str; 7] =
+    ["--seconds", "0.1", "--pattern", "randwrite", "--depth", "4", "--json"];
 
 #[test]
 fn bench_takes_the_addresses_it_is_told() {
     let addresses = ["--transport", "tcp", "--address", "127.0.0.2,127.0.0.3"];
-    let (printed, _) = expect(0, &[&SMALL_BENCH[..], &addresses].concat());
+    let (printed, _) = expect(0, &[&BENCH[..], &SMALL_CASE, &addresses].concat());
     let cases: Value = serde_json::from_str(&printed).expect("JSON");
     assert_eq!(cases[0]["addresses"], serde_json::json!(["127.0.0.2", "127.0.0.3"]));
     // An address of somebody else, and more addresses than anybody has use for.
     let foreign = ["--transport", "tcp", "--address", "192.0.2.1"];
-    let (_, said) = expect(3, &[&SMALL_BENCH[..], &foreign].concat());
+    let (_, said) = expect(3, &[&BENCH[..], &SMALL_CASE, &foreign].concat());
     assert!(said.contains("192.0.2.1: is it an address of this machine?"), "{said}");
     let many = ["--address", "127.0.0.1,127.0.0.2,127.0.0.3", "--replicas", "1"];
-    let (_, said) = expect(3, &[&SMALL_BENCH[..], &many].concat());
+    let (_, said) = expect(3, &[&BENCH[..], &SMALL_CASE, &many].concat());
     assert!(said.contains("1 servers and a client"), "{said}");
 }
 
@@ -525,10 +499,10 @@ fn bench_without_rdma_says_so_once() {
     if has_devices {
         return;
     }
-    let (_, said) = expect(3, &[&SMALL_BENCH[..], &["--transport", "rdma,tcp"]].concat());
+    let (_, said) = expect(3, &[&BENCH[..], &SMALL_CASE, &["--transport", "rdma,tcp"]].concat());
     assert!(said.contains("culvert doctor") && said.lines().count() == 1, "{said}");
     let told = ["--transport", "rdma", "--address", "127.0.0.1"];
-    let (_, said) = expect(3, &[&SMALL_BENCH[..], &told].concat());
+    let (_, said) = expect(3, &[&BENCH[..], &SMALL_CASE, &told].concat());
     assert!(said.contains("rdma:// cannot be used at 127.0.0.1"), "{said}");
     assert!(said.contains("culvert doctor") && said.lines().count() == 1, "{said}");
 }
@@ -570,30 +544,9 @@ fn bench_prints_the_figures_of_scenarios() {
 fn bench_in_one_thread_says_so_and_writes_a_report() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let report = path_in(folder.path(), "report.html");
-    let (printed, _) = expect(
-        0,
-        &[
-            "bench",
-            "--nodes",
-            "one-thread",
-            "--seconds",
-            "0.1",
-            "--pattern",
-            "randwrite",
-            "--block-size",
-            "4KiB",
-            "--depth",
-            "16",
-            "--transport",
-            "shm",
-            "--device",
-            "emulated:128MiB",
-            "--volume-size",
-            "16MiB",
-            "--report",
-            &report,
-        ],
-    );
+    let case = ["--nodes", "one-thread", "--seconds", "0.1", "--pattern", "randwrite"];
+    let rest = ["--depth", "16", "--transport", "shm", "--report", &report];
+    let (printed, _) = expect(0, &[&BENCH[..], &case, &rest].concat());
     assert!(printed.contains("one-thread"), "{printed}");
     let report = std::fs::read_to_string(&report).expect("a report");
     assert!(report.contains("<svg") && report.contains("not a deployment"));

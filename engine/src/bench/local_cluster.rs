@@ -43,14 +43,14 @@ const EMULATED_TICK_MS: u32 = 200;
 const STATUS_LINES: usize = 24;
 
 /// What stands for the number of a node in the URI of its device.
-const NUMBER: &str = "{n}";
+const NUMBER: &str = "{node}";
 
 /// What a local cluster is made of.
 #[derive(Clone, Debug)]
 pub struct LocalOptions {
     /// Nodes, each with one device; as many as replicas.
     pub nodes: u32,
-    /// URI of the devices; `{n}` stands for the number of the node. An emulated device without a
+    /// URI of the devices; `{node}` stands for the number of the node. An emulated device without a
     /// file gets one in the scratch folder.
     pub device: String,
     /// Copysets.

@@ -39,7 +39,7 @@ Examples:
   culvert bench --depth 1,8,32,128 --report report.html
   culvert bench --transport rdma,tcp
   culvert bench --transport rdma,tcp --address 192.0.2.1,192.0.2.2 --rounds 3
-  culvert bench --device 'uring:/data/disk-{n}?size=4GiB' --volume-size 1GiB --json
+  culvert bench --device 'uring:/data/disk-{node}?size=4GiB' --volume-size 1GiB --json
   culvert bench --scenario restart,failover --device emulated:1GiB --rounds 5
   culvert bench --cluster cluster.toml --volume scratch --transport rdma,tcp  # overwrites the volume
 
@@ -72,7 +72,7 @@ pub struct BenchArgs {
     /// Replicas of each copyset, and as many nodes
     #[arg(long, default_value_t = 3)]
     replicas: u32,
-    /// Devices of the nodes; {n} stands for the number of the node [default: emulated:2GiB, less
+    /// Devices of the nodes; {node} stands for the number of the node [default: emulated:2GiB, less
     /// where memory is short]
     #[arg(long, value_name = "URI")]
     device: Option<String>,

@@ -2,8 +2,8 @@
 //!
 //! First what was posted is still sent. Then the peer is told that it is over, which puts the queue
 //! pair into its error state, and the device gives back what it holds of the receives that all
-//! connections share: one that went with its queue pair would be missing for ever. Then the queue pair
-//! goes, then the right to write the window, and only then the window's pages. The identifier stays a
+//! connections share: one that went with its queue pair would be missing for ever. Then the right to
+//! write the window goes, then the queue pair, and only then the window's pages. The identifier stays a
 //! while longer: with it goes what the kernel has not sent.
 
 use std::rc::Rc;

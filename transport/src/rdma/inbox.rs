@@ -144,9 +144,9 @@ impl Inner {
 /// Reads what an open device has to say, and puts it where it belongs.
 pub(super) fn hand_out(functions: &Functions, context: *mut Context) {
     while let Some((owner, event)) = next(functions, context) {
+        let Some(event) = event else { continue };
         let inboxes = lock(&INBOXES);
         let of_device = inboxes.iter().filter(|inbox| inbox.context == context as usize);
-        let Some(event) = event else { continue };
         for inbox in of_device.filter(|inbox| owner.is_none_or(|owner| owner == inbox.number)) {
             inbox.put(event);
         }
