@@ -174,8 +174,8 @@ impl Chunkserver {
             return Err(Refused(ReplyStatus::Busy, 0));
         }
         let blocks = if operation == Operation::Write { request.range.blocks } else { 0 };
-        let free = shard.store().free_blocks();
-        if blocks > 0 && free < u64::from(blocks + self.options.reserve_blocks) {
+        let spare = shard.store().spare_blocks();
+        if blocks > 0 && spare < u64::from(blocks + self.options.reserve_blocks) {
             return Err(Refused(ReplyStatus::Busy, 0));
         }
         if operation == Operation::ExpireSession {

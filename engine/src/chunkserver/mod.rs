@@ -63,7 +63,8 @@ pub struct ChunkserverOptions {
     pub log_entries_retained: u64,
     /// A session that was silent for so long expires.
     pub session_idle_ns: u64,
-    /// Blocks of data space that only entries already proposed may use.
+    /// Blocks of the data space that are left to entries already proposed, beside those that are
+    /// left to catch-ups.
     pub reserve_blocks: u32,
     /// Bytes of blocks sent in a second to replicas that lack more than the log holds.
     pub catch_up_bytes_per_second: u64,
@@ -166,12 +167,12 @@ impl RunningShard {
         let bytes = self.staged.bytes + record_bytes + ENTRY_OVERHEAD_BYTES;
         let commands = self.staged.commands + blocks + 1;
         // What was overwritten is free only behind a durable mark: a slow device may owe it.
-        let blocks = self.staged.blocks + blocks;
-        let spacious = u64::from(blocks) <= self.shard.store().free_blocks();
+        let total = self.staged.blocks + blocks;
+        let spacious = blocks == 0 || u64::from(total) <= self.shard.store().spare_blocks();
         if !spacious || bytes > self.shard.room() || commands > self.shard.commands_free() {
             return false;
         }
-        self.staged = Staged { bytes, commands, blocks };
+        self.staged = Staged { bytes, commands, blocks: total };
         true
     }
 }

@@ -41,8 +41,9 @@ pub struct StoreConfig {
     pub mark_delay_ms: u32,
     /// Whether the device is told of what discards and deletes have freed.
     pub deallocates: bool,
-    /// Blocks of a shard's data space that no quota may promise: room for what is overwritten and
-    /// not yet released, and for a chunk that a catch-up brings. At least those of two chunks.
+    /// Blocks of a shard's data space that no quota may promise: room for a chunk that a catch-up
+    /// brings, and for what is being written while what it replaces is not free yet. At least those
+    /// of two chunks. More of them let more writes be under way where quotas are used up.
     pub reserve_blocks: u32,
     /// A checkpoint starts when the bytes written since the last exceed this many times its size.
     pub checkpoint_factor: u64,

@@ -12,16 +12,13 @@ use crate::chunkserver::{
 use crate::cluster::Cluster;
 use crate::config::{ByteSize, DeviceConfig, NodeConfig};
 use crate::device::{self, DeviceHeader, RING_BYTES_MIN, ShardLayout};
-use crate::ids::BLOCK_SIZE;
+use crate::ids::{BLOCK_SIZE, OPERATION_BLOCKS_MAX};
 use crate::journal::{BLOCK_HEADER_BYTES, ReplicaIdentity};
 use crate::reactor::Device;
 use crate::shard::{OpenError, Opened, Opening, OpeningMode, Recovered, ShardConfig};
 
 /// Completions taken at a time while a shard opens.
 const OPEN_BUDGET: usize = 64;
-
-/// Chunks that the reserve of a shard holds at least.
-const RESERVE_CHUNKS_MIN: u64 = 2;
 
 /// Batches of full size that a journal ring holds at least.
 const RING_BATCHES_MIN: u64 = 16;
@@ -178,15 +175,15 @@ pub(super) fn check_batch_bytes(config: &NodeConfig, cluster: &Cluster) -> Resul
     Ok(())
 }
 
-/// A chunk that a catch-up brings lies beside the one that it replaces, and fits into the half of
-/// the reserve that entries not applied yet do not have.
+/// A chunk that a catch-up brings lies beside the one that it replaces. Of the rest of the reserve
+/// a leader may fill half with its own entries, and the longest must fit.
 ///
 /// # Errors
 ///
-/// [`NodeError::Reserve`]: it is smaller than two chunks of so many blocks.
+/// [`NodeError::Reserve`]: it is smaller than two chunks of so many blocks, or too small for that.
 pub fn check_reserve(config: &NodeConfig, chunk_blocks: u32) -> Result<(), NodeError> {
     let reserve_blocks = config.store.reserve_blocks;
-    let least = u64::from(chunk_blocks) * RESERVE_CHUNKS_MIN;
+    let least = u64::from(chunk_blocks) + u64::from(chunk_blocks.max(2 * OPERATION_BLOCKS_MAX));
     if u64::from(reserve_blocks) < least {
         let chunk_bytes = ByteSize(u64::from(chunk_blocks) * BLOCK_SIZE as u64);
         return Err(NodeError::Reserve { reserve_blocks, least, chunk_bytes });

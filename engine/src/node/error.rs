@@ -119,8 +119,8 @@ pub enum NodeError {
     },
     /// The reserve is too small for the cluster's chunks.
     #[error(
-        "store.reserve_blocks is {reserve_blocks}, but the reserve must hold two chunks of \
-         {chunk_bytes}: a catch-up needs room for one beside what is overwritten; raise \
+        "store.reserve_blocks is {reserve_blocks}, but the reserve must hold a chunk of \
+         {chunk_bytes} that a catch-up brings, and as much again for what is being written; raise \
          store.reserve_blocks to at least {least}"
     )]
     Reserve {

@@ -286,9 +286,9 @@ fn chunkserver_options(config: &NodeConfig, cluster: &Cluster) -> ChunkserverOpt
         requests_max: config.transport.requests_max,
         log_entries_retained: u64::from(config.store.retained_entries),
         session_idle_ns: u64::from(config.raft.session_idle_s) * 1000 * NS_PER_MS,
-        // The other half is room for what is overwritten and not free yet: quotas may be used up
-        // to the last block, and overwriting goes on.
-        reserve_blocks: config.store.reserve_blocks / 2,
+        // A chunk's room is for catch-ups. Of the rest the other half is for what is overwritten
+        // and not free yet: quotas may be used up to the last block, and overwriting goes on.
+        reserve_blocks: config.store.reserve_blocks.saturating_sub(cluster.chunk_blocks()) / 2,
         catch_up_bytes_per_second: config.store.catch_up_bytes_per_second.0,
         scrub: ScrubOptions {
             bytes_per_second: config.store.scrub_bytes_per_second.0,

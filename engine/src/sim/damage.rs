@@ -47,8 +47,9 @@ impl Damage {
 
 /// Damages a disk that nobody uses; a wipe is the world's. Returns what was hit, in words.
 pub fn inflict(damage: Damage, disk: &Disk, pool: &Pool, random: &mut Random) -> String {
-    // Looking takes its time, which must not pass on the disk itself.
-    let copy = disk.copy(random.fork("copy"));
+    // Looking takes its time, which must not pass on the disk itself. And a mark that a loss of
+    // power may take back, while the node recovers, is none.
+    let copy = disk.durable_copy(random.fork("copy"));
     let header = header_of(&copy, pool);
     let layout = header.layout.shards[0];
     let block = match damage {

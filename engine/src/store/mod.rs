@@ -94,6 +94,8 @@ pub struct Store {
     releases: Releases,
     /// None while the shard recovers.
     space: Option<Allocator>,
+    /// Blocks taken for chunks of a peer that are not installed yet.
+    arriving_blocks: u32,
     loading: Option<Loading>,
 }
 
@@ -120,6 +122,7 @@ impl Store {
             map: ChunkMap::new(geometry.chunk_blocks),
             releases: Releases::new(geometry.deallocate, true),
             space: None,
+            arriving_blocks: 0,
             loading: None,
         }
     }
@@ -228,6 +231,36 @@ impl Store {
                 return None;
             }
         }
+    }
+
+    /// Free blocks that payload of entries may take. The room of one chunk is left: a catch-up
+    /// needs it, and entries that nothing but a catch-up brings further must not have it.
+    #[must_use]
+    pub fn spare_blocks(&self) -> u64 {
+        let left = self.geometry.chunk_blocks.saturating_sub(self.arriving_blocks);
+        self.free_blocks().saturating_sub(left.into())
+    }
+
+    /// Blocks allocated for chunks of a peer that are neither installed nor given up yet.
+    #[must_use]
+    pub fn arriving_blocks(&self) -> u32 {
+        self.arriving_blocks
+    }
+
+    /// So many of the blocks that were allocated are for a chunk of a peer, until it is installed
+    /// or given up ([`Store::arrived`]).
+    pub fn arrive(&mut self, blocks: u32) {
+        self.arriving_blocks += blocks;
+    }
+
+    /// So many blocks of a chunk that was on its way are the map's now, or released.
+    ///
+    /// # Panics
+    ///
+    /// If so many are not on their way.
+    pub fn arrived(&mut self, blocks: u32) {
+        let rest = self.arriving_blocks.checked_sub(blocks);
+        self.arriving_blocks = rest.expect("only what arrives has arrived");
     }
 
     /// Releases an extent that a record held: truncated, refused, or never recorded. One that

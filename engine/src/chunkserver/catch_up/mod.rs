@@ -78,8 +78,8 @@ const FRAMES_PER_TURN: usize = 8;
 /// A task without an answer for so long, while one is due, is given up.
 const SILENCE_NS: u64 = 30_000_000_000;
 
-/// A chunk on its way that finds no space for so long gives back what it has: until then it holds
-/// the shard's last blocks, and the shard takes no write's payload.
+/// A chunk on its way that finds no space for so long gives back what it has, and begins again:
+/// with another list and order there may be room.
 const CRAMPED_NS: u64 = 2_000_000_000;
 
 /// A raft snapshot that was offered and has not arrived after so long is lost.

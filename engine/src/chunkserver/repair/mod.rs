@@ -424,17 +424,14 @@ impl Chunkserver {
     /// Writes the bytes to a place of their own.
     fn store_repair(&mut self, slot: usize, spot: Spot) -> Went {
         let mapped = self.mapped(spot);
-        // The reserve is for what is overwritten and not free yet; half of it is left.
-        let least = u64::from(self.options.reserve_blocks / 2);
         let shard = &mut self.shards[self.copysets[spot.position as usize].shard].shard;
         let work = self.repairs.table.get_mut(slot).expect("a block under repair");
         let Step::Here { state, pages } = &work.step else { unreachable!("it was looked at") };
         if mapped != Some(*state) {
             return Went::Over;
         }
-        let room = shard.store().free_blocks() > least
-            && shard.commands_free() > COMMANDS_HEADROOM
-            && shard.space() == Space::Normal;
+        // Down to the last block: few are on their way at a time, and each frees another.
+        let room = shard.commands_free() > COMMANDS_HEADROOM && shard.space() == Space::Normal;
         let Some(extents) = room.then(|| shard.store_mut().allocate(1)).flatten() else {
             return Went::NoRoom;
         };

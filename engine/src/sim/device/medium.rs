@@ -165,6 +165,11 @@ impl Medium {
         (lost, kept)
     }
 
+    /// The durable bytes alone, as far as they can be read.
+    pub(super) fn durable_copy(&self) -> Medium {
+        Medium { blocks: self.blocks.clone(), bad: self.bad.clone(), ..Medium::default() }
+    }
+
     /// Makes the durable bytes of a block unreadable until they are replaced.
     pub(super) fn spoil(&mut self, block: u64) {
         let first = block * SECTORS_PER_BLOCK;

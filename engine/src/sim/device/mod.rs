@@ -70,11 +70,12 @@ impl Disk {
         Disk(Rc::new(RefCell::new(Controller::new(options, random))))
     }
 
-    /// A healthy disk with the same content, for somebody who wants to look at it at leisure.
-    pub fn copy(&self, random: Random) -> Disk {
+    /// A healthy disk with what no loss of power can take from this one, for somebody who wants to
+    /// look at it at leisure.
+    pub fn durable_copy(&self, random: Random) -> Disk {
         let original = self.0.borrow();
         let mut copy = Controller::new(original.options.clone(), random);
-        copy.medium = original.medium.clone();
+        copy.medium = original.medium.durable_copy();
         Disk(Rc::new(RefCell::new(copy)))
     }
 

@@ -111,3 +111,24 @@ fn a_stale_image_of_a_deleted_chunk_does_not_bring_it_back() {
     let listed = ChunkInstall { key: key(2), ..install((20, 25, 0), &blocks) };
     assert_eq!(store.install(&listed), Ok(Change::Made));
 }
+
+#[test]
+fn entries_leave_the_room_of_a_chunk() {
+    let mut store = Store::new(geometry(40, 16));
+    assert_eq!(store.spare_blocks(), 24);
+    let entries = [store.allocate(20), store.allocate(4)].map(|extents| extents.expect("room"));
+    assert_eq!((store.free_blocks(), store.spare_blocks()), (16, 0));
+    // What arrives uses that room up, and no more of it is left to it.
+    let arriving = store.allocate(10).expect("room");
+    store.arrive(10);
+    assert_eq!((store.free_blocks(), store.spare_blocks()), (6, 0));
+    for extent in entries.iter().flatten() {
+        store.release(*extent);
+    }
+    settle(&mut store, &mut 0);
+    assert_eq!((store.free_blocks(), store.spare_blocks()), (30, 24));
+    arriving.iter().for_each(|extent| store.release(*extent));
+    store.arrived(10);
+    settle(&mut store, &mut 1);
+    assert_eq!((store.free_blocks(), store.spare_blocks()), (40, 24));
+}

@@ -216,6 +216,7 @@ impl Round {
         // Behind the append: what it releases counts with the record's batch.
         desk.shard.store_mut().install(&install).expect("judged before");
         desk.raise_ahead(staging.as_of());
+        staging.installed(desk.shard);
         Ok(true)
     }
 

@@ -43,8 +43,8 @@ impl Staging {
         self.check(items, runs, shard)?;
         let blocks: u32 = runs.iter().map(Pages::pages).sum();
         let commands = shard.commands_free();
-        // Down to the last block: this turn's entries have theirs, later ones find no room until
-        // the chunk is installed, and what it replaces is free again soon.
+        // Down to the last block: a chunk's room is there for no one else, and what the chunk
+        // replaces is free again soon.
         if u64::from(blocks) > shard.store().free_blocks() {
             desk.short_of_space = true;
             return Ok(false);
@@ -56,6 +56,7 @@ impl Staging {
         for (extents, pages) in &parts {
             shard.write_payload(extents, pages);
         }
+        shard.store_mut().arrive(blocks);
         let extents = parts.iter().flat_map(|(extents, _)| extents);
         let mut places = extents.flat_map(|extent| extent.start..extent.end());
         self.blocks.extend(items.iter().map(|item| {
@@ -113,6 +114,11 @@ impl Staging {
         }
     }
 
+    fn stored_blocks(&self) -> u32 {
+        let stored = self.blocks.iter().filter(|block| matches!(block.state.place, Place::At(_)));
+        stored.count() as u32
+    }
+
     /// The sender's applied index when it froze the chunk.
     pub fn as_of(&self) -> LogIndex {
         self.head.as_of
@@ -133,8 +139,14 @@ impl Staging {
         ChunkInstalled::encode(&self.head, blocks, out);
     }
 
+    /// It is installed: its extents are the map's.
+    pub fn installed(self, shard: &mut Shard) {
+        shard.store_mut().arrived(self.stored_blocks());
+    }
+
     /// Gives its extents back: it is not installed.
     pub fn release(self, shard: &mut Shard) {
+        shard.store_mut().arrived(self.stored_blocks());
         for block in &self.blocks {
             if let Place::At(start) = block.state.place {
                 shard.store_mut().release(Extent { start, blocks: 1 });

@@ -5,7 +5,7 @@ use culvert_memory::Buffer;
 use super::super::WINDOW_FRAMES;
 use super::round::Desk;
 use super::{Inbound, Receiver};
-use crate::chunkserver::{Chunkserver, Offence};
+use crate::chunkserver::{Chunkserver, Offence, RunningShard};
 use crate::network::{ConnectionId, Network, Payloads};
 use crate::wire::{CatchUpHead, CatchUpKind, FrameError};
 
@@ -66,6 +66,7 @@ impl Chunkserver {
 
     pub(in crate::chunkserver::catch_up) fn run_receivers<N: Network>(&mut self, network: &mut N) {
         let mut receiving = std::mem::take(&mut self.receiving);
+        let was_empty = receiving.is_empty();
         receiving.retain(|position| {
             let position = *position as usize;
             let copyset = &mut self.copysets[position];
@@ -80,6 +81,10 @@ impl Chunkserver {
             let copyset = &self.copysets[position];
             copyset.receiver.is_some() || copyset.arrival.is_some()
         });
+        if !was_empty && receiving.is_empty() {
+            let arriving = |running: &RunningShard| running.shard.store().arriving_blocks();
+            assert!(self.shards.iter().all(|running| arriving(running) == 0), "nobody receives");
+        }
         self.receiving = receiving;
     }
 
