@@ -40,11 +40,11 @@ impl Transport {
                 self.openings.retain(|other| *other != slot);
                 self.shared.counters.handshakes_failed += 1;
                 let (address, initiated) = (&opening.address, opening.initiated);
-                match reason {
-                    CloseReason::Caller(_) | CloseReason::Io(_) => {
-                        tracing::debug!(%address, initiated, %reason, "handshake ended");
-                    }
-                    _ => tracing::warn!(%address, initiated, %reason, "handshake failed"),
+                let expected = matches!(reason, CloseReason::Caller(_) | CloseReason::Io(_));
+                if expected || initiated && !self.failing.failed(address) {
+                    tracing::debug!(%address, initiated, %reason, "handshake ended");
+                } else {
+                    tracing::warn!(%address, initiated, %reason, "handshake failed");
                 }
                 let backend = opening.backend();
                 let (landing, joining) = opening.into_verbs();

@@ -5,6 +5,7 @@
 //! nothing yields; to sleep, see [`prepare_sleep`](Transport::prepare_sleep).
 
 mod closing;
+mod failing;
 mod listener;
 mod poll;
 mod readiness;
@@ -27,6 +28,7 @@ use crate::handshake::proof::Role;
 use crate::rdma::Verbs;
 use crate::shm::socket as unix;
 use crate::tcp::socket as stream;
+use crate::transport::failing::FailingAddresses;
 use crate::transport::listener::Listener;
 use crate::transport::readiness::Readiness;
 use crate::transport::shared::{Backend, Shared};
@@ -85,6 +87,8 @@ pub struct Transport {
     readiness: Readiness,
     /// Handshakes under way.
     openings: VecDeque<SlotId>,
+    /// Addresses at which they fail.
+    failing: FailingAddresses,
     /// Open connections over shared memory, which are looked at in every poll.
     shm: Vec<SlotId>,
     /// With which of them the next poll begins.
@@ -118,6 +122,7 @@ impl Transport {
             connections: SlotTable::new(connections_max),
             listeners: Vec::new(),
             openings: VecDeque::new(),
+            failing: FailingAddresses::default(),
             shm: Vec::with_capacity(connections_max as usize),
             shm_next: 0,
             tcp_open: 0,

@@ -159,6 +159,9 @@ impl Transport {
         self.shared.counters.connections_opened += 1;
         tracing::debug!(peer = %open.peer, address = %open.address, "connection established");
         let (connection, peer, initiated) = (id(slot), open.peer, open.initiated);
+        if initiated {
+            self.failing.reached(&open.address);
+        }
         let scheme = open.address.scheme();
         self.adopt(slot, Connection::Open(Box::new(open)));
         self.shared.events.push_back(Pending::Connected { connection, peer, initiated, scheme });
