@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::copyset::CopysetState;
-use crate::ids::{CopysetId, LogIndex, ReplicaId, Term};
+use crate::ids::{BatchNumber, CopysetId, LogIndex, ReplicaId, Term};
 use crate::journal::ScrubNote;
 use crate::network::ConnectionId;
 use crate::raft_group::Group;
@@ -68,6 +68,8 @@ pub struct Copyset {
     pub(super) floor: Option<LogIndex>,
     /// Where the scrub stands with it.
     pub(super) scrubbed: Option<ScrubNote>,
+    /// The last batch for which it is among those that wait for their shard.
+    pub(super) waits_in: BatchNumber,
     pub(super) dirty: bool,
     /// Whether it is among those whose feeds have work.
     pub(super) feeding: bool,

@@ -537,8 +537,9 @@ impl Chunkserver {
             copyset.refuse_round_reads(&mut self.replies, &mut self.reads.lanes);
         }
         if let Some(batch) = copyset.group.waits_for()
-            && running.waiting.back() != Some(&(batch, position))
+            && batch > copyset.waits_in
         {
+            copyset.waits_in = batch;
             running.waiting.push_back((batch, position));
         }
         let wanted = copyset.group.log_mut().take_snapshot_wanted();

@@ -29,7 +29,7 @@ use super::{
 use crate::by_copyset::ByCopyset;
 use crate::copyset::{self, CopysetState};
 use crate::counters::{Counters, DriverCounters};
-use crate::ids::{CopysetId, LogIndex, Term};
+use crate::ids::{BatchNumber, CopysetId, LogIndex, Term};
 use crate::journal::{Item, ReplicaIdentity, ScrubNote};
 use crate::raft_group::{Group, Log, MembershipError, Outbox, parse_conf_state};
 use crate::shard::{Recovered, RecoveredGroup, Shard};
@@ -320,6 +320,7 @@ impl Chunkserver {
             receiver: None,
             arrival: None,
             ahead,
+            waits_in: BatchNumber(0),
             floor: None,
             scrubbed,
             dirty: false,

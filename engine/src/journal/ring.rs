@@ -77,8 +77,9 @@ impl Ring {
         self.blocks / 8
     }
 
-    /// Blocks kept for the verdicts of openings that crash before they reach a checkpoint: 1/64
-    /// of the ring, and enough for 16 openings in a row.
+    /// Blocks kept for the verdicts of openings that crash before they reach a checkpoint, and for
+    /// the batch that such a checkpoint needs to end: 1/64 of the ring, and enough for ten openings
+    /// in a row.
     #[must_use]
     pub fn verdict_reserve(&self) -> u64 {
         (self.blocks / 64).max(VERDICT_BLOCKS_MIN)
@@ -93,10 +94,16 @@ impl Ring {
         self.blocks / 8
     }
 
+    /// Blocks that are not in use.
+    #[must_use]
+    pub fn unused(&self) -> u64 {
+        self.blocks - self.used()
+    }
+
     /// Blocks that may be written, verdicts aside.
     #[must_use]
     pub fn free(&self) -> u64 {
-        (self.blocks - self.used()).saturating_sub(self.verdict_reserve())
+        self.unused().saturating_sub(self.verdict_reserve())
     }
 
     /// How full the ring is, for a writer that has to find room for `needed` blocks whatever

@@ -159,11 +159,12 @@ impl Appender {
     }
 
     /// The oldest batch that waits, if it may be submitted: none is in flight and the ring has
-    /// room for it.
-    pub(super) fn next(&self) -> Option<BatchNumber> {
+    /// room for it. A checkpoint needs those up to `urgent` to end: they may use all of the ring.
+    pub(super) fn next(&self, urgent: BatchNumber) -> Option<BatchNumber> {
         let (batch, filled) = self.waiting.front()?;
         let blocks = filled.writer.blocks().max(1) as u64;
-        (self.writing.is_none() && blocks <= self.ring.free()).then_some(*batch)
+        let room = if *batch <= urgent { self.ring.unused() } else { self.ring.free() };
+        (self.writing.is_none() && blocks <= room).then_some(*batch)
     }
 
     /// Seals the oldest batch that waits and passes its commands on.

@@ -12,7 +12,7 @@ use super::config::CHUNK_PIECE_BYTES;
 use super::{Event, Purpose, Shard};
 use crate::checkpoint::{CopysetHead, CopysetImage, SectionKind, StreamWriter};
 use crate::device::{STRUCTURE_BYTES, Superblock};
-use crate::ids::{BLOCK_SIZE, ChunkId, CopysetId};
+use crate::ids::{BLOCK_SIZE, BatchNumber, ChunkId, CopysetId};
 use crate::journal::Space;
 use crate::store::{FreezeError, PIECE_BYTES_MIN, Store};
 
@@ -280,6 +280,18 @@ impl Shard {
             self.counters.flushes += 1;
         } else {
             self.write_superblock();
+        }
+    }
+
+    /// The last batch that must be durable for the checkpoint to end; until it is known which that
+    /// will be, any. It may use what the ring keeps for openings: the old superblock names a ring
+    /// that is full to that, where openings crashed again and again, or where it counts because a
+    /// newer one was lost.
+    pub(super) fn urgent_batch(&self) -> BatchNumber {
+        match self.checkpointing.phase {
+            Phase::Noting(_) => BatchNumber(u64::MAX),
+            Phase::Barrier(batch) => batch,
+            _ => BatchNumber(0),
         }
     }
 

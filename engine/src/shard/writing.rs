@@ -291,7 +291,7 @@ impl Shard {
     }
 
     fn submit_journal(&mut self) {
-        let Some(batch) = self.appender.next() else { return };
+        let Some(batch) = self.appender.next(self.urgent_batch()) else { return };
         let mark = self.batches.durable_end();
         let forced = self.batches.may_force(batch);
         let commands = &mut self.commands;

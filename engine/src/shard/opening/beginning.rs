@@ -4,8 +4,8 @@ use culvert_memory::Pages;
 use culvert_nvme::{Lba, Operation};
 
 use super::{OpenError, Opened, Opening, Purpose, Stage};
-use crate::ids::{BLOCK_SIZE, LogIndex};
-use crate::journal::{BatchWriter, Item, Ring, Scanned, Stamp, Verdict};
+use crate::ids::{BLOCK_SIZE, CopysetId, LogIndex};
+use crate::journal::{BLOCK_HEADER_BYTES, BatchWriter, Item, Ring, Scanned, Stamp, Verdict};
 use crate::shard::groups::{Group, Groups};
 use crate::shard::recovered::{Recovered, RecoveredGroup};
 use crate::shard::{Parts, Shard};
@@ -46,7 +46,10 @@ impl Opening {
             let verdict = Verdict::parse(list).expect("just encoded");
             writer.add(buffer.as_mut_slice(), &Item::Verdict(verdict));
         }
-        if ring.used() + writer.blocks().max(1) as u64 > ring.blocks() {
+        // Behind the last batch of an opening a checkpoint must be able to end.
+        let notes = self.groups.len() * Item::AppliedNote(CopysetId(0), LogIndex(0)).length();
+        let notes = notes.div_ceil(block_size - BLOCK_HEADER_BYTES) as u64 + 1;
+        if writer.blocks().max(1) as u64 + notes > ring.unused() {
             return Err(OpenError::RingFull);
         }
         let incarnation = self.report.incarnation;

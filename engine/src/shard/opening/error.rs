@@ -50,8 +50,11 @@ pub enum OpenError {
         /// A position found.
         position: u64,
     },
-    /// Device: the ring has no room for a verdict. Too many openings crashed in a row.
-    #[error("the journal has no room for another opening")]
+    /// Device: the ring has no room for a verdict, and for a checkpoint behind it. Too many openings
+    /// crashed in a row, or the newest superblock is lost.
+    #[error(
+        "the journal has no room for another opening: too many crashed in a row, or a superblock is lost"
+    )]
     RingFull,
     /// Caller: the pool has too few pages.
     #[error("too few pages in the pool to open a shard")]

@@ -228,6 +228,38 @@ fn a_full_ring_is_busy_and_a_checkpoint_frees_it() {
     assert!(composer.append(&rig, CopysetId(1), &mut random));
 }
 
+/// Openings that crash use up what is kept for them; a checkpoint can still end.
+#[test]
+fn a_ring_that_openings_have_filled_is_emptied() {
+    let mut rig = Rig::new(&RigOptions { volatile: false, ..RigOptions::default() });
+    rig.config.checkpoint_bytes_min = u64::MAX;
+    let recovered = rig.open();
+    let mut composer = Composer::create(recovered, 1);
+    let mut random = Random::new(9);
+    rig.settle(&mut composer.shard);
+    while composer.shard.space() != Space::Full {
+        composer.vote(CopysetId(1), &mut random);
+        rig.settle(&mut composer.shard);
+    }
+    let unused = |composer: &Composer| {
+        let (used, blocks) = composer.shard.ring_use();
+        blocks - used
+    };
+    // An opening takes two blocks, and leaves two for the end of a checkpoint.
+    while unused(&composer) >= 6 {
+        rig.crash();
+        let recovered = rig.open();
+        composer = composer.resume(&mut rig, recovered);
+        assert_eq!(composer.shard.space(), Space::Full);
+    }
+    for _ in 0..100 {
+        composer.checkpoint(&mut random);
+        rig.settle(&mut composer.shard);
+    }
+    assert_eq!(composer.shard.space(), Space::Normal);
+    assert!(composer.append(&rig, CopysetId(1), &mut random));
+}
+
 #[test]
 fn a_damaged_checkpoint_falls_back_to_the_one_before() {
     let (mut rig, mut composer) = start(&RigOptions::default(), 2);
