@@ -11,7 +11,7 @@ use crate::completion_entry::CompletionEntry;
 use crate::completion_queue::CompletionQueue;
 use crate::config::ADMIN_ENTRIES;
 use crate::controller_error::{ControllerError, Step};
-use crate::queue_memory::QueueMemory;
+use crate::queue_memory::AdminMemory;
 use crate::registers::{completion_doorbell, submission_doorbell};
 use crate::submission_entry::{CommandId, SubmissionEntry};
 use crate::submission_queue::SubmissionQueue;
@@ -29,16 +29,16 @@ pub(crate) struct AdminQueue {
 
 impl AdminQueue {
     /// Fresh admin queues in `memory`, which the caller keeps for as long as they are used.
-    pub(crate) fn new(memory: &QueueMemory, doorbell_stride: u32) -> AdminQueue {
+    pub(crate) fn new(memory: &AdminMemory, doorbell_stride: u32) -> AdminQueue {
         let tail = submission_doorbell(ADMIN_QUEUE, doorbell_stride);
         let head = completion_doorbell(ADMIN_QUEUE, doorbell_stride);
         // SAFETY: the page holds `ADMIN_ENTRIES` entries (asserted in `config`), is this queue's
         // alone, and outlives it by the caller's word.
         let submission =
-            unsafe { SubmissionQueue::new(memory.admin_submission().0, ADMIN_ENTRIES, tail) };
+            unsafe { SubmissionQueue::new(memory.submission().0, ADMIN_ENTRIES, tail) };
         // SAFETY: as above; controllers write dword 3 last.
         let mut completion =
-            unsafe { CompletionQueue::new(memory.admin_completion().0, ADMIN_ENTRIES, head) };
+            unsafe { CompletionQueue::new(memory.completion().0, ADMIN_ENTRIES, head) };
         completion.reset();
         AdminQueue { submission, completion, next_id: 0 }
     }

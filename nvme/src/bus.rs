@@ -12,6 +12,7 @@ use std::ptr::NonNull;
 use culvert_memory::Region;
 
 use crate::contract::{RegisterError, Wake};
+use crate::controller_error::ControllerError;
 use crate::registers::Register;
 
 /// How the driver half reaches one controller.
@@ -35,13 +36,20 @@ pub(crate) trait Bus {
     /// Makes a region reachable for the device, and keeps it alive.
     fn map(&mut self, region: &Region) -> Result<(), RegisterError>;
 
-    /// Ends that. On return the device cannot reach the region any more.
+    /// Memory for the admin queue, of so many bytes from the start of a page on, and where the
+    /// device finds it. The bus keeps it: as long as any bus to this controller lives.
+    fn admin_memory(&mut self, bytes: usize) -> Result<(NonNull<u8>, u64), ControllerError>;
+
+    /// Ends that of [`Bus::map`]. On return the device cannot reach the region any more.
     fn unmap(&mut self, region: &Region);
 
     /// Where the device finds `bytes` bytes from `pointer` on, contiguously; `None` when they are
     /// known not to be mapped. (The emulation leaves that check to its controller, which makes the
     /// one an IOMMU makes.)
     fn device_address(&self, pointer: NonNull<u8>, bytes: usize) -> Option<u64>;
+
+    /// The interrupt of the completions of a queue; `None` where there are none.
+    fn vector(&self, queue: u16) -> Option<u16>;
 
     /// Called at each poll and in loops that wait for the controller: an emulated controller
     /// without a thread does its work here.

@@ -182,6 +182,11 @@ impl CommandTable {
         Some((command, status))
     }
 
+    /// Keeps what commands in flight hold from being given back, for ever.
+    pub(crate) fn forget(&mut self) {
+        self.slots.iter_mut().filter_map(Option::take).for_each(std::mem::forget);
+    }
+
     /// The identifier of the command with this tag that has no answer yet. Searches.
     pub(crate) fn find(&self, tag: Tag) -> Option<CommandId> {
         (0..self.slots.len() as u16)

@@ -29,6 +29,9 @@ pub(crate) struct CompletionQueue {
     phase: bool,
 }
 
+// SAFETY: the entries are the queue's alone (see `new`) and belong to no thread.
+unsafe impl Send for CompletionQueue {}
+
 impl CompletionQueue {
     /// A queue of `size` entries at `entries`, all of them zero.
     ///

@@ -35,6 +35,9 @@ pub const REGIONS_MAX: u32 = 16 << 10;
 /// Entries of the admin queues; one admin command is in flight at a time.
 pub(crate) const ADMIN_ENTRIES: u16 = 32;
 
+/// I/O queue pairs of one controller at most: one for each core that uses it.
+pub(crate) const IO_QUEUES_MAX: u16 = 128;
+
 /// Empty turns of a controller thread before it parks.
 pub(crate) const IDLE_TURNS_MAX: u32 = 20_000;
 

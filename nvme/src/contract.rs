@@ -166,6 +166,11 @@ pub struct Namespace {
 }
 
 impl Namespace {
+    /// Block size and number of blocks.
+    pub(crate) const fn geometry(&self) -> (u32, u64) {
+        (self.block_size, self.blocks)
+    }
+
     /// Size in bytes.
     pub const fn bytes(&self) -> u64 {
         self.blocks * self.block_size as u64

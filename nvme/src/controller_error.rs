@@ -16,6 +16,8 @@ pub enum Step {
     Shutdown,
     /// Identify Controller.
     IdentifyController,
+    /// Identify: Active Namespace ID list.
+    ActiveNamespaces,
     /// Identify Namespace.
     IdentifyNamespace,
     /// Set Features: Number of Queues.
@@ -26,6 +28,10 @@ pub enum Step {
     CreateCompletionQueue,
     /// Create I/O Submission Queue.
     CreateSubmissionQueue,
+    /// Delete I/O Submission Queue.
+    DeleteSubmissionQueue,
+    /// Delete I/O Completion Queue.
+    DeleteCompletionQueue,
     /// Abort.
     Abort,
 }
@@ -37,11 +43,14 @@ impl fmt::Display for Step {
             Step::Enable => "enabling the controller",
             Step::Shutdown => "shutting the controller down",
             Step::IdentifyController => "Identify Controller",
+            Step::ActiveNamespaces => "Identify Active Namespaces",
             Step::IdentifyNamespace => "Identify Namespace",
             Step::NumberOfQueues => "Set Features: Number of Queues",
             Step::VolatileWriteCache => "Get Features: Volatile Write Cache",
             Step::CreateCompletionQueue => "Create I/O Completion Queue",
             Step::CreateSubmissionQueue => "Create I/O Submission Queue",
+            Step::DeleteSubmissionQueue => "Delete I/O Submission Queue",
+            Step::DeleteCompletionQueue => "Delete I/O Completion Queue",
             Step::Abort => "Abort",
         })
     }
@@ -87,6 +96,27 @@ pub enum ControllerError {
     /// Machine: the memory of the queues could not be mapped for the device.
     #[error("the memory of the queues could not be mapped for the device")]
     QueueMemory,
+    /// Device: its last reset failed.
+    #[error("the controller did not come back from its last reset")]
+    Down,
+    /// Device: after a reset its namespace has another size.
+    #[error("the namespace has another size than before the reset")]
+    Changed,
+    /// Caller: more queue pairs than the device has queues.
+    #[error("all {queues} I/O queues of the controller are in use")]
+    NoQueue {
+        /// I/O queues that the controller grants.
+        queues: u16,
+    },
+    /// Device: it has no namespace.
+    #[error("the controller has no active namespace; create one (nvme create-ns, attach-ns)")]
+    NoNamespace,
+    /// Caller: the namespace that was named is not there.
+    #[error("the controller has no active namespace {namespace}")]
+    NoSuchNamespace {
+        /// Its number.
+        namespace: u32,
+    },
     /// The namespace cannot be used.
     #[error(transparent)]
     Namespace(#[from] GeometryError),

@@ -13,8 +13,6 @@
 
 use culvert_memory::Region;
 
-use crate::admin_queue::AdminQueue;
-use crate::bring_up::{self, BringUp, IO_QUEUE, NAMESPACE};
 use crate::bus::Bus;
 use crate::command_table::{Command, CommandTable, Held, Kind};
 use crate::completion_entry::CompletionEntry;
@@ -22,14 +20,15 @@ use crate::completion_queue::CompletionQueue;
 use crate::contract::{
     Completion, Lba, Namespace, Operation, QueuePair, RegisterError, Submission, Tag, Wake,
 };
-use crate::controller_error::{ControllerError, Step};
+use crate::controller::{Controller, Joined};
+use crate::controller_error::ControllerError;
 use crate::counters::Counters;
 use crate::limits::Limits;
 use crate::prp::{Further, PrpPair, further_pages};
 use crate::queue_memory::QueueMemory;
-use crate::registers::{Capabilities, completion_doorbell, submission_doorbell};
+use crate::registers::{completion_doorbell, submission_doorbell};
 use crate::status::Status;
-use crate::submission_entry::{CommandId, NamespaceId, SubmissionEntry, admin_opcode};
+use crate::submission_entry::{CommandId, NamespaceId, SubmissionEntry};
 use crate::submission_queue::SubmissionQueue;
 
 /// One queue pair over a bus.
@@ -39,14 +38,18 @@ use crate::submission_queue::SubmissionQueue;
 #[derive(Debug)]
 pub(crate) struct Driver<B: Bus> {
     bus: B,
+    controller: Controller,
+    /// Number of its queues.
+    queue: u16,
+    /// Generation of the controller in which they were created.
+    generation: u64,
     commands: CommandTable,
     submission: SubmissionQueue,
     completion: CompletionQueue,
-    admin: AdminQueue,
     memory: QueueMemory,
     namespace: Namespace,
+    namespace_id: NamespaceId,
     limits: Limits,
-    capabilities: Capabilities,
     counters: Counters,
     /// The device has gone away, or the controller does not come back from a reset.
     lost: bool,
@@ -55,50 +58,57 @@ pub(crate) struct Driver<B: Bus> {
 }
 
 impl<B: Bus> Driver<B> {
-    /// Brings the controller up. `memory` was made for the depth wanted.
+    /// A queue pair on a controller, which is brought up if this is its first. `memory` was made
+    /// for the depth wanted.
     ///
     /// # Errors
     ///
     /// When the controller does not come up or cannot do what is needed.
     pub(crate) fn open(
         mut bus: B,
+        controller: Controller,
         mut memory: QueueMemory,
-        backend: &'static str,
     ) -> Result<Driver<B>, ControllerError> {
+        memory.map(&mut bus)?;
         let entries = memory.entries();
-        let capabilities = bring_up::capabilities(&bus, entries)?;
-        let region = memory.region().clone();
-        bus.map(&region).map_err(|_| ControllerError::QueueMemory)?;
-        let base = bus.device_address(region.base(), region.len());
-        memory.set_device_base(base.ok_or(ControllerError::QueueMemory)?);
-
+        let joined = controller.join(&mut bus, entries)?;
+        let Joined { queue, generation, capabilities, namespace, id } = joined;
         let stride = capabilities.doorbell_stride();
-        let tail = submission_doorbell(IO_QUEUE, stride);
-        let head = completion_doorbell(IO_QUEUE, stride);
+        let tail = submission_doorbell(queue, stride);
+        let head = completion_doorbell(queue, stride);
         // SAFETY: `memory` has `entries` entries for each ring, this driver's alone, and is
         // dropped after the queues.
         let submission = unsafe { SubmissionQueue::new(memory.submission().0, entries, tail) };
         // SAFETY: as above; controllers write dword 3 last.
-        let mut completion = unsafe { CompletionQueue::new(memory.completion().0, entries, head) };
-
-        let mut controller = BringUp::enable(&mut bus, &memory, capabilities)?;
-        let namespace = controller.identify(backend)?;
-        completion.reset();
-        let admin = controller.create_queues()?;
-        Ok(Driver {
+        let completion = unsafe { CompletionQueue::new(memory.completion().0, entries, head) };
+        let mut driver = Driver {
             limits: Limits::new(&namespace),
             commands: CommandTable::new(entries - 1),
             bus,
+            controller,
+            queue,
+            generation,
             submission,
             completion,
-            admin,
             memory,
             namespace,
-            capabilities,
+            namespace_id: id,
             counters: Counters::default(),
             lost: false,
             armed: false,
-        })
+        };
+        driver.create_queues()?;
+        Ok(driver)
+    }
+
+    /// Begins with empty queues.
+    fn create_queues(&mut self) -> Result<(), ControllerError> {
+        self.submission.reset();
+        self.completion.reset();
+        let vector = self.bus.vector(self.queue);
+        let Driver { controller, bus, queue, memory, .. } = self;
+        self.generation = controller.create_queues(bus, *queue, memory, vector)?;
+        Ok(())
     }
 
     /// The bus.
@@ -113,30 +123,41 @@ impl<B: Bus> Driver<B> {
     ///
     /// When the controller does not come back: the queue pair is then lost for good.
     pub(crate) fn reset(&mut self) -> Result<(), ControllerError> {
-        let result = self.bring_up_again();
+        let result = if self.bus.is_gone() {
+            Err(ControllerError::Gone)
+        } else {
+            let reset = self.controller.reset(&mut self.bus, self.generation);
+            reset.and_then(|()| self.start_again())
+        };
         if let Err(error) = result {
-            tracing::error!(%error, "the controller did not come back from its reset");
-            self.lost = true;
-            // Commands in flight stay so unless the controller is known to be still: a buffer may
-            // not come back while a device may write it.
-            if self.bus.is_gone() {
-                self.commands.answer_all(Status::HOST_PATHING_ERROR);
-            }
+            self.give_up(error);
         }
         result
     }
 
-    fn bring_up_again(&mut self) -> Result<(), ControllerError> {
-        if self.bus.is_gone() {
-            return Err(ControllerError::Gone);
-        }
-        bring_up::disable(&mut self.bus, self.capabilities)?;
+    /// The controller was reset, and touches nothing of before any more.
+    fn start_again(&mut self) -> Result<(), ControllerError> {
         self.commands.answer_all(Status::ABORTED_BY_HOST);
-        self.submission.reset();
-        self.completion.reset();
-        let controller = BringUp::enable(&mut self.bus, &self.memory, self.capabilities)?;
-        self.admin = controller.create_queues()?;
-        Ok(())
+        self.create_queues()
+    }
+
+    /// Another queue pair has reset the controller.
+    #[cold]
+    fn follow_reset(&mut self) {
+        if let Err(error) = self.start_again() {
+            self.give_up(error);
+        }
+    }
+
+    /// The queue pair is lost.
+    fn give_up(&mut self, error: ControllerError) {
+        tracing::error!(%error, "the controller did not come back from its reset");
+        self.lost = true;
+        // Commands in flight stay so unless the controller is known to be still: a buffer may not
+        // come back while a device may write it.
+        if self.bus.is_gone() || self.controller.generation() != self.generation {
+            self.commands.answer_all(Status::HOST_PATHING_ERROR);
+        }
     }
 
     /// Asks the controller to abort the command with this tag (Base Specification 2.0, section
@@ -149,11 +170,7 @@ impl<B: Bus> Driver<B> {
         let Some(id) = self.commands.find(tag) else {
             return Ok(false);
         };
-        let mut entry = SubmissionEntry::new(admin_opcode::ABORT, CommandId(0), NamespaceId::NONE);
-        entry.dword10 = (u32::from(id.0) << 16 | u32::from(IO_QUEUE)).into();
-        let deadline = bring_up::deadline(self.capabilities);
-        let completion = self.admin.execute(&mut self.bus, Step::Abort, entry, deadline)?;
-        Ok(completion.result.get() & 1 == 0)
+        self.controller.abort(&mut self.bus, self.queue, id)
     }
 
     /// Where the device finds `bytes` bytes at `pointer`, as the PRPs of command `id`.
@@ -187,8 +204,8 @@ impl<B: Bus> Driver<B> {
         let range = self.limits.transfer(lba, bytes)?;
         let data = self.prps(id, pointer, bytes)?;
         Ok(match kind {
-            Kind::Read => SubmissionEntry::read(id, NAMESPACE, range, data),
-            _ => SubmissionEntry::write(id, NAMESPACE, range, data, fua),
+            Kind::Read => SubmissionEntry::read(id, self.namespace_id, range, data),
+            _ => SubmissionEntry::write(id, self.namespace_id, range, data, fua),
         })
     }
 
@@ -220,14 +237,14 @@ impl<B: Bus> Driver<B> {
                 (entry, Command::new(tag, Kind::Write, Held::Pages(pages), bytes))
             }
             Operation::Flush => {
-                let entry = SubmissionEntry::flush(id, NAMESPACE);
+                let entry = SubmissionEntry::flush(id, self.namespace_id);
                 (Ok(entry), Command::new(tag, Kind::Flush, Held::Nothing, 0))
             }
             Operation::WriteZeroes { lba, blocks, deallocate } => {
-                let entry = self
-                    .limits
-                    .write_zeroes(lba, blocks)
-                    .map(|range| SubmissionEntry::write_zeroes(id, NAMESPACE, range, deallocate));
+                let range = self.limits.write_zeroes(lba, blocks);
+                let entry = range.map(|range| {
+                    SubmissionEntry::write_zeroes(id, self.namespace_id, range, deallocate)
+                });
                 (entry, Command::new(tag, Kind::WriteZeroes, Held::Nothing, 0))
             }
             Operation::Deallocate { ranges } => {
@@ -236,7 +253,7 @@ impl<B: Bus> Driver<B> {
                 } else {
                     let prp1 = self.memory.write_ranges(id, &ranges);
                     let data = PrpPair { prp1, prp2: 0 };
-                    Ok(SubmissionEntry::deallocate(id, NAMESPACE, ranges.len() as u8, data))
+                    Ok(SubmissionEntry::deallocate(id, self.namespace_id, ranges.len() as u8, data))
                 };
                 (entry, Command::new(tag, Kind::Deallocate, Held::Nothing, 0))
             }
@@ -334,6 +351,9 @@ impl<B: Bus> QueuePair for Driver<B> {
             self.counters.system_calls += self.bus.cancel_wake();
         }
         let mut visited = 0;
+        if self.controller.generation() != self.generation && !self.lost {
+            self.follow_reset();
+        }
         if self.commands.has_answer() {
             visited = self.visit_answers(budget, complete);
         }
@@ -392,16 +412,15 @@ impl<B: Bus> QueuePair for Driver<B> {
 }
 
 impl<B: Bus> Drop for Driver<B> {
-    /// Lets the controller shut down in order, so that it loses nothing it has acknowledged.
+    /// Leaves the controller. Where that is not known to be still afterwards, what it can reach is
+    /// not given back.
     fn drop(&mut self) {
-        if self.lost || self.bus.is_gone() {
+        if self.bus.is_gone() {
             return;
         }
-        if let Err(error) = bring_up::shut_down(&mut self.bus, self.capabilities) {
-            tracing::warn!(%error, "the controller did not shut down in order");
-        }
-        if let Err(error) = bring_up::disable(&mut self.bus, self.capabilities) {
-            tracing::warn!(%error, "the controller could not be disabled");
-        }
+        let Err(error) = self.controller.leave(&mut self.bus, self.queue) else { return };
+        tracing::warn!(%error, "the controller could not be stopped; its memory is not given back");
+        self.commands.forget();
+        self.memory.forget();
     }
 }

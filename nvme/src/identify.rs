@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use crate::submission_entry::NamespaceId;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -16,6 +17,8 @@ pub mod structure {
     pub const NAMESPACE: u8 = 0x00;
     /// Identify Controller data structure.
     pub const CONTROLLER: u8 = 0x01;
+    /// Active Namespace ID list: those above the one that the command names.
+    pub const ACTIVE_NAMESPACES: u8 = 0x02;
 }
 
 /// ONCS, bit 2: Dataset Management is supported.
@@ -137,6 +140,29 @@ impl IdentifyController {
                 .checked_shl(u32::from(power))
                 .and_then(|pages| pages.checked_mul(page_size_min)),
         }
+    }
+}
+
+/// Active Namespace ID list: ascending, ended by 0 where it is shorter.
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ActiveNamespaces([U32; 1024]);
+
+const _: () = assert!(size_of::<ActiveNamespaces>() == 4096);
+
+impl ActiveNamespaces {
+    /// What an emulated controller answers.
+    pub fn emulated(ids: &[NamespaceId]) -> Self {
+        let mut list = <Self as zerocopy::FromZeros>::new_zeroed();
+        for (entry, id) in list.0.iter_mut().zip(ids) {
+            entry.set(id.0);
+        }
+        list
+    }
+
+    /// The namespaces.
+    pub fn ids(&self) -> impl Iterator<Item = NamespaceId> + '_ {
+        self.0.iter().map(|id| NamespaceId(id.get())).take_while(|id| id.0 != 0)
     }
 }
 

@@ -6,7 +6,7 @@
 //! | which device, which backend, and who may use it | `uri`, `open`, `claim` |
 //! | capacities | `config` |
 //! | wire formats, each with its section of the specification | `submission_entry`, `completion_entry`, `prp`, `registers`, `identify` |
-//! | the driver half of the protocol, for any controller | `driver`, `bring_up`, `admin_queue`, `submission_queue`, `completion_queue`, `queue_memory`, `command_table`, `limits`, and its seam to a controller: `bus` |
+//! | the driver half of the protocol, for any controller | `driver`, `controller`, `bring_up`, `admin_queue`, `submission_queue`, `completion_queue`, `queue_memory`, `command_table`, `limits`, and its seam to a controller: `bus` |
 //! | a controller in software | `emulated` |
 //! | files and block devices through the kernel | `uring` |
 //!
@@ -50,6 +50,7 @@ mod completion_entry;
 mod completion_queue;
 mod config;
 mod contract;
+mod controller;
 mod controller_error;
 mod counters;
 mod driver;

@@ -1,106 +1,115 @@
 #![allow(unsafe_code)]
-//! The driver half's own memory that a controller reads and writes.
+//! The driver half's own memory that a controller reads and writes: of the controller as a whole
+//! ([`AdminMemory`]), and of each queue pair ([`QueueMemory`]).
 //!
-//! One region, mapped for the device as long as the driver lives:
+//! Each is one region, mapped for the device as long as anybody uses it:
 //!
 //! ```text
-//! page 0            admin submission queue
-//! page 1            admin completion queue
-//! page 2            answer of Identify
-//! page 3 ..         I/O submission queue, 64 bytes an entry
-//! behind it         I/O completion queue, 16 bytes an entry
-//! behind it         one page per command: its PRP list, or the ranges of its deallocation
+//! AdminMemory                           QueueMemory
+//! page 0   admin submission queue       page 0 ..   I/O submission queue, 64 bytes an entry
+//! page 1   admin completion queue       behind it   I/O completion queue, 16 bytes an entry
+//! page 2   answer of Identify           behind it   one page per command: its PRP list, or the
+//!                                                   ranges of its deallocation
 //! ```
 //!
-//! Example: depth 128 makes rings of 129 entries, so 3 + 3 + 1 + 128 pages are 135 (540 KiB).
+//! Example: depth 128 makes rings of 129 entries, so 3 + 1 + 128 pages are 132 (528 KiB).
 
 use std::ptr::NonNull;
 
 use culvert_memory::{Backing, Mapping, MappingError, MappingOptions, PAGE_SIZE, Region};
 
+use crate::bus::Bus;
 use crate::completion_entry::CompletionEntry;
 use crate::contract::LbaRange;
+use crate::controller_error::ControllerError;
 use crate::prp::{self, LIST_ENTRIES_MAX};
 use crate::submission_entry::{CommandId, DatasetRange, SubmissionEntry};
 
 const ADMIN_SUBMISSION_PAGE: usize = 0;
 const ADMIN_COMPLETION_PAGE: usize = 1;
 const IDENTIFY_PAGE: usize = 2;
-const SUBMISSION_PAGE: usize = 3;
+const ADMIN_PAGES: usize = 3;
 
-/// Queues, lists and the identify page of one driver.
+/// Pages that a controller can reach.
 #[derive(Debug)]
-pub(crate) struct QueueMemory {
+struct DevicePages {
     region: Region,
-    entries: u16,
-    completion_page: usize,
-    lists_page: usize,
-    lists: u16,
     /// Where the device finds page 0.
     device_base: u64,
 }
 
-impl QueueMemory {
-    /// Memory for I/O rings of `depth + 1` entries. Its device address is set once it is mapped.
+/// Memory of the driver half itself, filled with zeroes.
+pub(crate) fn own_region(bytes: usize) -> Result<Region, MappingError> {
+    own_mapping(bytes).map(Region::shared)
+}
+
+/// The same, for whoever shares it between threads.
+pub(crate) fn own_mapping(bytes: usize) -> Result<Mapping, MappingError> {
+    Mapping::create(&MappingOptions {
+        name: String::from("culvert-nvme-queues"),
+        bytes,
+        backing: Backing::Ordinary,
+        lock: true,
+        ..MappingOptions::default()
+    })
+}
+
+impl DevicePages {
+    fn new(pages: usize) -> Result<DevicePages, MappingError> {
+        let region = own_region(pages * PAGE_SIZE)?;
+        debug_assert!(region.page_count() as usize >= pages, "the mapping holds what was asked");
+        Ok(DevicePages { region, device_base: 0 })
+    }
+
+    fn map(&mut self, bus: &mut impl Bus) -> Result<(), ControllerError> {
+        bus.map(&self.region).map_err(|_| ControllerError::QueueMemory)?;
+        let base = bus.device_address(self.region.base(), self.region.len());
+        self.device_base = base.ok_or(ControllerError::QueueMemory)?;
+        debug_assert!(self.device_base.is_multiple_of(PAGE_SIZE as u64), "regions start at a page");
+        Ok(())
+    }
+
+    /// A page, in this process and for the device.
+    #[inline]
+    fn at<T>(&self, page: usize) -> (NonNull<T>, u64) {
+        debug_assert!(page < self.region.page_count() as usize, "a page of the region");
+        let offset = page * PAGE_SIZE;
+        // SAFETY: every page number here was counted when the region was made.
+        let pointer = unsafe { self.region.base().add(offset) };
+        (pointer.cast(), self.device_base + offset as u64)
+    }
+}
+
+/// Admin queues and the identify page of one controller, in memory that its buses keep
+/// ([`Bus::admin_memory`]): to be used while one of them lives.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdminMemory {
+    base: NonNull<u8>,
+    device_base: u64,
+}
+
+// SAFETY: the pages belong to the controller and to no thread.
+unsafe impl Send for AdminMemory {}
+
+impl AdminMemory {
+    /// Takes the memory of a bus.
     ///
     /// # Errors
     ///
-    /// When the memory cannot be allocated.
-    pub(crate) fn new(depth: u16) -> Result<QueueMemory, MappingError> {
-        let entries = depth + 1;
-        let pages_of = |bytes: usize| bytes.div_ceil(PAGE_SIZE);
-        let submission_pages = pages_of(usize::from(entries) * size_of::<SubmissionEntry>());
-        let completion_pages = pages_of(usize::from(entries) * size_of::<CompletionEntry>());
-        let completion_page = SUBMISSION_PAGE + submission_pages;
-        let lists_page = completion_page + completion_pages;
-        let pages = lists_page + usize::from(depth);
-        let mapping = Mapping::create(&MappingOptions {
-            name: String::from("culvert-nvme-queues"),
-            bytes: pages * PAGE_SIZE,
-            backing: Backing::Ordinary,
-            lock: true,
-            ..MappingOptions::default()
-        })?;
-        let region = Region::shared(mapping);
-        debug_assert!(region.page_count() as usize >= pages, "the mapping holds what was asked");
-        let device_base = 0;
-        Ok(QueueMemory { region, entries, completion_page, lists_page, lists: depth, device_base })
-    }
-
-    /// The region, to be mapped for the device.
-    pub(crate) fn region(&self) -> &Region {
-        &self.region
-    }
-
-    /// Says where the device finds the region.
-    pub(crate) fn set_device_base(&mut self, device_base: u64) {
-        debug_assert!(device_base.is_multiple_of(PAGE_SIZE as u64), "regions start at a page");
-        self.device_base = device_base;
-    }
-
-    /// Entries of each I/O ring.
-    pub(crate) fn entries(&self) -> u16 {
-        self.entries
+    /// When there is none, or it could not be mapped for the device.
+    pub(crate) fn of(bus: &mut impl Bus) -> Result<AdminMemory, ControllerError> {
+        let (base, device_base) = bus.admin_memory(ADMIN_PAGES * PAGE_SIZE)?;
+        Ok(AdminMemory { base, device_base })
     }
 
     /// The admin submission queue and where the device finds it.
-    pub(crate) fn admin_submission(&self) -> (NonNull<SubmissionEntry>, u64) {
+    pub(crate) fn submission(&self) -> (NonNull<SubmissionEntry>, u64) {
         self.at(ADMIN_SUBMISSION_PAGE)
     }
 
     /// The admin completion queue and where the device finds it.
-    pub(crate) fn admin_completion(&self) -> (NonNull<CompletionEntry>, u64) {
-        self.at(ADMIN_COMPLETION_PAGE)
-    }
-
-    /// The I/O submission queue and where the device finds it.
-    pub(crate) fn submission(&self) -> (NonNull<SubmissionEntry>, u64) {
-        self.at(SUBMISSION_PAGE)
-    }
-
-    /// The I/O completion queue and where the device finds it.
     pub(crate) fn completion(&self) -> (NonNull<CompletionEntry>, u64) {
-        self.at(self.completion_page)
+        self.at(ADMIN_COMPLETION_PAGE)
     }
 
     /// Where the device finds the identify page.
@@ -115,6 +124,72 @@ impl QueueMemory {
         // SAFETY: the page is mapped and any bytes are a `T`; the controller has completed the
         // command that wrote it, so nobody writes it now.
         unsafe { page.read_unaligned() }
+    }
+
+    fn at<T>(&self, page: usize) -> (NonNull<T>, u64) {
+        debug_assert!(page < ADMIN_PAGES);
+        let offset = page * PAGE_SIZE;
+        // SAFETY: the bus was asked for so many pages.
+        let pointer = unsafe { self.base.add(offset) };
+        (pointer.cast(), self.device_base + offset as u64)
+    }
+}
+
+/// Rings and lists of one queue pair.
+#[derive(Debug)]
+pub(crate) struct QueueMemory {
+    pages: DevicePages,
+    entries: u16,
+    completion_page: usize,
+    lists_page: usize,
+    lists: u16,
+}
+
+impl QueueMemory {
+    /// Memory for I/O rings of `depth + 1` entries, not mapped yet.
+    ///
+    /// # Errors
+    ///
+    /// When the memory cannot be allocated.
+    pub(crate) fn new(depth: u16) -> Result<QueueMemory, MappingError> {
+        let entries = depth + 1;
+        let pages_of = |bytes: usize| bytes.div_ceil(PAGE_SIZE);
+        let completion_page = pages_of(usize::from(entries) * size_of::<SubmissionEntry>());
+        let completion_pages = pages_of(usize::from(entries) * size_of::<CompletionEntry>());
+        let lists_page = completion_page + completion_pages;
+        let pages = DevicePages::new(lists_page + usize::from(depth))?;
+        Ok(QueueMemory { pages, entries, completion_page, lists_page, lists: depth })
+    }
+
+    /// Makes it reachable for the device.
+    pub(crate) fn map(&mut self, bus: &mut impl Bus) -> Result<(), ControllerError> {
+        self.pages.map(bus)
+    }
+
+    /// Takes it away from the device.
+    #[cfg(test)]
+    pub(crate) fn unmap(&self, bus: &mut impl Bus) {
+        bus.unmap(&self.pages.region);
+    }
+
+    /// Keeps it from being given back, for ever.
+    pub(crate) fn forget(&self) {
+        std::mem::forget(self.pages.region.clone());
+    }
+
+    /// Entries of each I/O ring.
+    pub(crate) fn entries(&self) -> u16 {
+        self.entries
+    }
+
+    /// The I/O submission queue and where the device finds it.
+    pub(crate) fn submission(&self) -> (NonNull<SubmissionEntry>, u64) {
+        self.pages.at(0)
+    }
+
+    /// The I/O completion queue and where the device finds it.
+    pub(crate) fn completion(&self) -> (NonNull<CompletionEntry>, u64) {
+        self.pages.at(self.completion_page)
     }
 
     /// Writes the PRP list of a command, `entries` pages from `first` on, and returns its address.
@@ -150,16 +225,6 @@ impl QueueMemory {
     #[inline]
     fn list<T>(&self, id: CommandId) -> (NonNull<T>, u64) {
         assert!(id.0 < self.lists, "command identifiers are below the depth");
-        self.at(self.lists_page + usize::from(id.0))
-    }
-
-    /// A page, in this process and for the device.
-    #[inline]
-    fn at<T>(&self, page: usize) -> (NonNull<T>, u64) {
-        debug_assert!(page < self.region.page_count() as usize, "a page of the region");
-        let offset = page * PAGE_SIZE;
-        // SAFETY: every page number here was counted when the region was made.
-        let pointer = unsafe { self.region.base().add(offset) };
-        (pointer.cast(), self.device_base + offset as u64)
+        self.pages.at(self.lists_page + usize::from(id.0))
     }
 }

@@ -25,6 +25,9 @@ pub(crate) struct SubmissionQueue {
     head: u16,
 }
 
+// SAFETY: the entries are the queue's alone (see `new`) and belong to no thread.
+unsafe impl Send for SubmissionQueue {}
+
 impl SubmissionQueue {
     /// A queue of `size` entries at `entries`.
     ///

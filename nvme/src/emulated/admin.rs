@@ -8,7 +8,7 @@ use super::host_memory::HostMemory;
 use super::register_file::{QUEUE_ENTRIES_MAX, RegisterFile};
 use super::rings::{Answer, CompletionRing, SubmissionRing};
 use super::segments::Segments;
-use crate::identify::{IdentifyController, IdentifyNamespace, structure};
+use crate::identify::{ActiveNamespaces, IdentifyController, IdentifyNamespace, structure};
 use crate::status::Status;
 use crate::submission_entry::{CommandId, NamespaceId, SubmissionEntry, admin_opcode, feature};
 use zerocopy::IntoBytes;
@@ -124,7 +124,7 @@ impl Controller {
 
     /// Identify, section 5.17.
     fn identify(&mut self, entry: &SubmissionEntry, memory: &HostMemory) -> Result<(), Status> {
-        let namespace;
+        let (namespace, list);
         let bytes = match entry.dword10.get() as u8 {
             structure::CONTROLLER => self.admin.identify.as_bytes(),
             structure::NAMESPACE if NamespaceId(entry.namespace_id.get()) == NAMESPACE => {
@@ -132,6 +132,12 @@ impl Controller {
                 namespace.as_bytes()
             }
             structure::NAMESPACE => return Err(Status::INVALID_NAMESPACE),
+            structure::ACTIVE_NAMESPACES => {
+                let above = entry.namespace_id.get();
+                let ids = if above < NAMESPACE.0 { &[NAMESPACE][..] } else { &[] };
+                list = ActiveNamespaces::emulated(ids);
+                list.as_bytes()
+            }
             _ => return Err(Status::INVALID_FIELD),
         };
         let mut segments = Segments::new();

@@ -11,6 +11,8 @@ use super::register_file::RegisterFile;
 use super::thread::ControllerThread;
 use crate::bus::Bus;
 use crate::contract::{RegisterError, Wake};
+use crate::controller_error::ControllerError;
+use crate::queue_memory::own_region;
 use crate::registers::Register;
 
 /// Who makes the controller work.
@@ -34,6 +36,9 @@ pub(super) struct LocalBus {
     copies: bool,
 }
 
+/// Regions of the driver half: the admin queue's and the I/O queues'.
+const OWN_REGIONS: u32 = 2;
+
 impl LocalBus {
     /// `copies` says whether the medium has bytes to copy.
     pub(super) fn new(
@@ -42,8 +47,7 @@ impl LocalBus {
         regions_max: u32,
         copies: bool,
     ) -> LocalBus {
-        // The queues' own region comes on top.
-        let regions_max = regions_max.saturating_add(1);
+        let regions_max = regions_max.saturating_add(OWN_REGIONS);
         LocalBus { engine, registers, regions: Vec::new(), regions_max, copies }
     }
 
@@ -94,7 +98,7 @@ impl Bus for LocalBus {
             return Ok(());
         }
         if self.regions.len() >= self.regions_max as usize {
-            let regions_max = self.regions_max - 1;
+            let regions_max = self.regions_max - OWN_REGIONS;
             return Err(RegisterError::TableFull { regions_max });
         }
         self.regions.push(region.clone());
@@ -103,6 +107,12 @@ impl Bus for LocalBus {
         // removed the range; distinct regions are distinct mappings.
         self.with_core(|core| unsafe { core.memory.insert(base, bytes) });
         Ok(())
+    }
+
+    fn admin_memory(&mut self, bytes: usize) -> Result<(NonNull<u8>, u64), ControllerError> {
+        let region = own_region(bytes).map_err(|_| ControllerError::QueueMemory)?;
+        self.map(&region).map_err(|_| ControllerError::QueueMemory)?;
+        Ok((region.base(), region.base().as_ptr() as u64))
     }
 
     fn unmap(&mut self, region: &Region) {
@@ -117,6 +127,11 @@ impl Bus for LocalBus {
     fn device_address(&self, pointer: NonNull<u8>, _bytes: usize) -> Option<u64> {
         // The controller checks addresses itself, as an IOMMU does.
         Some(pointer.as_ptr() as u64)
+    }
+
+    fn vector(&self, _queue: u16) -> Option<u16> {
+        // A controller on a thread of its own needs none to wake a sleeper.
+        None
     }
 
     #[inline]

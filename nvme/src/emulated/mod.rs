@@ -135,7 +135,7 @@ impl Emulated {
         };
         let bus = LocalBus::new(engine, registers, options.regions_max, copies);
         let memory = QueueMemory::new(depth).map_err(OpenError::Memory)?;
-        let driver = Driver::open(bus, memory, BACKEND)?;
+        let driver = Driver::open(bus, crate::controller::Controller::new(None, BACKEND), memory)?;
         Ok(Emulated { driver, faults, losses: Random::new(!device.seed), _file: file })
     }
 

@@ -3,12 +3,11 @@
 //! completion entries say.
 
 use super::*;
-use crate::admin_queue::AdminQueue;
-use crate::bring_up::{self, BringUp};
 use crate::bus::Bus;
 use crate::completion_entry::CompletionEntry;
 use crate::completion_queue::CompletionQueue;
 use crate::contract::LbaRange;
+use crate::controller::Controller as Shared;
 use crate::controller_error::Step;
 use crate::prp::PrpPair;
 use crate::registers::{self, Capabilities, ControllerStatus, Register};
@@ -24,7 +23,8 @@ const NAMESPACE: NamespaceId = NamespaceId(1);
 /// A controller, and the two ends of its queues without the driver above them.
 struct Host {
     bus: LocalBus,
-    admin: AdminQueue,
+    shared: Shared,
+    generation: u64,
     submission: (*mut SubmissionEntry, u16),
     completion: CompletionQueue,
     memory: QueueMemory,
@@ -55,18 +55,17 @@ impl Host {
         let pool = Pool::new(&PoolOptions::default()).expect("memory");
         bus.map(&pool.regions()[0]).expect("mapping the pool");
         let mut memory = QueueMemory::new(DEPTH).expect("memory");
-        bus.map(memory.region()).expect("mapping the queues");
-        let base = bus.device_address(memory.region().base(), memory.region().len());
-        memory.set_device_base(base.expect("an address"));
-        let capabilities = bring_up::capabilities(&bus, DEPTH + 1).expect("capabilities");
+        memory.map(&mut bus).expect("mapping the queues");
+        let shared = Shared::new(None, "test");
+        let joined = shared.join(&mut bus, DEPTH + 1).expect("bringing it up");
+        assert_eq!((joined.queue, joined.id), (1, NAMESPACE));
+        let capabilities = joined.capabilities;
         let head = registers::completion_doorbell(1, capabilities.doorbell_stride());
-        let mut controller = BringUp::enable(&mut bus, &memory, capabilities).expect("enabling");
-        controller.identify("test").expect("identifying");
-        let admin = controller.create_queues().expect("creating queues");
+        let generation = shared.create_queues(&mut bus, 1, &memory, None).expect("creating queues");
         let submission = (memory.submission().0.as_ptr(), 0);
         // SAFETY: `memory` has that many zeroed entries and lives as long as the queue.
         let completion = unsafe { CompletionQueue::new(memory.completion().0, DEPTH + 1, head) };
-        Host { bus, admin, submission, completion, memory, capabilities, pool }
+        Host { bus, shared, generation, submission, completion, memory, capabilities, pool }
     }
 
     fn doorbell(&self) -> Register {
@@ -106,9 +105,8 @@ impl Host {
     }
 
     fn execute_admin(&mut self, entry: SubmissionEntry) -> Result<u32, Status> {
-        let deadline = bring_up::deadline(self.capabilities);
-        match self.admin.execute(&mut self.bus, Step::Abort, entry, deadline) {
-            Ok(completion) => Ok(completion.result.get()),
+        match self.shared.execute(&mut self.bus, Step::Abort, entry) {
+            Ok(result) => Ok(result),
             Err(ControllerError::Refused { status, .. }) => Err(status),
             Err(error) => panic!("{error}"),
         }
@@ -264,17 +262,17 @@ fn a_doorbell_outside_the_ring_is_fatal_until_reset() {
     assert!(host.status().is_fatal());
     host.push(SubmissionEntry::flush(CommandId(1), NAMESPACE));
     assert!(host.run().is_empty());
-    bring_up::disable(&mut host.bus, host.capabilities).expect("a reset");
+    host.shared.reset(&mut host.bus, host.generation).expect("a reset");
     assert!(!host.status().is_fatal());
-    let controller = BringUp::enable(&mut host.bus, &host.memory, host.capabilities);
-    let mut controller = controller.expect("enabling again");
-    controller.identify("test").expect("it works again");
+    assert_eq!(host.shared.generation(), host.generation + 1);
+    let again = host.shared.create_queues(&mut host.bus, 1, &host.memory, None);
+    assert_eq!(again, Ok(host.generation + 1));
 }
 
 #[test]
 fn queues_in_unregistered_memory_are_fatal() {
     let mut host = Host::new("");
-    host.bus.unmap(&host.memory.region().clone());
+    host.memory.unmap(&mut host.bus);
     host.push(SubmissionEntry::flush(CommandId(1), NAMESPACE));
     assert!(host.run().is_empty());
     assert!(host.status().is_fatal());
