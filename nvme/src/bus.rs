@@ -49,7 +49,7 @@ pub(crate) trait Bus {
     fn device_address(&self, pointer: NonNull<u8>, bytes: usize) -> Option<u64>;
 
     /// The interrupt of the completions of a queue; `None` where there are none.
-    fn vector(&self, queue: u16) -> Option<u16>;
+    fn vector(&mut self, queue: u16) -> Option<u16>;
 
     /// Called at each poll and in loops that wait for the controller: an emulated controller
     /// without a thread does its work here.

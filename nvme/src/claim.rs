@@ -5,7 +5,8 @@
 //! `O_EXCL` besides, which keeps mounted file systems and whoever else claims it so away. The lock
 //! lives as long as that open file: until the last queue pair on it is gone and, for io_uring, the
 //! last request in flight has reached the device, also when the process was killed. It never
-//! outlives its users, so there is nothing to clean up after a crash.
+//! outlives its users, so there is nothing to clean up after a crash. A controller behind VFIO is
+//! claimed by the kernel's own rule that an IOMMU group is opened once, whoever only reads or not.
 //!
 //! **Fault model.** The lock is advisory: it keeps away what asks for it, and every queue pair of
 //! this crate does. A program that writes to the device without asking is not kept away.
@@ -24,6 +25,7 @@ use crate::emulated::EmulatedOptions;
 use crate::open::OpenError;
 use crate::uri::{Device, DeviceUri};
 use crate::uring::{Target, UringOptions};
+use crate::vfio::{self, VfioOptions};
 
 /// How long a claim waits for another to end: a process may be just ending, and udev takes a lock
 /// for a moment to look at a device that was just written.
@@ -98,6 +100,8 @@ pub(crate) enum Claimed {
     Emulated(EmulatedOptions, Option<Arc<File>>),
     /// A file or block device.
     Uring(UringOptions, Arc<Target>),
+    /// A controller, whose IOMMU group is open.
+    Vfio(VfioOptions, Arc<vfio::Device>),
 }
 
 impl DeviceClaim {
@@ -118,6 +122,10 @@ impl DeviceClaim {
             Device::Uring(options) => {
                 let target = Target::open(options, access)?;
                 Claimed::Uring(options.clone(), Arc::new(target))
+            }
+            Device::Vfio(options) => {
+                let device = vfio::open_device(options)?;
+                Claimed::Vfio(options.clone(), Arc::new(device))
             }
         };
         Ok(DeviceClaim { device })

@@ -161,7 +161,7 @@ pub struct Namespace {
     pub model: AsciiField<40>,
     /// Serial number of the device (Identify Controller, bytes 23:4).
     pub serial: AsciiField<20>,
-    /// The backend, as in its URI: `emulated` or `uring`.
+    /// The backend, as in its URI: `emulated`, `uring` or `vfio`.
     pub backend: &'static str,
 }
 

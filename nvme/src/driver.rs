@@ -18,7 +18,8 @@ use crate::command_table::{Command, CommandTable, Held, Kind};
 use crate::completion_entry::CompletionEntry;
 use crate::completion_queue::CompletionQueue;
 use crate::contract::{
-    Completion, Lba, Namespace, Operation, QueuePair, RegisterError, Submission, Tag, Wake,
+    Completion, Lba, LbaRange, Namespace, Operation, QueuePair, RegisterError, Submission, Tag,
+    Wake,
 };
 use crate::controller::{Controller, Joined};
 use crate::controller_error::ControllerError;
@@ -248,8 +249,12 @@ impl<B: Bus> Driver<B> {
                 (entry, Command::new(tag, Kind::WriteZeroes, Held::Nothing, 0))
             }
             Operation::Deallocate { ranges } => {
+                // Devices skip ranges that are not there, or refuse them, or refuse all.
+                let inside = |range: &LbaRange| range.is_inside(self.namespace.blocks);
                 let entry = if ranges.is_empty() {
                     Err(Status::INVALID_FIELD)
+                } else if !ranges.iter().all(inside) {
+                    Err(Status::LBA_OUT_OF_RANGE)
                 } else {
                     let prp1 = self.memory.write_ranges(id, &ranges);
                     let data = PrpPair { prp1, prp2: 0 };

@@ -9,6 +9,7 @@
 //! | the driver half of the protocol, for any controller | `driver`, `controller`, `bring_up`, `admin_queue`, `submission_queue`, `completion_queue`, `queue_memory`, `command_table`, `limits`, and its seam to a controller: `bus` |
 //! | a controller in software | `emulated` |
 //! | files and block devices through the kernel | `uring` |
+//! | a controller behind VFIO | `vfio` |
 //!
 //! A queue pair belongs to one thread. [`QueuePair::submit`], [`QueuePair::ring`] and
 //! [`QueuePair::poll`] allocate nothing, lock nothing and, but for io_uring and for waking a
@@ -66,6 +67,7 @@ mod submission_entry;
 mod submission_queue;
 mod uri;
 mod uring;
+mod vfio;
 
 pub use claim::{Access, DeviceClaim, Holder};
 pub use config::{
@@ -87,3 +89,4 @@ pub use open::{AnyQueuePair, OpenError, OpenOptions, open, open_claimed};
 pub use status::{CodeType, Status};
 pub use uri::{Device, DeviceUri, UriError};
 pub use uring::{Uring, UringError, UringOptions};
+pub use vfio::{NoPciAddress, PciAddress, Vfio, VfioError, VfioOptions};

@@ -12,6 +12,7 @@ use crate::counters::Counters;
 use crate::emulated::{Emulated, MediumError};
 use crate::uri::DeviceUri;
 use crate::uring::{Uring, UringError};
+use crate::vfio::{PciAddress, Vfio, VfioError};
 
 /// How to open a queue pair.
 #[derive(Clone, Debug)]
@@ -85,6 +86,14 @@ pub enum OpenError {
         /// Who.
         holder: Holder,
     },
+    /// The controller cannot be driven through VFIO.
+    #[error("{address}")]
+    Vfio {
+        /// Which.
+        address: PciAddress,
+        /// What is the matter with it.
+        source: VfioError,
+    },
     /// The file or block device cannot be used through io_uring.
     #[error("{path:?}")]
     Uring {
@@ -123,6 +132,10 @@ pub fn open_claimed(claim: &DeviceClaim, options: &OpenOptions) -> Result<AnyQue
             let pair = Uring::open_on(device, target.clone(), options)?;
             Ok(AnyQueuePair::Uring(Box::new(pair)))
         }
+        Claimed::Vfio(controller, device) => {
+            let pair = Vfio::open_on(controller, device.clone(), options)?;
+            Ok(AnyQueuePair::Vfio(Box::new(pair)))
+        }
     }
 }
 
@@ -133,6 +146,8 @@ pub enum AnyQueuePair {
     Emulated(Box<Emulated>),
     /// Through io_uring.
     Uring(Box<Uring>),
+    /// On a controller behind VFIO.
+    Vfio(Box<Vfio>),
 }
 
 impl AnyQueuePair {
@@ -140,7 +155,7 @@ impl AnyQueuePair {
     pub fn as_emulated_mut(&mut self) -> Option<&mut Emulated> {
         match self {
             AnyQueuePair::Emulated(pair) => Some(pair),
-            AnyQueuePair::Uring(_) => None,
+            AnyQueuePair::Uring(_) | AnyQueuePair::Vfio(_) => None,
         }
     }
 }
@@ -151,6 +166,7 @@ macro_rules! dispatch {
         match $self {
             AnyQueuePair::Emulated($pair) => $call,
             AnyQueuePair::Uring($pair) => $call,
+            AnyQueuePair::Vfio($pair) => $call,
         }
     };
 }

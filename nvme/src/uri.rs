@@ -4,6 +4,7 @@
 //! emulated:SIZE[?file=PATH][&block=512|4096][&cache=none|volatile][&cache_blocks=N]
 //!              [&thread=0|1][&order=fetched|shuffled][&medium=ram|null][&seed=N]
 //! uring:PATH[?block=512|4096][&size=SIZE]
+//! vfio:DOMAIN:BUS:DEVICE.FUNCTION[?ns=N][&interrupts=0|1]
 //! ```
 //!
 //! SIZE is a number with `KiB`, `MiB`, `GiB` or `TiB`, and a multiple of 4 KiB. In paths, `%`, `?`
@@ -19,10 +20,12 @@ use std::str::FromStr;
 use crate::config::{CACHE_BLOCKS_DEFAULT, CACHE_BLOCKS_MAX};
 use crate::emulated::{CommandOrder, EmulatedOptions, MediumKind};
 use crate::uring::UringOptions;
+use crate::vfio::VfioOptions;
 
-const SCHEMES: &str = "emulated:, uring:";
+const SCHEMES: &str = "emulated:, uring:, vfio:";
 const EMULATED_OPTIONS: &str = "file, block, cache, cache_blocks, thread, order, medium, seed";
 const URING_OPTIONS: &str = "block, size";
+const VFIO_OPTIONS: &str = "ns, interrupts";
 const BLOCK_SIZES: &str = "512 or 4096";
 const SIZES: &str = "a multiple of 4 KiB such as 64MiB or 2GiB, up to 8 EiB";
 /// Sizes are multiples of this.
@@ -42,6 +45,8 @@ pub enum Device {
     Emulated(EmulatedOptions),
     /// A file or block device, through io_uring.
     Uring(UringOptions),
+    /// A controller behind VFIO.
+    Vfio(VfioOptions),
 }
 
 /// What is wrong with a device URI.
@@ -127,11 +132,12 @@ impl DeviceUri {
         &self.device
     }
 
-    /// The backend: `emulated` or `uring`.
+    /// The backend: `emulated`, `uring` or `vfio`.
     pub fn backend(&self) -> &'static str {
         match self.device {
             Device::Emulated(_) => crate::emulated::BACKEND,
             Device::Uring(_) => crate::uring::BACKEND,
+            Device::Vfio(_) => crate::vfio::BACKEND,
         }
     }
 }
@@ -150,7 +156,7 @@ impl FromStr for DeviceUri {
         let device = match scheme {
             "emulated" => Device::Emulated(parse_emulated(target, &options)?),
             "uring" => Device::Uring(parse_uring(target, &options)?),
-            "vfio" => return Err(UriError::NotInThisBuild { scheme: "vfio" }),
+            "vfio" => Device::Vfio(parse_vfio(target, &options)?),
             "spdk" => return Err(UriError::NotInThisBuild { scheme: "spdk" }),
             _ => return Err(UriError::UnknownScheme { scheme: scheme.to_owned() }),
         };
@@ -221,6 +227,25 @@ fn parse_uring(target: &str, options: &[(&str, &str)]) -> Result<UringOptions, U
             "block" => device.block_size = parse_block_size(value)?,
             "size" => device.bytes = Some(parse_size(name, value)?),
             _ => return Err(unknown("uring", name, URING_OPTIONS)),
+        }
+    }
+    Ok(device)
+}
+
+fn parse_vfio(target: &str, options: &[(&str, &str)]) -> Result<VfioOptions, UriError> {
+    const ADDRESS: &str = "DOMAIN:BUS:DEVICE.FUNCTION in hexadecimal, as in 0000:5e:00.0";
+    let address = target.parse().map_err(|_| invalid("address", target, ADDRESS))?;
+    let mut device = VfioOptions::new(address);
+    for &(name, value) in options {
+        match name {
+            "ns" => {
+                const ALLOWED: &str = "the number of a namespace, 1 to 4294967294";
+                let number = parse_number(name, value, ALLOWED)?;
+                let number = u32::try_from(number).ok().filter(|ns| (1..u32::MAX).contains(ns));
+                device.namespace = Some(number.ok_or_else(|| invalid(name, value, ALLOWED))?);
+            }
+            "interrupts" => device.interrupts = parse_choice(name, value, "0", "1")?,
+            _ => return Err(unknown("vfio", name, VFIO_OPTIONS)),
         }
     }
     Ok(device)
@@ -366,6 +391,14 @@ impl fmt::Display for DeviceUri {
                 options.write(block_size != 4096, format_args!("block={block_size}"))?;
                 let size = Size(device.bytes.unwrap_or(0));
                 options.write(device.bytes.is_some(), format_args!("size={size}"))
+            }
+            Device::Vfio(device) => {
+                write!(f, "vfio:{}", device.address)?;
+                let mut options = OptionWriter { f, separator: '?' };
+                let namespace = device.namespace;
+                options
+                    .write(namespace.is_some(), format_args!("ns={}", namespace.unwrap_or(0)))?;
+                options.write(!device.interrupts, format_args!("interrupts=0"))
             }
         }
     }

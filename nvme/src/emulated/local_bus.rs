@@ -129,7 +129,7 @@ impl Bus for LocalBus {
         Some(pointer.as_ptr() as u64)
     }
 
-    fn vector(&self, _queue: u16) -> Option<u16> {
+    fn vector(&mut self, _queue: u16) -> Option<u16> {
         // A controller on a thread of its own needs none to wake a sleeper.
         None
     }

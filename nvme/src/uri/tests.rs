@@ -20,6 +20,8 @@ fn defaults_are_not_written() {
         "uring:/dev/nvme0n1",
         "uring:relative/file?block=512&size=1GiB",
         "uring:/a%26b%3fc%25d",
+        "vfio:0000:5e:00.0",
+        "vfio:0001:5e:00.1?ns=2&interrupts=0",
     ] {
         assert_eq!(parse(uri).map(|uri| uri.to_string()), Ok(uri.to_owned()));
     }
@@ -31,16 +33,24 @@ fn defaults_are_not_written() {
 fn errors_say_what_is_wrong_and_what_is_allowed() {
     assert_eq!(
         message("/dev/nvme0n1"),
-        "no backend in \"/dev/nvme0n1\": it starts with one of emulated:, uring: as in \
+        "no backend in \"/dev/nvme0n1\": it starts with one of emulated:, uring:, vfio: as in \
          emulated:1GiB"
     );
     assert_eq!(
         message("nvme:/dev/nvme0n1"),
-        "unknown backend \"nvme\": known are emulated:, uring:"
+        "unknown backend \"nvme\": known are emulated:, uring:, vfio:"
     );
     assert_eq!(
-        message("vfio:0000:5e:00.0"),
-        "the backend \"vfio\" is not in this build; this build has emulated:, uring:"
+        message("spdk:0000:5e:00.0"),
+        "the backend \"spdk\" is not in this build; this build has emulated:, uring:, vfio:"
+    );
+    assert_eq!(
+        message("vfio:nvme0"),
+        "address=nvme0: expected DOMAIN:BUS:DEVICE.FUNCTION in hexadecimal, as in 0000:5e:00.0"
+    );
+    assert_eq!(
+        message("vfio:5e:00.0?ns=0"),
+        "ns=0: expected the number of a namespace, 1 to 4294967294"
     );
     assert_eq!(parse("spdk:0000:5e:00.0"), Err(UriError::NotInThisBuild { scheme: "spdk" }));
     assert_eq!(

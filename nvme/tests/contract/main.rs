@@ -73,4 +73,8 @@ suite! {
     uring_4096: "uring:FILE?size=64MiB";
     uring_512: "uring:FILE?size=64MiB&block=512";
     uring_block_device: "uring:DEVICE?block=512";
+    vfio_4096: "vfio:CONTROLLER0";
+    vfio_512: "vfio:CONTROLLER1";
+    vfio_small_transfers: "vfio:CONTROLLER2";
+    vfio_no_interrupts: "vfio:CONTROLLER0?interrupts=0";
 }

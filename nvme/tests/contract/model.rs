@@ -70,11 +70,12 @@ fn operation(
 pub fn agrees_with_a_model(mut rig: Rig<impl QueuePair>) {
     let mut model = vec![0u8; PAGES as usize * 4096];
     let mut random = Random(42);
+    let most = u64::from(rig.transfer_pages_max()).min(6);
     for round in 0..150 {
         let mut expected = HashMap::new();
         let mut next_block = random.below(rig.per_page() * 2);
         for tag in 0..1 + random.below(DEPTH as u64) {
-            let pages = 1 + random.below(6);
+            let pages = 1 + random.below(most);
             let end = next_block + pages * rig.per_page();
             if end > PAGES * rig.per_page() {
                 break;

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use culvert_memory::{Buffer, Pages, Pool, PoolOptions};
 use culvert_nvme::{
-    AnyQueuePair, Completion, DeviceUri, Lba, OpenError, OpenOptions, Operation, QueuePair, Status,
-    Submission, Tag, UringError, open,
+    Access, AnyQueuePair, Completion, DeviceClaim, DeviceUri, Lba, OpenError, OpenOptions,
+    Operation, QueuePair, Status, Submission, Tag, UringError, WRITE_ZEROES_BLOCKS_MAX, open,
+    open_claimed,
 };
 
 /// Size of the device that every backend is opened with.
@@ -18,6 +19,11 @@ pub const DEVICE_BYTES: u64 = 64 << 20;
 const BLOCK_DEVICE: &str = "CULVERT_TEST_BLOCK_DEVICE";
 /// There is one block device for all tests.
 static BLOCK_DEVICE_IN_USE: Mutex<()> = Mutex::new(());
+/// Names NVMe controllers that are bound to vfio-pci, by their PCI addresses with spaces between
+/// them: `CONTROLLER0` is the first. Each has a namespace of [`DEVICE_BYTES`] bytes whose contents
+/// may be destroyed: 0 with blocks of 4096 bytes, 1 with blocks of 512, 2 with small transfers.
+const CONTROLLERS: &str = "CULVERT_TEST_VFIO";
+static CONTROLLERS_IN_USE: Mutex<()> = Mutex::new(());
 /// Depth of the queue pair.
 pub const DEPTH: usize = 16;
 
@@ -28,7 +34,9 @@ pub struct Rig<Q = AnyQueuePair> {
     uri: String,
     directory: tempfile::TempDir,
     files: u32,
-    _block_device: Option<MutexGuard<'static, ()>>,
+    /// A device that is one of its kind: further queue pairs are on the same.
+    claim: Option<DeviceClaim>,
+    _in_use: Option<MutexGuard<'static, ()>>,
 }
 
 pub fn pool() -> Pool {
@@ -39,7 +47,10 @@ impl Rig {
     /// Opens a device; `None`, with a message, where this machine has no such backend.
     pub fn open(uri: &str) -> Option<Rig> {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let block_device = match uri.contains("DEVICE") {
+        if uri.contains("CONTROLLER") {
+            return Rig::open_controller(uri, directory);
+        }
+        let in_use = match uri.contains("DEVICE") {
             true => Some(zeroed_block_device(uri)?),
             false => None,
         };
@@ -61,14 +72,67 @@ impl Rig {
             uri: uri.to_owned(),
             directory,
             files: 0,
-            _block_device: block_device,
+            claim: None,
+            _in_use: in_use,
         };
         rig.register_pool();
         Some(rig)
     }
 
+    /// Opens and clears a controller behind VFIO.
+    fn open_controller(uri: &str, directory: tempfile::TempDir) -> Option<Rig> {
+        let addresses = std::env::var(CONTROLLERS).unwrap_or_default();
+        let named = addresses.split_whitespace().enumerate().find_map(|(number, address)| {
+            let name = format!("CONTROLLER{number}");
+            uri.contains(&name).then(|| uri.replace(&name, address))
+        });
+        let Some(named) = named else {
+            eprintln!("skipped: {uri}: {CONTROLLERS} names no such controller");
+            return None;
+        };
+        let in_use = CONTROLLERS_IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+        let device = named.parse().expect("a good URI");
+        let claim = DeviceClaim::take(&device, Access::Exclusive).expect("bound to vfio-pci");
+        let options = OpenOptions { depth: DEPTH as u32, ..OpenOptions::default() };
+        let pair = open_claimed(&claim, &options).expect("a controller that works");
+        assert_eq!(pair.namespace().bytes(), DEVICE_BYTES);
+        let mut rig = Rig {
+            pair,
+            pool: pool(),
+            uri: named,
+            directory,
+            files: 0,
+            claim: Some(claim),
+            _in_use: Some(in_use),
+        };
+        rig.register_pool();
+        rig.clear();
+        Some(rig)
+    }
+
+    /// Makes every block zero, and begins to count anew.
+    fn clear(&mut self) {
+        let blocks = self.pair.namespace().blocks;
+        for (tag, first) in (0..blocks).step_by(WRITE_ZEROES_BLOCKS_MAX as usize).enumerate() {
+            let count = (blocks - first).min(u64::from(WRITE_ZEROES_BLOCKS_MAX)) as u32;
+            let zeroes =
+                Operation::WriteZeroes { lba: Lba(first), blocks: count, deallocate: false };
+            self.submit(tag as u64, zeroes);
+        }
+        for (_, completion) in self.finish() {
+            assert!(completion.status.is_success(), "{}", completion.status);
+        }
+        let claim = self.claim.as_ref().expect("a controller is claimed");
+        let options = OpenOptions { depth: DEPTH as u32, ..OpenOptions::default() };
+        self.pair = open_claimed(claim, &options).expect("another queue pair");
+        self.register_pool();
+    }
+
     /// Opens another device of the same kind.
     pub fn open_again(&mut self, options: &OpenOptions) -> AnyQueuePair {
+        if let Some(claim) = &self.claim {
+            return open_claimed(claim, options).expect("it has more queues");
+        }
         self.files += 1;
         let uri = in_directory(&self.uri, &self.directory, self.files);
         open(&uri, options).expect("it was opened before")
@@ -155,17 +219,42 @@ impl<Q: QueuePair> Rig<Q> {
         completion
     }
 
-    pub fn write(&mut self, lba: u64, buffer: Buffer) -> Pages {
-        let write = Operation::Write { lba: Lba(lba), pages: buffer.freeze(), fua: false };
-        self.run_well(write).pages.expect("a write hands its pages back")
+    /// Pages of the largest transfer.
+    pub fn transfer_pages_max(&self) -> u32 {
+        self.pair.namespace().transfer_bytes_max / 4096
     }
 
-    pub fn read(&mut self, lba: u64, pages: u32) -> Buffer {
-        // Old bytes are not to be mistaken for what was read.
-        let buffer = self.filled(pages, 0xdead);
-        let read = Operation::Read { lba: Lba(lba), buffer };
-        self.run_well(read).buffer.expect("a read hands its buffer back")
+    /// Writes as many pages as there are, in parts where the device's transfers are smaller.
+    pub fn write(&mut self, lba: u64, buffer: Buffer) -> Pages {
+        let pages = buffer.freeze();
+        for (first, count) in parts(pages.pages(), self.transfer_pages_max()) {
+            let lba = Lba(lba + u64::from(first) * self.per_page());
+            let part = pages.slice(first, count);
+            let written = self.run_well(Operation::Write { lba, pages: part, fua: false });
+            assert!(written.pages.is_some(), "a write hands its pages back");
+        }
+        pages
     }
+
+    /// Reads, likewise.
+    pub fn read(&mut self, lba: u64, pages: u32) -> Buffer {
+        let mut whole = self.pool.acquire(pages).expect("the pool is large enough");
+        for (first, count) in parts(pages, self.transfer_pages_max()) {
+            let lba = Lba(lba + u64::from(first) * self.per_page());
+            // Old bytes are not to be mistaken for what was read.
+            let buffer = self.filled(count, 0xdead);
+            let read = self.run_well(Operation::Read { lba, buffer });
+            let part = read.buffer.expect("a read hands its buffer back");
+            whole.copy_from_slice(first as usize * 4096, part.as_slice());
+        }
+        whole
+    }
+}
+
+/// Cuts a number of pages into parts: where each begins, and how long it is.
+fn parts(pages: u32, part_max: u32) -> impl Iterator<Item = (u32, u32)> {
+    let firsts = (0..pages).step_by(part_max as usize);
+    firsts.map(move |first| (first, (pages - first).min(part_max)))
 }
 
 /// Polls until nothing is in flight, and gives the completions by tag.

@@ -8,7 +8,9 @@ pub fn namespace_is_as_asked(rig: Rig<impl QueuePair>) {
     let namespace = rig.pair.namespace();
     assert_eq!(namespace.bytes(), DEVICE_BYTES);
     assert!([512, 4096].contains(&namespace.block_size));
-    assert_eq!(namespace.transfer_bytes_max, 2 << 20);
+    if namespace.backend != "vfio" {
+        assert_eq!(namespace.transfer_bytes_max, 2 << 20);
+    }
     assert!(!namespace.model.as_str().is_empty());
     assert!(!namespace.serial.as_str().is_empty());
     assert_eq!(rig.pair.depth(), DEPTH);
@@ -23,15 +25,20 @@ pub fn reads_what_was_written(mut rig: Rig<impl QueuePair>) {
 }
 
 pub fn moves_any_number_of_pages(mut rig: Rig<impl QueuePair>) {
+    let most = rig.transfer_pages_max();
+    let sizes = [1, 2, 3, 5, 32, 256, TRANSFER_PAGES_MAX].map(|pages| pages.min(most));
     let mut lba = 0;
-    for (seed, pages) in [1, 2, 3, 5, 32, 256, TRANSFER_PAGES_MAX].into_iter().enumerate() {
-        let written = rig.filled(pages, seed as u64);
-        rig.write(lba, written);
-        lba += u64::from(pages) * rig.per_page();
+    for (seed, pages) in sizes.into_iter().enumerate() {
+        let pages = rig.filled(pages, seed as u64).freeze();
+        let blocks = u64::from(pages.pages()) * rig.per_page();
+        rig.run_well(Operation::Write { lba: Lba(lba), pages, fua: false });
+        lba += blocks;
     }
     lba = 0;
-    for (seed, pages) in [1, 2, 3, 5, 32, 256, TRANSFER_PAGES_MAX].into_iter().enumerate() {
-        let read = rig.read(lba, pages);
+    for (seed, pages) in sizes.into_iter().enumerate() {
+        let buffer = rig.filled(pages, 0xdead);
+        let read = rig.run_well(Operation::Read { lba: Lba(lba), buffer });
+        let read = read.buffer.expect("a read hands its buffer back");
         assert!(read.as_slice() == pattern(seed as u64, read.len()), "{pages} pages");
         lba += u64::from(pages) * rig.per_page();
     }

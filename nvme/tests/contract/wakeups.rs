@@ -18,7 +18,7 @@ fn sleep(pair: &impl QueuePair) -> bool {
 pub fn a_sleeper_is_woken(mut rig: Rig<impl QueuePair>) {
     let deadline = Instant::now() + Duration::from_secs(20);
     for round in 0..200 {
-        let written = rig.filled(1 + round % 32, u64::from(round));
+        let written = rig.filled(1 + round % rig.transfer_pages_max().min(32), u64::from(round));
         rig.submit(1, Operation::Write { lba: Lba(0), pages: written.freeze(), fua: false });
         rig.submit(2, Operation::Flush);
         rig.pair.ring();
