@@ -413,6 +413,6 @@ pub fn emulated_bytes(uri: &str) -> Option<u64> {
     let uri: DeviceUri = uri.replace(NUMBER, "0").parse().ok()?;
     match uri.device() {
         Device::Emulated(options) => Some(options.bytes),
-        Device::Uring(_) => None,
+        Device::Uring(_) | Device::Vfio(_) => None,
     }
 }
