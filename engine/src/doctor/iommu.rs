@@ -1,7 +1,7 @@
 //! The IOMMU: whether there is one, what it costs devices of Culvert, and VFIO.
 //!
 //! `uring:` and `rdma://` need none of it: they go through drivers of the kernel. An IOMMU that
-//! translates costs them time; VFIO without an IOMMU is a hole.
+//! translates costs them time. `vfio:` needs both; VFIO without an IOMMU is a hole.
 
 use super::machine::Machine;
 use super::{Area, Findings, nvme, rdma};
@@ -53,8 +53,8 @@ fn examine_groups(machine: &Machine, findings: &mut Findings) {
     };
     let groups: Vec<String> = groups.into_iter().filter(real).collect();
     if groups.is_empty() {
-        let why = format!("only VFIO needs one: {}", switch(machine));
-        return findings.unknown("IOMMU", "none; `uring:` and `rdma://` need none", why);
+        let why = format!("where `vfio:` is to be used: {}", switch(machine));
+        return findings.unknown("IOMMU", "none; only `vfio:` needs one", why);
     }
     // What VFIO has is meant to be translated.
     let by_kernel = |device: &String| nvme::is_the_kernels(machine, device);
@@ -87,7 +87,7 @@ fn examine_vfio(machine: &Machine, findings: &mut Findings) {
     }
     let module = machine.has(VFIO_MODULE);
     match (module, machine.may_use("/dev/vfio/vfio")) {
-        (false, _) => findings.good("VFIO", "vfio-pci is not loaded, and nothing here needs it"),
+        (false, _) => findings.good("VFIO", "vfio-pci is not loaded, and only `vfio:` needs it"),
         (true, Ok(())) => findings.good("VFIO", "vfio-pci is loaded, /dev/vfio/vfio may be used"),
         (true, Err(error)) => findings.unknown("VFIO", "vfio-pci is loaded", error),
     }

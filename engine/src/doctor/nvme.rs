@@ -95,6 +95,10 @@ fn examine_driver(machine: &Machine, device: &str, findings: &mut Findings) {
             let what = format!("{what}; and without an IOMMU it reaches all memory");
             findings.bad(device, what, iommu::switch(machine));
         }
+        Some(group) if by_vfio => {
+            let what = format!("NVMe in the hands of {driver}, IOMMU group {group}: for `vfio:`");
+            findings.good(device, what);
+        }
         _ => {
             let why = format!(
                 "perhaps meant for another program; the kernel gets it back by: echo nvme > \

@@ -97,7 +97,10 @@ fn check(address: PciAddress) -> Result<u32, VfioError> {
     let group = address.iommu_group().ok_or(VfioError::NoIommu)?;
     match address.driver() {
         Some(driver) if driver == VFIO_PCI => Ok(group),
-        driver => Err(VfioError::Driver { driver: driver.unwrap_or_else(|| "none".into()) }),
+        driver => {
+            let driver = driver.unwrap_or_else(|| "none".into());
+            Err(VfioError::Driver { address, driver })
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::address::PciAddress;
+
 /// See the module's documentation.
 #[derive(Debug, thiserror::Error)]
 pub enum VfioError {
@@ -13,10 +15,14 @@ pub enum VfioError {
     NotNvme,
     /// Machine: the kernel or somebody else has it.
     #[error(
-        "it is bound to the driver {driver:?}, and has to be bound to vfio-pci: \
-         `culvert nvme bind` does that"
+        "it is bound to the driver {driver:?}, and has to be bound to vfio-pci; where nobody uses its \
+         disks: modprobe vfio-pci; echo vfio-pci > {folder}/driver_override; \
+         echo {address} > {folder}/driver/unbind; echo {address} > /sys/bus/pci/drivers_probe",
+        folder = address.folder().display()
     )]
     Driver {
+        /// The device.
+        address: PciAddress,
         /// Its driver; `none` if it has none.
         driver: String,
     },

@@ -50,7 +50,7 @@ fn without_an_iommu_only_vfio_is_out_of_reach() {
     tree.file("/proc/cpuinfo", "processor\t: 0\nvendor_id\t: GenuineIntel");
     let findings = examine(&tree.machine());
     expect_unknown(&findings, "IOMMU", "none", "intel_iommu=on iommu=pt");
-    expect_good(&findings, "VFIO", "vfio-pci is not loaded, and nothing here needs it");
+    expect_good(&findings, "VFIO", "vfio-pci is not loaded, and only `vfio:` needs it");
     tree.file("/proc/cmdline", "root=/dev/sda1 intel_iommu=off quiet");
     let why = "take the kernel argument intel_iommu=off away";
     expect_unknown(&examine(&tree.machine()), "IOMMU", "none", why);
