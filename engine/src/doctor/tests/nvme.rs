@@ -127,7 +127,7 @@ fn other_drivers_may_be_meant() {
     pci(&tree, Some("vfio-pci"));
     iommu::groups(&tree, "DMA");
     let findings = examine(&tree.machine());
-    expect_good(&findings, ADDRESS, "NVMe in the hands of vfio-pci, IOMMU group 1: for `vfio:`");
+    expect_good(&findings, ADDRESS, "NVMe in the hands of vfio-pci, IOMMU group 11: for `vfio:`");
     let why = format!("echo {ADDRESS} > {PCI}/{ADDRESS}/driver/unbind");
     let tree = Tree::new();
     pci(&tree, Some("uio_pci_generic"));
