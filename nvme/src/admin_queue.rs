@@ -12,9 +12,12 @@ use crate::completion_queue::CompletionQueue;
 use crate::config::ADMIN_ENTRIES;
 use crate::controller_error::{ControllerError, Step};
 use crate::queue_memory::AdminMemory;
-use crate::registers::{completion_doorbell, submission_doorbell};
+use crate::registers::{self, ControllerStatus, completion_doorbell, submission_doorbell};
 use crate::submission_entry::{CommandId, SubmissionEntry};
 use crate::submission_queue::SubmissionQueue;
+
+/// Turns of a wait between two looks at the controller's status.
+const TURNS_PER_LOOK: u32 = 256;
 
 /// Queue identifier of the admin queues.
 const ADMIN_QUEUE: u16 = 0;
@@ -63,7 +66,7 @@ impl AdminQueue {
         if let Some((doorbell, tail)) = self.submission.take_doorbell() {
             bus.ring(doorbell, tail);
         }
-        loop {
+        for turn in 0_u32.. {
             bus.advance();
             while let Some(completion) = self.completion.take() {
                 self.submission.note_head(completion.submission_head.get());
@@ -75,14 +78,21 @@ impl AdminQueue {
                     return accepted(step, completion);
                 }
             }
-            if bus.is_gone() {
-                return Err(ControllerError::Gone);
+            if turn % TURNS_PER_LOOK == 0 {
+                let status = ControllerStatus(bus.read32(registers::STATUS));
+                if status.is_gone() || bus.is_gone() {
+                    return Err(ControllerError::Gone);
+                }
+                if status.is_fatal() {
+                    return Err(ControllerError::Fatal { step });
+                }
             }
             if Instant::now() > deadline {
-                return Err(ControllerError::Timeout { step });
+                break;
             }
             std::hint::spin_loop();
         }
+        Err(ControllerError::Timeout { step })
     }
 }
 

@@ -39,13 +39,18 @@ pub(crate) struct Command {
     pub(crate) held: Held,
     /// Bytes that it transfers.
     pub(crate) bytes: u32,
+    /// Since when it is in flight, or its abort was asked for, by the time of whoever looks after
+    /// commands that take too long.
+    pub(crate) since_ns: u64,
+    /// Whether its abort was asked for.
+    pub(crate) abort_asked: bool,
     /// Set once an answer waits in the table: the device's, should one come, is not for it.
     answered: bool,
 }
 
 impl Command {
     pub(crate) fn new(tag: Tag, kind: Kind, held: Held, bytes: u32) -> Command {
-        Command { tag, kind, held, bytes, answered: false }
+        Command { tag, kind, held, bytes, since_ns: 0, abort_asked: false, answered: false }
     }
 
     /// Counts the command and hands back what it held.
@@ -180,6 +185,16 @@ impl CommandTable {
         let command = self.slots[usize::from(id.0)].take().expect("an answer has its command");
         self.free.push(id.0);
         Some((command, status))
+    }
+
+    /// The command that has been in flight for longest, among those without an answer.
+    pub(crate) fn oldest(&mut self) -> Option<(CommandId, &mut Command)> {
+        let slots = self.slots.iter_mut().enumerate();
+        let unanswered = slots.filter_map(|(id, slot)| {
+            let command = slot.as_mut().filter(|command| !command.answered)?;
+            Some((CommandId(id as u16), command))
+        });
+        unanswered.min_by_key(|(_, command)| command.since_ns)
     }
 
     /// Keeps what commands in flight hold from being given back, for ever.

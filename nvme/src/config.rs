@@ -2,6 +2,8 @@
 //!
 //! Nothing on the hot path grows: every queue, list and table is made for one of these numbers.
 
+use std::time::Duration;
+
 use culvert_memory::PAGE_SIZE;
 
 use crate::prp::LIST_ENTRIES_MAX;
@@ -37,6 +39,13 @@ pub(crate) const ADMIN_ENTRIES: u16 = 32;
 
 /// I/O queue pairs of one controller at most: one for each core that uses it.
 pub(crate) const IO_QUEUES_MAX: u16 = 128;
+
+/// How long a command may take: as Linux's driver has it, and far more than any device needs.
+pub const COMMAND_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Time that passes unseen between two looks at commands counts as this at most: they are not late
+/// because nobody was there.
+pub(crate) const TEND_NS_MAX: u64 = 1_000_000_000;
 
 /// Empty turns of a controller thread before it parks.
 pub(crate) const IDLE_TURNS_MAX: u32 = 20_000;

@@ -271,4 +271,10 @@ pub trait QueuePair {
 
     /// What was done so far.
     fn counters(&self) -> &Counters;
+
+    /// Looks after what no completion tells: a device that has gone away, a controller that has
+    /// failed, commands that take too long, which are aborted and, if that does not help, ended by
+    /// a reset. To be called some times a second with a clock in nanoseconds that only goes
+    /// forward; may wait for the device. Backends whose kernel does so have nothing to do.
+    fn tend(&mut self, _now_ns: u64) {}
 }

@@ -11,12 +11,15 @@
 //! A device that has gone away, and a reset, answer every command in flight on its behalf, and
 //! only after the device has stopped touching memory.
 
+use std::time::Duration;
+
 use culvert_memory::Region;
 
 use crate::bus::Bus;
 use crate::command_table::{Command, CommandTable, Held, Kind};
 use crate::completion_entry::CompletionEntry;
 use crate::completion_queue::CompletionQueue;
+use crate::config::TEND_NS_MAX;
 use crate::contract::{
     Completion, Lba, LbaRange, Namespace, Operation, QueuePair, RegisterError, Submission, Tag,
     Wake,
@@ -27,7 +30,7 @@ use crate::counters::Counters;
 use crate::limits::Limits;
 use crate::prp::{Further, PrpPair, further_pages};
 use crate::queue_memory::QueueMemory;
-use crate::registers::{completion_doorbell, submission_doorbell};
+use crate::registers::{self, ControllerStatus, completion_doorbell, submission_doorbell};
 use crate::status::Status;
 use crate::submission_entry::{CommandId, NamespaceId, SubmissionEntry};
 use crate::submission_queue::SubmissionQueue;
@@ -56,6 +59,12 @@ pub(crate) struct Driver<B: Bus> {
     lost: bool,
     /// A wake-up was asked for and not yet withdrawn.
     armed: bool,
+    /// How long a command may take.
+    timeout_ns: u64,
+    /// Time that has passed while somebody looked after the commands.
+    tended_ns: u64,
+    /// When that was last.
+    looked_ns: Option<u64>,
 }
 
 impl<B: Bus> Driver<B> {
@@ -69,6 +78,7 @@ impl<B: Bus> Driver<B> {
         mut bus: B,
         controller: Controller,
         mut memory: QueueMemory,
+        timeout: Duration,
     ) -> Result<Driver<B>, ControllerError> {
         memory.map(&mut bus)?;
         let entries = memory.entries();
@@ -97,6 +107,9 @@ impl<B: Bus> Driver<B> {
             counters: Counters::default(),
             lost: false,
             armed: false,
+            timeout_ns: timeout.as_nanos() as u64,
+            tended_ns: 0,
+            looked_ns: None,
         };
         driver.create_queues()?;
         Ok(driver)
@@ -148,6 +161,29 @@ impl<B: Bus> Driver<B> {
         if let Err(error) = self.start_again() {
             self.give_up(error);
         }
+    }
+
+    /// Ends what takes too long: with an abort, and when that has not helped for as long, or cannot
+    /// be asked for, with a reset.
+    fn end_overdue(&mut self) {
+        let (now_ns, timeout_ns) = (self.tended_ns, self.timeout_ns);
+        let Some((id, command)) = self.commands.oldest() else { return };
+        if now_ns - command.since_ns < timeout_ns {
+            return;
+        }
+        let (tag, asked) = (command.tag.0, command.abort_asked);
+        command.abort_asked = true;
+        command.since_ns = now_ns;
+        if !asked {
+            tracing::warn!(tag, "a command takes too long and is aborted");
+            match self.controller.abort(&mut self.bus, self.queue, id) {
+                Ok(_) => return,
+                Err(error) => tracing::warn!(%error, "it cannot be aborted"),
+            }
+        }
+        tracing::error!(tag, "a command does not end: the controller is reset");
+        // What it says of itself was told.
+        let _said = self.reset();
     }
 
     /// The queue pair is lost.
@@ -330,7 +366,8 @@ impl<B: Bus> QueuePair for Driver<B> {
         let Some(id) = self.commands.next_id() else {
             return Err(submission);
         };
-        let (entry, command) = self.prepare(id, submission);
+        let (entry, mut command) = self.prepare(id, submission);
+        command.since_ns = self.tended_ns;
         let inserted = self.commands.insert(command);
         debug_assert_eq!(inserted, id, "the entry carries the identifier of its command");
         match entry {
@@ -413,6 +450,29 @@ impl<B: Bus> QueuePair for Driver<B> {
 
     fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    fn tend(&mut self, now_ns: u64) {
+        let passed_ns = self.looked_ns.map_or(0, |then_ns| now_ns.saturating_sub(then_ns));
+        self.looked_ns = Some(now_ns);
+        self.tended_ns += passed_ns.min(TEND_NS_MAX);
+        if self.lost {
+            return;
+        }
+        // The next poll answers everything on behalf of a device that has gone away.
+        let status = ControllerStatus(self.bus.read32(registers::STATUS));
+        if status.is_gone() {
+            return;
+        }
+        if status.is_fatal() {
+            tracing::error!("the controller reports a fatal error and is reset");
+            let _said = self.reset();
+            return;
+        }
+        // What has completed and was not visited yet is not late.
+        if !self.has_completion() {
+            self.end_overdue();
+        }
     }
 }
 

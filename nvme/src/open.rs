@@ -1,11 +1,14 @@
 //! From a URI to a queue pair.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use culvert_memory::{MappingError, Region};
 
 use crate::claim::{Access, Claimed, DeviceClaim, Holder};
-use crate::config::{DEPTH_DEFAULT, DEPTH_MAX, REGIONS_DEFAULT, REGIONS_MAX};
+use crate::config::{
+    COMMAND_TIMEOUT_DEFAULT, DEPTH_DEFAULT, DEPTH_MAX, REGIONS_DEFAULT, REGIONS_MAX,
+};
 use crate::contract::{Completion, Namespace, QueuePair, RegisterError, Submission, Wake};
 use crate::controller_error::ControllerError;
 use crate::counters::Counters;
@@ -22,11 +25,18 @@ pub struct OpenOptions {
     /// Most regions registered at the same time, up to [`REGIONS_MAX`]. For io_uring a region
     /// takes one place for each GiB.
     pub regions_max: u32,
+    /// How long a command may take before it is aborted ([`QueuePair::tend`]); as long again, and
+    /// the controller is reset.
+    pub timeout: Duration,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        OpenOptions { depth: DEPTH_DEFAULT, regions_max: REGIONS_DEFAULT }
+        OpenOptions {
+            depth: DEPTH_DEFAULT,
+            regions_max: REGIONS_DEFAULT,
+            timeout: COMMAND_TIMEOUT_DEFAULT,
+        }
     }
 }
 
@@ -217,5 +227,9 @@ impl QueuePair for AnyQueuePair {
 
     fn counters(&self) -> &Counters {
         dispatch!(self, pair => pair.counters())
+    }
+
+    fn tend(&mut self, now_ns: u64) {
+        dispatch!(self, pair => pair.tend(now_ns));
     }
 }

@@ -431,3 +431,94 @@ fn bad_options_are_errors() {
     let options = OpenOptions { depth: 4096, ..OpenOptions::default() };
     assert_eq!(open(&uri, &options).expect("the deepest").depth(), 4096);
 }
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Looks after the device for so long, and gives what completed meanwhile.
+fn tend(rig: &mut Rig, now_ns: &mut u64, seconds: u64) -> HashMap<u64, Completion> {
+    let mut completions = HashMap::new();
+    for _ in 0..2 * seconds {
+        *now_ns += SECOND_NS / 2;
+        rig.pair.tend(*now_ns);
+        rig.pair.poll(64, &mut |completion| {
+            completions.insert(completion.tag.0, completion);
+        });
+    }
+    completions
+}
+
+#[test]
+fn a_command_that_takes_too_long_is_aborted() {
+    let mut rig = Rig::new("emulated:1MiB");
+    let mut now_ns = 7;
+    rig.device().faults().hold(FaultTarget::Writes, Lba(3)..Lba(4), Times::Next(1));
+    tend(&mut rig, &mut now_ns, 100);
+    rig.submit_write(1, 3, 9);
+    rig.submit_write(2, 4, 9);
+    rig.pair.ring();
+    let completions = tend(&mut rig, &mut now_ns, 29);
+    assert_eq!(completions.into_keys().collect::<Vec<_>>(), [2], "it has thirty seconds");
+    let completions = tend(&mut rig, &mut now_ns, 2);
+    assert_eq!(completions[&1].status, Status::ABORT_REQUESTED);
+    assert!(completions[&1].pages.is_some());
+    assert_eq!(rig.read(3), [0; 4096]);
+    assert!(rig.write(3, 5).is_success());
+}
+
+#[test]
+fn a_command_that_no_abort_ends_is_ended_by_a_reset() {
+    let mut rig = Rig::new("emulated:1MiB");
+    let mut now_ns = 0;
+    assert!(rig.write(4, 1).is_success());
+    rig.device().faults().lose(FaultTarget::Flushes, ANYWHERE, Times::Next(1));
+    rig.submit(1, Operation::Flush);
+    rig.pair.ring();
+    assert!(tend(&mut rig, &mut now_ns, 59).is_empty());
+    let completions = tend(&mut rig, &mut now_ns, 4);
+    assert_eq!(completions[&1].status, Status::ABORTED_BY_HOST);
+    assert_eq!(rig.read(4), [1; 4096]);
+    // Commands of the new queues are as young as they are.
+    rig.device().faults().lose(FaultTarget::Reads, ANYWHERE, Times::Next(1));
+    let buffer = rig.filled(1, 0);
+    rig.submit(2, Operation::Read { lba: Lba(4), buffer });
+    rig.pair.ring();
+    assert!(tend(&mut rig, &mut now_ns, 59).is_empty());
+    assert!(tend(&mut rig, &mut now_ns, 4)[&2].buffer.is_some());
+}
+
+#[test]
+fn a_controller_that_failed_is_reset() {
+    for uri in ["emulated:1MiB", "emulated:1MiB?thread=1"] {
+        let mut rig = Rig::new(uri);
+        assert!(rig.write(4, 1).is_success());
+        rig.device().faults().fail_controller();
+        rig.submit_write(1, 4, 2);
+        let mut now_ns = 0;
+        let mut completions = HashMap::new();
+        rig.pair.ring();
+        while completions.is_empty() {
+            completions = tend(&mut rig, &mut now_ns, 1);
+            assert!(now_ns < 20 * SECOND_NS || uri.contains("thread"), "nobody resets it");
+        }
+        assert_eq!(completions[&1].status, Status::ABORTED_BY_HOST);
+        assert!(completions[&1].pages.is_some());
+        assert!(rig.write(5, 3).is_success());
+        assert_eq!(rig.read(5), [3; 4096]);
+    }
+}
+
+#[test]
+fn time_in_which_nobody_looked_makes_nothing_late() {
+    let mut rig = Rig::new("emulated:1MiB");
+    let mut now_ns = 0;
+    rig.device().faults().hold(FaultTarget::Writes, ANYWHERE, Times::Next(1));
+    rig.submit_write(1, 3, 9);
+    rig.pair.ring();
+    for _ in 0..20 {
+        now_ns += 3600 * SECOND_NS;
+        assert!(tend(&mut rig, &mut now_ns, 0).is_empty());
+        rig.pair.tend(now_ns);
+    }
+    assert_eq!(rig.pair.in_flight(), 1);
+    assert!(!tend(&mut rig, &mut now_ns, 12).is_empty());
+}

@@ -42,6 +42,9 @@ pub struct Device<D> {
     pub shards: Range<usize>,
 }
 
+/// Between two looks at what no completion of a device tells.
+const TEND_NS: u64 = 100_000_000;
+
 /// Where the shard's position stands in a tag.
 const TAG_PREFIX_SHIFT: u32 = 48;
 
@@ -56,6 +59,8 @@ pub struct Reactor<D, N> {
     offenders: Vec<(ConnectionId, &'static str)>,
     /// Bytes of pages that were copied in turns; the thread's own count is not only this one's.
     page_bytes_copied: u64,
+    /// When the devices are looked after next.
+    tend_at_ns: u64,
 }
 
 impl<D: QueuePair, N: Network> Reactor<D, N> {
@@ -74,6 +79,7 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
             windows: Vec::new(),
             offenders: Vec::new(),
             page_bytes_copied: 0,
+            tend_at_ns: 0,
         }
     }
 
@@ -109,6 +115,7 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
         self.chunkserver.begin(now_ns);
         self.chunkserver.set_drivers(self.driver_counters());
         self.register_windows();
+        self.tend_devices(now_ns);
         let events = self.poll_network(now_ns);
         let completions = self.poll_devices(now_ns);
         let now_ns = clock.now_ns();
@@ -186,6 +193,15 @@ impl<D: QueuePair, N: Network> Reactor<D, N> {
             });
         }
         count
+    }
+
+    /// Looks after the devices now and then.
+    fn tend_devices(&mut self, now_ns: u64) {
+        if now_ns < self.tend_at_ns {
+            return;
+        }
+        self.tend_at_ns = now_ns + TEND_NS;
+        self.devices.iter_mut().for_each(|device| device.queue_pair.tend(now_ns));
     }
 
     fn submit(&mut self, now_ns: u64) -> usize {

@@ -16,7 +16,7 @@
 use std::sync::Arc;
 
 use super::admin::Admin;
-use super::faults::{FaultTarget, Faults};
+use super::faults::{FaultTarget, Faults, Struck};
 use super::host_memory::HostMemory;
 use super::pending::{Pending, PendingCommand};
 use super::register_file::RegisterFile;
@@ -199,6 +199,9 @@ impl Controller {
             self.registers.set_gone();
             return;
         }
+        if self.faults.take_fatal() {
+            self.fail();
+        }
         for flip in self.faults.take_flips() {
             self.store.flip(flip.lba, flip.byte, flip.mask);
         }
@@ -231,7 +234,19 @@ impl Controller {
                 break;
             }
             let Some(command) = self.pending.take() else { break };
-            let status = command.verdict.unwrap_or_else(|| self.execute(&command, memory));
+            let done = match command.verdict {
+                Some(status) => Err(Struck::Failed(status)),
+                None => self.execute(&command, memory),
+            };
+            let status = match done {
+                Ok(()) => Status::SUCCESS,
+                Err(Struck::Failed(status)) => status,
+                Err(Struck::Held) => {
+                    self.pending.hold(command);
+                    continue;
+                }
+                Err(Struck::Lost) => continue,
+            };
             // What was rung until now was submitted before this completion is posted.
             self.fetch();
             let (Some(ring), Some(submission)) = (&mut self.completion, &self.submission) else {
@@ -274,29 +289,28 @@ impl Controller {
 
     /// Executes one I/O command.
     #[inline]
-    fn execute(&mut self, command: &PendingCommand, memory: &HostMemory) -> Status {
+    fn execute(&mut self, command: &PendingCommand, memory: &HostMemory) -> Result<(), Struck> {
         let entry = &command.entry;
         if entry.wants_more_than_prps() {
-            return Status::INVALID_FIELD;
+            return Err(Struck::Failed(Status::INVALID_FIELD));
         }
         let namespace = NamespaceId(entry.namespace_id.get());
         let everywhere = namespace == NamespaceId::ALL && entry.opcode == io_opcode::FLUSH;
         if namespace != NAMESPACE && !everywhere {
-            return Status::INVALID_NAMESPACE;
+            return Err(Struck::Failed(Status::INVALID_NAMESPACE));
         }
-        let result = match entry.opcode {
+        match entry.opcode {
             io_opcode::READ => self.read(entry, memory),
             io_opcode::WRITE => self.write(entry, memory),
             io_opcode::FLUSH => self.flush(command.posted_before),
             io_opcode::WRITE_ZEROES => self.write_zeroes(entry),
             io_opcode::DATASET_MANAGEMENT => self.manage_dataset(entry, memory),
-            _ => Err(Status::INVALID_OPCODE),
-        };
-        result.err().unwrap_or(Status::SUCCESS)
+            _ => Err(Struck::Failed(Status::INVALID_OPCODE)),
+        }
     }
 
     #[inline]
-    fn read(&mut self, entry: &SubmissionEntry, memory: &HostMemory) -> Result<(), Status> {
+    fn read(&mut self, entry: &SubmissionEntry, memory: &HostMemory) -> Result<(), Struck> {
         let range = self.transfer(entry, memory)?;
         self.strike(FaultTarget::Reads, Some(range))?;
         self.store.read(range.start, &self.segments, memory);
@@ -304,7 +318,7 @@ impl Controller {
     }
 
     #[inline]
-    fn write(&mut self, entry: &SubmissionEntry, memory: &HostMemory) -> Result<(), Status> {
+    fn write(&mut self, entry: &SubmissionEntry, memory: &HostMemory) -> Result<(), Struck> {
         let range = self.transfer(entry, memory)?;
         self.strike(FaultTarget::Writes, Some(range))?;
         let fua = entry.dword12.get() & FORCE_UNIT_ACCESS != 0;
@@ -312,13 +326,13 @@ impl Controller {
         Ok(())
     }
 
-    fn flush(&mut self, posted_before: u64) -> Result<(), Status> {
+    fn flush(&mut self, posted_before: u64) -> Result<(), Struck> {
         self.strike(FaultTarget::Flushes, None)?;
         self.store.flush(posted_before);
         Ok(())
     }
 
-    fn write_zeroes(&mut self, entry: &SubmissionEntry) -> Result<(), Status> {
+    fn write_zeroes(&mut self, entry: &SubmissionEntry) -> Result<(), Struck> {
         let range = self.check(entry.range())?;
         self.strike(FaultTarget::Writes, Some(range))?;
         let fua = entry.dword12.get() & FORCE_UNIT_ACCESS != 0;
@@ -332,10 +346,10 @@ impl Controller {
         &mut self,
         entry: &SubmissionEntry,
         memory: &HostMemory,
-    ) -> Result<(), Status> {
+    ) -> Result<(), Struck> {
         let count = (entry.dword10.get() & 0xff) as usize + 1;
         if count > DEALLOCATE_RANGES_MAX {
-            return Err(Status::INVALID_FIELD);
+            return Err(Struck::Failed(Status::INVALID_FIELD));
         }
         self.segments.resolve(entry.prps(), count * RANGE_BYTES, memory)?;
         let mut bytes = [0; DEALLOCATE_RANGES_MAX * RANGE_BYTES];
@@ -386,7 +400,7 @@ impl Controller {
 
     /// Fails a command that a fault is meant for.
     #[inline]
-    fn strike(&self, target: FaultTarget, range: Option<LbaRange>) -> Result<(), Status> {
+    fn strike(&self, target: FaultTarget, range: Option<LbaRange>) -> Result<(), Struck> {
         if !self.faults.is_armed() {
             return Ok(());
         }

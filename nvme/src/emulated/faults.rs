@@ -40,8 +40,33 @@ pub enum Times {
     },
 }
 
+/// What becomes of a command that a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Struck {
+    /// It fails.
+    Failed(Status),
+    /// It waits until it is aborted.
+    Held,
+    /// It is forgotten.
+    Lost,
+}
+
+impl From<Status> for Struck {
+    fn from(status: Status) -> Struck {
+        Struck::Failed(status)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Deed {
+    Fail,
+    Hold,
+    Lose,
+}
+
 #[derive(Debug)]
 struct Rule {
+    deed: Deed,
     target: FaultTarget,
     blocks: Range<Lba>,
     times: Times,
@@ -61,6 +86,8 @@ struct Plan {
     rules: Vec<Rule>,
     flips: Vec<Flip>,
     removed: bool,
+    /// The controller fails, and answers nothing until it is reset.
+    fatal: bool,
 }
 
 #[derive(Debug, Default)]
@@ -80,12 +107,31 @@ pub const ANYWHERE: Range<Lba> = Lba(0)..Lba(u64::MAX);
 impl Faults {
     /// Makes commands fail that touch `blocks` (flushes touch all).
     pub fn fail(&self, target: FaultTarget, blocks: Range<Lba>, times: Times) {
+        self.add(Deed::Fail, target, blocks, times);
+    }
+
+    /// Makes commands take for ever, until they are aborted or the controller is reset.
+    pub fn hold(&self, target: FaultTarget, blocks: Range<Lba>, times: Times) {
+        self.add(Deed::Hold, target, blocks, times);
+    }
+
+    /// Makes the controller forget commands: not even an abort finds them, only a reset ends them.
+    pub fn lose(&self, target: FaultTarget, blocks: Range<Lba>, times: Times) {
+        self.add(Deed::Lose, target, blocks, times);
+    }
+
+    /// Stops the controller with a fatal status (CSTS.CFS) until it is reset.
+    pub fn fail_controller(&self) {
+        self.change(|plan| plan.fatal = true);
+    }
+
+    fn add(&self, deed: Deed, target: FaultTarget, blocks: Range<Lba>, times: Times) {
         let seed = match times {
             Times::Chance { seed, .. } => seed,
             Times::Next(_) | Times::Always => 0,
         };
         let random = Random::new(seed);
-        self.change(|plan| plan.rules.push(Rule { target, blocks, times, random }));
+        self.change(|plan| plan.rules.push(Rule { deed, target, blocks, times, random }));
     }
 
     /// Flips the bits `mask` of byte `byte` of a block on the medium. What the volatile write
@@ -115,7 +161,8 @@ impl Faults {
     }
 
     fn rearm(&self, plan: &Plan) {
-        let armed = plan.removed || !plan.rules.is_empty() || !plan.flips.is_empty();
+        let whole = plan.removed || plan.fatal;
+        let armed = whole || !plan.rules.is_empty() || !plan.flips.is_empty();
         self.0.armed.store(armed, Ordering::Release);
     }
 
@@ -138,6 +185,14 @@ impl Faults {
         self.plan().removed
     }
 
+    /// Whether the controller is to fail now.
+    pub(super) fn take_fatal(&self) -> bool {
+        let mut plan = self.plan();
+        let fatal = std::mem::take(&mut plan.fatal);
+        self.rearm(&plan);
+        fatal
+    }
+
     /// Takes the flips that are due.
     pub(super) fn take_flips(&self) -> Vec<Flip> {
         let mut plan = self.plan();
@@ -146,21 +201,24 @@ impl Faults {
         flips
     }
 
-    /// The status with which a command fails, if it does. `range` of `None` is all blocks.
+    /// What becomes of a command, if a fault strikes it. `range` of `None` is all blocks.
     #[cold]
-    pub(super) fn strike(&self, target: FaultTarget, range: Option<LbaRange>) -> Option<Status> {
+    pub(super) fn strike(&self, target: FaultTarget, range: Option<LbaRange>) -> Option<Struck> {
         let mut plan = self.plan();
-        let struck = plan
-            .rules
-            .iter_mut()
-            .filter(|rule| rule.target == target && rule.touches(range))
-            .any(Rule::draw);
+        let mut meant =
+            plan.rules.iter_mut().filter(|rule| rule.target == target && rule.touches(range));
+        let struck = meant.find_map(|rule| rule.draw().then_some(rule.deed));
         plan.rules.retain(|rule| rule.times != Times::Next(0));
         self.rearm(&plan);
-        struck.then_some(match target {
+        let status = match target {
             FaultTarget::Reads => Status::UNRECOVERED_READ_ERROR,
             FaultTarget::Writes => Status::WRITE_FAULT,
             FaultTarget::Flushes => Status::INTERNAL_ERROR,
+        };
+        Some(match struck? {
+            Deed::Fail => Struck::Failed(status),
+            Deed::Hold => Struck::Held,
+            Deed::Lose => Struck::Lost,
         })
     }
 }
@@ -201,7 +259,7 @@ mod tests {
         let missed = LbaRange { start: Lba(16), blocks: 4 };
         assert_eq!(faults.strike(FaultTarget::Reads, Some(missed)), None);
         assert_eq!(faults.strike(FaultTarget::Writes, RANGE), None);
-        let expected = Some(Status::UNRECOVERED_READ_ERROR);
+        let expected = Some(Struck::Failed(Status::UNRECOVERED_READ_ERROR));
         assert_eq!(faults.strike(FaultTarget::Reads, RANGE), expected);
         assert_eq!(faults.strike(FaultTarget::Reads, RANGE), expected);
         assert_eq!(faults.strike(FaultTarget::Reads, RANGE), None);

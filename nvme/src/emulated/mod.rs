@@ -135,7 +135,12 @@ impl Emulated {
         };
         let bus = LocalBus::new(engine, registers, options.regions_max, copies);
         let memory = QueueMemory::new(depth).map_err(OpenError::Memory)?;
-        let driver = Driver::open(bus, crate::controller::Controller::new(None, BACKEND), memory)?;
+        let driver = Driver::open(
+            bus,
+            crate::controller::Controller::new(None, BACKEND),
+            memory,
+            options.timeout,
+        )?;
         Ok(Emulated { driver, faults, losses: Random::new(!device.seed), _file: file })
     }
 
@@ -263,5 +268,9 @@ impl QueuePair for Emulated {
 
     fn counters(&self) -> &Counters {
         self.driver.counters()
+    }
+
+    fn tend(&mut self, now_ns: u64) {
+        self.driver.tend(now_ns);
     }
 }

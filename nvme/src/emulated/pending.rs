@@ -42,6 +42,8 @@ impl PendingCommand {
 #[derive(Debug)]
 pub(super) struct Pending {
     commands: VecDeque<PendingCommand>,
+    /// Commands that a fault keeps from being executed.
+    held: Vec<PendingCommand>,
     /// Identifiers that were fetched and have no completion yet.
     ids: Box<[u64]>,
     order: Order,
@@ -49,7 +51,8 @@ pub(super) struct Pending {
 
 impl Pending {
     pub(super) fn new(order: Order) -> Pending {
-        Pending { commands: VecDeque::new(), ids: vec![0; ID_WORDS].into_boxed_slice(), order }
+        let ids = vec![0; ID_WORDS].into_boxed_slice();
+        Pending { commands: VecDeque::new(), held: Vec::new(), ids, order }
     }
 
     /// Makes room for all that a queue of `entries` entries can hold.
@@ -59,6 +62,7 @@ impl Pending {
 
     pub(super) fn clear(&mut self) {
         self.commands.clear();
+        self.held.clear();
         self.ids.fill(0);
     }
 
@@ -107,8 +111,16 @@ impl Pending {
         self.ids[usize::from(id.0 / 64)] &= !(1 << (id.0 % 64));
     }
 
+    /// Keeps a command that was taken, until it is aborted.
+    pub(super) fn hold(&mut self, command: PendingCommand) {
+        self.held.push(command);
+    }
+
     /// Condemns a command that was not executed yet; false when there is none.
     pub(super) fn abort(&mut self, id: CommandId) -> bool {
+        if let Some(index) = self.held.iter().position(|command| command.id() == id) {
+            self.commands.push_back(self.held.swap_remove(index));
+        }
         let found = self
             .commands
             .iter_mut()

@@ -75,7 +75,7 @@ impl Vfio {
         let failed = |source| OpenError::Vfio { address: options.address, source };
         let bus = VfioBus::new(Arc::clone(&device), open.regions_max).map_err(failed)?;
         let memory = QueueMemory::new(depth).map_err(OpenError::Memory)?;
-        let driver = Driver::open(bus, device.controller.clone(), memory)?;
+        let driver = Driver::open(bus, device.controller.clone(), memory, open.timeout)?;
         Ok(Vfio { driver })
     }
 
@@ -147,5 +147,9 @@ impl QueuePair for Vfio {
 
     fn counters(&self) -> &Counters {
         self.driver.counters()
+    }
+
+    fn tend(&mut self, now_ns: u64) {
+        self.driver.tend(now_ns);
     }
 }
