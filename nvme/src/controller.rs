@@ -148,17 +148,29 @@ impl Controller {
         Ok(self.generation())
     }
 
-    /// A queue pair leaves, and the controller touches none of its memory afterwards; the last one
-    /// shuts the controller down, so that it loses nothing that it has acknowledged.
+    /// A queue pair leaves, whose queues are of `generation`, and the controller touches none of its
+    /// memory afterwards; the last one shuts the controller down, so that it loses nothing that it
+    /// has acknowledged.
     ///
     /// # Errors
     ///
     /// When the controller is not known to be still: then nothing that it can reach may be given
     /// back.
-    pub(crate) fn leave(&self, bus: &mut impl Bus, queue: u16) -> Result<(), ControllerError> {
+    pub(crate) fn leave(
+        &self,
+        bus: &mut impl Bus,
+        queue: u16,
+        generation: u64,
+    ) -> Result<(), ControllerError> {
         let mut state = self.lock();
-        state.queues[usize::from(queue) - 1] = false;
-        if state.queues.contains(&true) {
+        let own = usize::from(queue) - 1;
+        let mut taken = state.queues.iter().enumerate().filter(|(_, taken)| **taken);
+        if taken.any(|(other, _)| other != own) {
+            if self.generation() != generation {
+                // A reset has deleted its queues.
+                state.queues[own] = false;
+                return Ok(());
+            }
             // What the queue still had, the controller aborts before it answers.
             let mut entry = admin(admin_opcode::DELETE_SUBMISSION_QUEUE);
             entry.dword10 = u32::from(queue).into();
@@ -166,8 +178,10 @@ impl Controller {
             let mut entry = admin(admin_opcode::DELETE_COMPLETION_QUEUE);
             entry.dword10 = u32::from(queue).into();
             state.execute(bus, Step::DeleteCompletionQueue, entry)?;
+            state.queues[own] = false;
             return Ok(());
         }
+        state.queues[own] = false;
         let Some(up) = state.up.take() else { return Ok(()) };
         if let Err(error) = bring_up::shut_down(bus, up.capabilities) {
             tracing::warn!(%error, "the controller did not shut down in order");

@@ -483,7 +483,9 @@ impl<B: Bus> Drop for Driver<B> {
         if self.bus.is_gone() {
             return;
         }
-        let Err(error) = self.controller.leave(&mut self.bus, self.queue) else { return };
+        let Err(error) = self.controller.leave(&mut self.bus, self.queue, self.generation) else {
+            return;
+        };
         tracing::warn!(%error, "the controller could not be stopped; its memory is not given back");
         self.commands.forget();
         self.memory.forget();

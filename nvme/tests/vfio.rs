@@ -115,6 +115,7 @@ fn a_reset_ends_the_commands_of_all() {
     let Some(claim) = claim(0) else { return };
     let pool = pool();
     let (mut one, mut other) = (pair(&claim, &pool), pair(&claim, &pool));
+    let unaware = pair(&claim, &pool);
     assert!(write(&mut other, &pool, 9, 1).is_success());
     // Not rung: QEMU 7.2 itself dies when it is reset while it executes commands. What they end with
     // where the controller knows them is tried on the emulated one.
@@ -132,6 +133,9 @@ fn a_reset_ends_the_commands_of_all() {
     }
     drop(completions);
     assert_eq!(pool.free_pages(), pool.total_pages());
+    // One that has not heard of it leaves its queues to others.
+    drop(unaware);
+    let _further: Vec<_> = (2..QUEUES).map(|_| pair(&claim, &pool)).collect();
     // Both go on.
     assert!(write(&mut one, &pool, 10, 2).is_success());
     assert_eq!(read(&mut other, &pool, 10), 2);
