@@ -64,7 +64,8 @@ pub(super) fn open_queue_pairs(
     assert_eq!(claims.0.len(), config.devices.len(), "the claims are of this configuration");
     let devices = claims.0.iter().zip(&config.devices);
     let pairs = devices.map(|(claim, device)| {
-        let options = OpenOptions { depth: device.depth_max, regions_max };
+        let depth = device.depth_max;
+        let options = OpenOptions { depth, regions_max, ..OpenOptions::default() };
         open_claimed(claim, &options)
             .map_err(|source| NodeError::Open { uri: device.uri.clone(), source: source.into() })
     });
