@@ -31,6 +31,23 @@ pub(crate) enum Held {
     Pages(Pages),
 }
 
+/// Time of whoever looks after commands that take too long. It goes round; so commands are looked
+/// at far more often than that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tick(u8);
+
+impl Tick {
+    /// Ticks from `earlier` to this.
+    pub(crate) fn since(self, earlier: Tick) -> u8 {
+        self.0.wrapping_sub(earlier.0)
+    }
+
+    /// The tick of a time, where so many nanoseconds are one.
+    pub(crate) fn at(now_ns: u64, tick_ns: u64) -> Tick {
+        Tick((now_ns / tick_ns) as u8)
+    }
+}
+
 /// A command in flight.
 #[derive(Debug)]
 pub(crate) struct Command {
@@ -39,9 +56,8 @@ pub(crate) struct Command {
     pub(crate) held: Held,
     /// Bytes that it transfers.
     pub(crate) bytes: u32,
-    /// Since when it is in flight, or its abort was asked for, by the time of whoever looks after
-    /// commands that take too long.
-    pub(crate) since_ns: u64,
+    /// Since which tick it is in flight, or its abort was asked for ([`Tick`]).
+    pub(crate) since: Tick,
     /// Whether its abort was asked for.
     pub(crate) abort_asked: bool,
     /// Set once an answer waits in the table: the device's, should one come, is not for it.
@@ -50,7 +66,7 @@ pub(crate) struct Command {
 
 impl Command {
     pub(crate) fn new(tag: Tag, kind: Kind, held: Held, bytes: u32) -> Command {
-        Command { tag, kind, held, bytes, since_ns: 0, abort_asked: false, answered: false }
+        Command { tag, kind, held, bytes, since: Tick(0), abort_asked: false, answered: false }
     }
 
     /// Counts the command and hands back what it held.
@@ -188,13 +204,13 @@ impl CommandTable {
     }
 
     /// The command that has been in flight for longest, among those without an answer.
-    pub(crate) fn oldest(&mut self) -> Option<(CommandId, &mut Command)> {
+    pub(crate) fn oldest(&mut self, now: Tick) -> Option<(CommandId, &mut Command)> {
         let slots = self.slots.iter_mut().enumerate();
         let unanswered = slots.filter_map(|(id, slot)| {
             let command = slot.as_mut().filter(|command| !command.answered)?;
             Some((CommandId(id as u16), command))
         });
-        unanswered.min_by_key(|(_, command)| command.since_ns)
+        unanswered.max_by_key(|(_, command)| now.since(command.since))
     }
 
     /// Keeps what commands in flight hold from being given back, for ever.

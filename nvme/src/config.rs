@@ -43,9 +43,10 @@ pub(crate) const IO_QUEUES_MAX: u16 = 128;
 /// How long a command may take: as Linux's driver has it, and far more than any device needs.
 pub const COMMAND_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
-/// Time that passes unseen between two looks at commands counts as this at most: they are not late
-/// because nobody was there.
-pub(crate) const TEND_NS_MAX: u64 = 1_000_000_000;
+/// Ticks of the time that a command may take: ages are as exact as that, and time that passes unseen
+/// between two looks at commands counts as one tick at most. They are not late because nobody was
+/// there.
+pub(crate) const TIMEOUT_TICKS: u8 = 60;
 
 /// Empty turns of a controller thread before it parks.
 pub(crate) const IDLE_TURNS_MAX: u32 = 20_000;

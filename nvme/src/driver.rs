@@ -16,10 +16,10 @@ use std::time::Duration;
 use culvert_memory::Region;
 
 use crate::bus::Bus;
-use crate::command_table::{Command, CommandTable, Held, Kind};
+use crate::command_table::{Command, CommandTable, Held, Kind, Tick};
 use crate::completion_entry::CompletionEntry;
 use crate::completion_queue::CompletionQueue;
-use crate::config::TEND_NS_MAX;
+use crate::config::TIMEOUT_TICKS;
 use crate::contract::{
     Completion, Lba, LbaRange, Namespace, Operation, QueuePair, RegisterError, Submission, Tag,
     Wake,
@@ -59,8 +59,9 @@ pub(crate) struct Driver<B: Bus> {
     lost: bool,
     /// A wake-up was asked for and not yet withdrawn.
     armed: bool,
-    /// How long a command may take.
-    timeout_ns: u64,
+    /// A command may take so many ticks of so many nanoseconds.
+    tick_ns: u64,
+    tick: Tick,
     /// Time that has passed while somebody looked after the commands.
     tended_ns: u64,
     /// When that was last.
@@ -107,7 +108,8 @@ impl<B: Bus> Driver<B> {
             counters: Counters::default(),
             lost: false,
             armed: false,
-            timeout_ns: timeout.as_nanos() as u64,
+            tick_ns: (timeout.as_nanos() as u64 / u64::from(TIMEOUT_TICKS)).max(1),
+            tick: Tick::at(0, 1),
             tended_ns: 0,
             looked_ns: None,
         };
@@ -166,14 +168,14 @@ impl<B: Bus> Driver<B> {
     /// Ends what takes too long: with an abort, and when that has not helped for as long, or cannot
     /// be asked for, with a reset.
     fn end_overdue(&mut self) {
-        let (now_ns, timeout_ns) = (self.tended_ns, self.timeout_ns);
-        let Some((id, command)) = self.commands.oldest() else { return };
-        if now_ns - command.since_ns < timeout_ns {
+        let now = self.tick;
+        let Some((id, command)) = self.commands.oldest(now) else { return };
+        if now.since(command.since) <= TIMEOUT_TICKS {
             return;
         }
         let (tag, asked) = (command.tag.0, command.abort_asked);
         command.abort_asked = true;
-        command.since_ns = now_ns;
+        command.since = now;
         if !asked {
             tracing::warn!(tag, "a command takes too long and is aborted");
             match self.controller.abort(&mut self.bus, self.queue, id) {
@@ -367,7 +369,7 @@ impl<B: Bus> QueuePair for Driver<B> {
             return Err(submission);
         };
         let (entry, mut command) = self.prepare(id, submission);
-        command.since_ns = self.tended_ns;
+        command.since = self.tick;
         let inserted = self.commands.insert(command);
         debug_assert_eq!(inserted, id, "the entry carries the identifier of its command");
         match entry {
@@ -455,7 +457,8 @@ impl<B: Bus> QueuePair for Driver<B> {
     fn tend(&mut self, now_ns: u64) {
         let passed_ns = self.looked_ns.map_or(0, |then_ns| now_ns.saturating_sub(then_ns));
         self.looked_ns = Some(now_ns);
-        self.tended_ns += passed_ns.min(TEND_NS_MAX);
+        self.tended_ns += passed_ns.min(self.tick_ns);
+        self.tick = Tick::at(self.tended_ns, self.tick_ns);
         if self.lost {
             return;
         }
@@ -469,12 +472,101 @@ impl<B: Bus> QueuePair for Driver<B> {
             let _said = self.reset();
             return;
         }
-        // What has completed and was not visited yet is not late.
-        if !self.has_completion() {
-            self.end_overdue();
-        }
+        // Other commands that complete all the time do not make one that does not less late; and an
+        // abort of one whose completion waits to be visited finds nothing.
+        self.end_overdue();
     }
 }
+
+/// A backend whose field `driver` is a [`Driver`]: what it offers is what that does.
+macro_rules! queue_pair_over_driver {
+    ($backend:ty) => {
+        impl $backend {
+            /// Resets the controller: Base Specification 2.0, section 3.7. Commands in flight, also
+            /// those of its other queue pairs, complete with
+            /// [`Status::ABORTED_BY_HOST`](crate::Status::ABORTED_BY_HOST), and their buffers come
+            /// back, at the next polls.
+            ///
+            /// # Errors
+            ///
+            /// When the controller does not come back; the queue pair is then lost.
+            pub fn reset(&mut self) -> Result<(), crate::ControllerError> {
+                self.driver.reset()
+            }
+
+            /// Asks the controller to abort the command with this tag. True when it completes as
+            /// aborted; false when it was too late, was not rung, or is unknown.
+            ///
+            /// # Errors
+            ///
+            /// When the controller does not answer.
+            pub fn abort(&mut self, tag: crate::Tag) -> Result<bool, crate::ControllerError> {
+                self.driver.abort(tag)
+            }
+        }
+
+        impl crate::QueuePair for $backend {
+            fn namespace(&self) -> &crate::Namespace {
+                self.driver.namespace()
+            }
+
+            fn register(
+                &mut self,
+                region: &culvert_memory::Region,
+            ) -> Result<(), crate::RegisterError> {
+                self.driver.register(region)
+            }
+
+            fn unregister(&mut self, region: &culvert_memory::Region) {
+                self.driver.unregister(region);
+            }
+
+            #[inline]
+            fn submit(&mut self, submission: crate::Submission) -> Result<(), crate::Submission> {
+                self.driver.submit(submission)
+            }
+
+            #[inline]
+            fn ring(&mut self) {
+                self.driver.ring();
+            }
+
+            #[inline]
+            fn poll(
+                &mut self,
+                budget: usize,
+                complete: &mut dyn FnMut(crate::Completion),
+            ) -> usize {
+                self.driver.poll(budget, complete)
+            }
+
+            fn in_flight(&self) -> usize {
+                self.driver.in_flight()
+            }
+
+            fn depth(&self) -> usize {
+                self.driver.depth()
+            }
+
+            fn wake(&self) -> crate::Wake<'_> {
+                self.driver.wake()
+            }
+
+            fn arm(&mut self) -> bool {
+                self.driver.arm()
+            }
+
+            fn counters(&self) -> &crate::Counters {
+                self.driver.counters()
+            }
+
+            fn tend(&mut self, now_ns: u64) {
+                self.driver.tend(now_ns);
+            }
+        }
+    };
+}
+pub(crate) use queue_pair_over_driver;
 
 impl<B: Bus> Drop for Driver<B> {
     /// Leaves the controller. Where that is not known to be still afterwards, what it can reach is

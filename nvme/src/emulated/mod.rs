@@ -38,8 +38,6 @@ mod tests;
 use std::fs::File;
 use std::sync::Arc;
 
-use culvert_memory::Region;
-
 use self::admin::Admin;
 use self::controller::Controller;
 use self::core::Core;
@@ -53,12 +51,8 @@ use self::store::Store;
 use self::thread::ControllerThread;
 use crate::claim::{self, Access, Refused};
 use crate::config::TRANSFER_PAGES_MAX;
-use crate::contract::{
-    Completion, Lba, Namespace, QueuePair, RegisterError, Submission, Tag, Wake,
-};
-use crate::controller_error::ControllerError;
-use crate::counters::Counters;
-use crate::driver::Driver;
+use crate::contract::Lba;
+use crate::driver::{Driver, queue_pair_over_driver};
 use crate::identify::{Geometry, IdentifyController};
 use crate::open::{OpenError, OpenOptions};
 use crate::queue_memory::QueueMemory;
@@ -172,28 +166,9 @@ impl Emulated {
         };
         driver.bus_mut().with_core(|core| core.controller.store_mut().drop_unflushed(decide));
     }
-
-    /// Resets the controller: Base Specification 2.0, section 3.7. Commands in flight complete
-    /// with [`Status::ABORTED_BY_HOST`](crate::Status::ABORTED_BY_HOST), and their buffers come
-    /// back, at the next polls.
-    ///
-    /// # Errors
-    ///
-    /// When the controller does not come back; the queue pair is then lost.
-    pub fn reset(&mut self) -> Result<(), ControllerError> {
-        self.driver.reset()
-    }
-
-    /// Asks the controller to abort the command with this tag. True when it completes as aborted;
-    /// false when it was too late, was not rung, or is unknown.
-    ///
-    /// # Errors
-    ///
-    /// When the controller does not answer.
-    pub fn abort(&mut self, tag: Tag) -> Result<bool, ControllerError> {
-        self.driver.abort(tag)
-    }
 }
+
+queue_pair_over_driver!(Emulated);
 
 /// Opens and claims the file of a device that has one; nothing is read or written yet.
 pub(crate) fn open_file(
@@ -219,58 +194,5 @@ fn open_medium(device: &EmulatedOptions, file: Option<&File>) -> Result<Medium, 
             Medium::file(file, device.bytes)
                 .map_err(|source| OpenError::File { path: path.clone(), source })
         }
-    }
-}
-
-impl QueuePair for Emulated {
-    fn namespace(&self) -> &Namespace {
-        self.driver.namespace()
-    }
-
-    fn register(&mut self, region: &Region) -> Result<(), RegisterError> {
-        self.driver.register(region)
-    }
-
-    fn unregister(&mut self, region: &Region) {
-        self.driver.unregister(region);
-    }
-
-    #[inline]
-    fn submit(&mut self, submission: Submission) -> Result<(), Submission> {
-        self.driver.submit(submission)
-    }
-
-    #[inline]
-    fn ring(&mut self) {
-        self.driver.ring();
-    }
-
-    #[inline]
-    fn poll(&mut self, budget: usize, complete: &mut dyn FnMut(Completion)) -> usize {
-        self.driver.poll(budget, complete)
-    }
-
-    fn in_flight(&self) -> usize {
-        self.driver.in_flight()
-    }
-
-    fn depth(&self) -> usize {
-        self.driver.depth()
-    }
-
-    fn wake(&self) -> Wake<'_> {
-        self.driver.wake()
-    }
-
-    fn arm(&mut self) -> bool {
-        self.driver.arm()
-    }
-
-    fn counters(&self) -> &Counters {
-        self.driver.counters()
-    }
-
-    fn tend(&mut self, now_ns: u64) {
-        self.driver.tend(now_ns);
     }
 }

@@ -8,7 +8,7 @@ use crate::completion_entry::CompletionEntry;
 use crate::completion_queue::CompletionQueue;
 use crate::contract::LbaRange;
 use crate::controller::Controller as Shared;
-use crate::controller_error::Step;
+use crate::controller_error::{ControllerError, Step};
 use crate::prp::PrpPair;
 use crate::registers::{self, Capabilities, ControllerStatus, Register};
 use crate::status::Status;

@@ -28,8 +28,6 @@ mod options;
 
 use std::sync::Arc;
 
-use culvert_memory::Region;
-
 pub use address::{NoPciAddress, PciAddress};
 pub(crate) use device::Device;
 pub use error::VfioError;
@@ -37,10 +35,7 @@ pub use options::VfioOptions;
 
 use self::bus::VfioBus;
 use crate::claim::{self, Holder};
-use crate::contract::{Completion, Namespace, QueuePair, RegisterError, Submission, Tag, Wake};
-use crate::controller_error::ControllerError;
-use crate::counters::Counters;
-use crate::driver::Driver;
+use crate::driver::{Driver, queue_pair_over_driver};
 use crate::open::{OpenError, OpenOptions};
 use crate::queue_memory::QueueMemory;
 
@@ -78,78 +73,6 @@ impl Vfio {
         let driver = Driver::open(bus, device.controller.clone(), memory, open.timeout)?;
         Ok(Vfio { driver })
     }
-
-    /// Resets the controller: Base Specification 2.0, section 3.7. Commands in flight, also those
-    /// of its other queue pairs, complete with
-    /// [`Status::ABORTED_BY_HOST`](crate::Status::ABORTED_BY_HOST).
-    ///
-    /// # Errors
-    ///
-    /// When the controller does not come back; the queue pair is then lost.
-    pub fn reset(&mut self) -> Result<(), ControllerError> {
-        self.driver.reset()
-    }
-
-    /// Asks the controller to abort the command with this tag. True when it completes as aborted;
-    /// false when it was too late, was not rung, or is unknown.
-    ///
-    /// # Errors
-    ///
-    /// When the controller does not answer.
-    pub fn abort(&mut self, tag: Tag) -> Result<bool, ControllerError> {
-        self.driver.abort(tag)
-    }
 }
 
-impl QueuePair for Vfio {
-    fn namespace(&self) -> &Namespace {
-        self.driver.namespace()
-    }
-
-    fn register(&mut self, region: &Region) -> Result<(), RegisterError> {
-        self.driver.register(region)
-    }
-
-    fn unregister(&mut self, region: &Region) {
-        self.driver.unregister(region);
-    }
-
-    #[inline]
-    fn submit(&mut self, submission: Submission) -> Result<(), Submission> {
-        self.driver.submit(submission)
-    }
-
-    #[inline]
-    fn ring(&mut self) {
-        self.driver.ring();
-    }
-
-    #[inline]
-    fn poll(&mut self, budget: usize, complete: &mut dyn FnMut(Completion)) -> usize {
-        self.driver.poll(budget, complete)
-    }
-
-    fn in_flight(&self) -> usize {
-        self.driver.in_flight()
-    }
-
-    fn depth(&self) -> usize {
-        self.driver.depth()
-    }
-
-    fn wake(&self) -> Wake<'_> {
-        self.driver.wake()
-    }
-
-    fn arm(&mut self) -> bool {
-        self.driver.arm()
-    }
-
-    fn counters(&self) -> &Counters {
-        self.driver.counters()
-    }
-
-    fn tend(&mut self, now_ns: u64) {
-        self.driver.tend(now_ns);
-    }
-}
+queue_pair_over_driver!(Vfio);

@@ -7,9 +7,10 @@
 //!
 //! A chunk on its way lies beside the one that it replaces. Where several are on their way to one
 //! shard and space runs short, they would wait for each other for ever: all but the first give their
-//! blocks back and begin again later. One fits beside what quotas promise, since entries leave a chunk's
-//! room ([`Store::spare_blocks`](crate::store::Store::spare_blocks)); where the chunks here, which
-//! are of different indices, are more than their quota, it gives its blocks back after a while, too.
+//! blocks back and begin again later. One fits beside what quotas promise, since entries leave a
+//! chunk's room ([`Store::spare_blocks`](crate::store::Store::spare_blocks)); where the chunks here,
+//! which are of different indices, are more than their quota, it gives its blocks back after a
+//! while, too.
 //!
 //! | part | what |
 //! | --- | --- |
