@@ -55,8 +55,15 @@ pub(crate) trait Bus {
     /// without a thread does its work here.
     fn advance(&mut self);
 
-    /// Whether the device has gone away and touches no memory any more.
+    /// Whether the device has gone away, or is to be given back.
     fn is_gone(&self) -> bool;
+
+    /// Asks the system, now and then, whether it wants the device back or has lost it.
+    fn check_removal(&mut self);
+
+    /// Takes all memory from a device that has gone away, and lets go of it. False when that is not
+    /// certain: then nothing that the device could reach may be given back.
+    fn sever(&mut self) -> bool;
 
     /// Whether a CPU copies the bytes of each transfer, in place of the device's DMA.
     fn copies_for_dma(&self) -> bool;

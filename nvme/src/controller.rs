@@ -189,6 +189,17 @@ impl Controller {
         bring_up::disable(bus, up.capabilities)
     }
 
+    /// The device has gone away, or is to be given back: it is stopped if it still listens, and
+    /// nobody brings it up again.
+    pub(crate) fn retire(&self, bus: &mut impl Bus) {
+        let Some(up) = self.lock().up.take() else { return };
+        let stopped = bring_up::shut_down(bus, up.capabilities)
+            .and_then(|()| bring_up::disable(bus, up.capabilities));
+        if let Err(error) = stopped {
+            tracing::info!(%error, "a controller that is let go does not listen");
+        }
+    }
+
     /// Resets the controller, unless somebody has since `generation`, and brings it up again,
     /// without any I/O queue.
     ///

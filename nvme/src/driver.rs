@@ -194,7 +194,18 @@ impl<B: Bus> Driver<B> {
         self.lost = true;
         // Commands in flight stay so unless the controller is known to be still: a buffer may not
         // come back while a device may write it.
-        if self.bus.is_gone() || self.controller.generation() != self.generation {
+        if self.bus.is_gone() {
+            self.answer_for_the_gone();
+        } else if self.controller.generation() != self.generation {
+            self.commands.answer_all(Status::HOST_PATHING_ERROR);
+        }
+    }
+
+    /// Answers everything on behalf of a device that has gone away, unless it might still reach
+    /// memory.
+    fn answer_for_the_gone(&mut self) {
+        self.controller.retire(&mut self.bus);
+        if self.bus.sever() {
             self.commands.answer_all(Status::HOST_PATHING_ERROR);
         }
     }
@@ -341,7 +352,7 @@ impl<B: Bus> Driver<B> {
             "the device has gone away"
         );
         self.lost = true;
-        self.commands.answer_all(Status::HOST_PATHING_ERROR);
+        self.answer_for_the_gone();
     }
 
     /// Whether a completion can be visited now.
@@ -463,8 +474,9 @@ impl<B: Bus> QueuePair for Driver<B> {
             return;
         }
         // The next poll answers everything on behalf of a device that has gone away.
+        self.bus.check_removal();
         let status = ControllerStatus(self.bus.read32(registers::STATUS));
-        if status.is_gone() {
+        if status.is_gone() || self.bus.is_gone() {
             return;
         }
         if status.is_fatal() {
@@ -573,12 +585,17 @@ impl<B: Bus> Drop for Driver<B> {
     /// not given back.
     fn drop(&mut self) {
         if self.bus.is_gone() {
-            return;
+            self.controller.retire(&mut self.bus);
+            if self.bus.sever() {
+                return;
+            }
+        } else {
+            match self.controller.leave(&mut self.bus, self.queue, self.generation) {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(%error, "the controller could not be stopped"),
+            }
         }
-        let Err(error) = self.controller.leave(&mut self.bus, self.queue, self.generation) else {
-            return;
-        };
-        tracing::warn!(%error, "the controller could not be stopped; its memory is not given back");
+        tracing::warn!("memory that the controller might still reach is not given back");
         self.commands.forget();
         self.memory.forget();
     }

@@ -62,7 +62,9 @@ impl DevicePages {
     }
 
     fn map(&mut self, bus: &mut impl Bus) -> Result<(), ControllerError> {
-        bus.map(&self.region).map_err(|_| ControllerError::QueueMemory)?;
+        bus.map(&self.region).map_err(|_| {
+            if bus.is_gone() { ControllerError::Gone } else { ControllerError::QueueMemory }
+        })?;
         let base = bus.device_address(self.region.base(), self.region.len());
         self.device_base = base.ok_or(ControllerError::QueueMemory)?;
         debug_assert!(self.device_base.is_multiple_of(PAGE_SIZE as u64), "regions start at a page");

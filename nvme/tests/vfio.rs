@@ -1,14 +1,19 @@
 //! What only a controller behind VFIO can do: several queue pairs on one, and what its IOMMU group
 //! keeps away. `scripts/softroce test` has some; elsewhere these tests say that they were skipped.
 
+use std::sync::{Arc, Barrier};
+
 use culvert_memory::{Pool, PoolOptions};
 use culvert_nvme::{
     Access, AnyQueuePair, Completion, ControllerError, DeviceClaim, DeviceUri, Lba, OpenError,
-    OpenOptions, Operation, QueuePair, Status, Submission, Tag, open_claimed,
+    OpenOptions, Operation, QueuePair, Status, Submission, Tag, VfioError, open_claimed,
 };
 
 /// I/O queue pairs of each controller of the virtual machine.
 const QUEUES: usize = 4;
+
+/// What is written there are commands to the machine's monitor.
+const MONITOR: &str = "CULVERT_TEST_MONITOR";
 
 /// A controller by its number in `CULVERT_TEST_VFIO`.
 fn uri(number: usize, options: &str) -> Option<DeviceUri> {
@@ -165,4 +170,68 @@ fn namespaces_are_as_they_were_formatted() {
         assert_eq!(namespace.model.as_str(), "QEMU NVMe Ctrl");
         assert!(namespace.volatile_write_cache);
     }
+}
+
+/// The last one: nobody finds this controller afterwards.
+#[test]
+fn zz_a_device_that_is_taken_gives_everything_back() {
+    let (Some(claim), Ok(monitor)) = (claim(3), std::env::var(MONITOR)) else {
+        eprintln!("skipped: {MONITOR} names no monitor that removes a controller");
+        return;
+    };
+    let device = uri(3, "").expect("it was claimed").to_string();
+    let folder = format!("/sys/bus/pci/devices/{}", device.trim_start_matches("vfio:"));
+    assert!(std::fs::exists(&folder).expect("sysfs"), "{folder}");
+    let busy = Arc::new(Barrier::new(3));
+    let threads: Vec<_> = (0..2)
+        .map(|_| {
+            let (claim, busy) = (claim.clone(), busy.clone());
+            std::thread::spawn(move || until_it_is_taken(&claim, &busy))
+        })
+        .collect();
+    let mut idle = pair(&claim, &pool());
+    busy.wait();
+    std::fs::write(&monitor, "device_del nvme3\n").expect("the monitor listens");
+    for thread in threads {
+        let succeeded = thread.join().expect("everything came back");
+        println!("{succeeded} commands succeeded until it was taken");
+    }
+    // The kernel waits for the last one.
+    idle.poll(1, &mut |_| panic!("nothing is in flight"));
+    let since = std::time::Instant::now();
+    while std::fs::exists(&folder).expect("sysfs") {
+        assert!(since.elapsed().as_secs() < 30, "the device is still there");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let error = open_claimed(&claim, &OpenOptions::default()).expect_err("it is gone");
+    assert!(matches!(error, OpenError::Vfio { source: VfioError::Gone, .. }), "{error:?}");
+}
+
+/// Keeps a queue pair busy until its device is taken; returns how many commands succeeded.
+fn until_it_is_taken(claim: &DeviceClaim, busy: &Barrier) -> u64 {
+    let pool = pool();
+    let mut pair = pair(claim, &pool);
+    assert!(write(&mut pair, &pool, 1, 1).is_success());
+    busy.wait();
+    let since = std::time::Instant::now();
+    let (mut succeeded, mut taken) = (0, 0);
+    while taken < 100 {
+        assert!(since.elapsed().as_secs() < 40, "nobody took it: {succeeded} commands");
+        while pair.in_flight() < 32 {
+            let buffer = pool.acquire(1).expect("buffers come back");
+            submit(&mut pair, 1, Operation::Read { lba: Lba(succeeded % 64), buffer });
+        }
+        pair.tend(since.elapsed().as_nanos() as u64);
+        pair.poll(64, &mut |completion| {
+            assert!(completion.buffer.is_some());
+            match completion.status {
+                status if status.is_success() && taken == 0 => succeeded += 1,
+                Status::HOST_PATHING_ERROR => taken += 1,
+                status => panic!("{status}"),
+            }
+        });
+    }
+    finish(&mut pair);
+    assert_eq!(pool.free_pages(), pool.total_pages());
+    succeeded
 }

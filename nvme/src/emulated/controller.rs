@@ -240,12 +240,10 @@ impl Controller {
             };
             let status = match done {
                 Ok(()) => Status::SUCCESS,
-                Err(Struck::Failed(status)) => status,
-                Err(Struck::Held) => {
-                    self.pending.hold(command);
-                    continue;
-                }
-                Err(Struck::Lost) => continue,
+                Err(struck) => match self.pending.suffer(&command, struck) {
+                    Some(status) => status,
+                    None => continue,
+                },
             };
             // What was rung until now was submitted before this completion is posted.
             self.fetch();

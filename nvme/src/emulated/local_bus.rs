@@ -146,6 +146,13 @@ impl Bus for LocalBus {
         self.registers.is_gone()
     }
 
+    fn check_removal(&mut self) {}
+
+    fn sever(&mut self) -> bool {
+        // The controller stopped before it said that it has gone.
+        true
+    }
+
     #[inline]
     fn copies_for_dma(&self) -> bool {
         self.copies

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use super::faults::Struck;
 use super::random::Random;
 use crate::status::Status;
 use crate::submission_entry::{CommandId, SubmissionEntry};
@@ -111,9 +112,18 @@ impl Pending {
         self.ids[usize::from(id.0 / 64)] &= !(1 << (id.0 % 64));
     }
 
-    /// Keeps a command that was taken, until it is aborted.
-    pub(super) fn hold(&mut self, command: PendingCommand) {
-        self.held.push(command);
+    /// What becomes of a command that was taken and did not succeed: the status of its completion;
+    /// `None` when it has none, yet or ever.
+    #[cold]
+    pub(super) fn suffer(&mut self, command: &PendingCommand, struck: Struck) -> Option<Status> {
+        match struck {
+            Struck::Failed(status) => Some(status),
+            Struck::Held => {
+                self.held.push(*command);
+                None
+            }
+            Struck::Lost => None,
+        }
     }
 
     /// Condemns a command that was not executed yet; false when there is none.

@@ -5,11 +5,13 @@
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use culvert_memory::{Region, SharedBytes, device_write_barrier};
+use culvert_memory::{MappingError, Region, SharedBytes, device_write_barrier};
+use rustix::io::Errno;
 
-use super::device::Device;
+use super::device::{Device, Opened};
 use super::error::VfioError;
 use crate::bus::Bus;
 use crate::contract::{RegisterError, Wake};
@@ -33,6 +35,8 @@ struct Mapped {
 pub(super) struct VfioBus {
     registers: SharedBytes,
     device: Arc<Device>,
+    /// Until the device was severed.
+    opened: Option<Arc<Opened>>,
     regions: Vec<Mapped>,
     /// The one that was found last.
     recent: Cell<usize>,
@@ -43,9 +47,11 @@ pub(super) struct VfioBus {
 
 impl VfioBus {
     pub(super) fn new(device: Arc<Device>, regions_max: u32) -> Result<VfioBus, VfioError> {
+        let opened = device.opened()?;
         Ok(VfioBus {
-            registers: device.map_registers()?,
+            registers: opened.map_registers()?,
             device,
+            opened: Some(opened),
             regions: Vec::new(),
             recent: Cell::new(0),
             regions_max: regions_max as usize + OWN_REGIONS,
@@ -67,7 +73,8 @@ impl VfioBus {
 
     /// Takes a region away from the device.
     fn release(&self, mapped: Mapped) {
-        if let Err(error) = self.device.container.unmap(mapped.region.base()) {
+        let Some(opened) = &self.opened else { return };
+        if let Err(error) = opened.container.unmap(mapped.region.base()) {
             tracing::error!(%error, "memory could not be unmapped for the device; it is kept");
             std::mem::forget(mapped.region);
         }
@@ -80,6 +87,17 @@ impl VfioBus {
             let _empty = rustix::io::read(event, &mut [0; 8][..]);
         }
     }
+}
+
+/// What registers read as where there is no device.
+fn absent_registers(bytes: usize) -> Result<SharedBytes, MappingError> {
+    let registers = SharedBytes::of_mapping(Rc::new(own_mapping(bytes)?));
+    registers.write_bytes(0, &vec![0xff; registers.len()]);
+    Ok(registers)
+}
+
+fn severed(bytes: usize) -> RegisterError {
+    RegisterError::Refused { bytes, source: Errno::NODEV.into() }
 }
 
 impl Drop for VfioBus {
@@ -128,14 +146,16 @@ impl Bus for VfioBus {
             let regions_max = (self.regions_max - OWN_REGIONS) as u32;
             return Err(RegisterError::TableFull { regions_max });
         }
+        let opened = self.opened.as_ref().ok_or_else(|| severed(region.len()))?;
         // SAFETY: the region's handle is kept until the memory was unmapped, or for ever.
-        let address = unsafe { self.device.container.map(region.base(), region.len()) }?;
+        let address = unsafe { opened.container.map(region.base(), region.len()) }?;
         self.regions.push(Mapped { region: region.clone(), address });
         Ok(())
     }
 
     fn admin_memory(&mut self, bytes: usize) -> Result<(NonNull<u8>, u64), ControllerError> {
-        let own = self.device.container.own(|| own_mapping(bytes).ok());
+        let opened = self.opened.as_ref().ok_or(ControllerError::Gone)?;
+        let own = opened.container.own(|| own_mapping(bytes).ok());
         own.map_err(|error| {
             tracing::error!(%error, "memory for the admin queue");
             ControllerError::QueueMemory
@@ -173,6 +193,27 @@ impl Bus for VfioBus {
     #[inline]
     fn is_gone(&self) -> bool {
         self.device.is_gone()
+    }
+
+    fn check_removal(&mut self) {
+        self.device.check_removal();
+    }
+
+    fn sever(&mut self) -> bool {
+        let Some(opened) = &self.opened else { return true };
+        if let Err(error) = opened.container.revoke() {
+            tracing::error!(%error, "memory cannot be taken from a device that has gone away");
+            return false;
+        }
+        // A mapping of registers keeps the kernel from removing the device.
+        match absent_registers(self.registers.len()) {
+            Ok(registers) => self.registers = registers,
+            Err(error) => tracing::error!(%error, "the registers stay mapped, and the device held"),
+        }
+        self.regions.clear();
+        self.opened = None;
+        self.device.close();
+        true
     }
 
     #[inline]

@@ -35,6 +35,8 @@ pub(super) struct Container {
 
 #[derive(Debug)]
 struct State {
+    /// Everything was unmapped, for good.
+    revoked: bool,
     space: IovaSpace,
     mapped: Vec<Mapped>,
     /// Memory of the controller itself.
@@ -76,7 +78,8 @@ impl Container {
             .map_err(VfioError::of("giving the IOMMU group its container"))?;
         let ranges = ioctl::address_ranges(container.as_fd())
             .map_err(VfioError::of("asking the IOMMU for its addresses"))?;
-        let state = State { space: IovaSpace::new(ranges), mapped: Vec::new(), own: None };
+        let space = IovaSpace::new(ranges);
+        let state = State { revoked: false, space, mapped: Vec::new(), own: None };
         Ok(Container { group, container, state: Mutex::new(state) })
     }
 
@@ -110,6 +113,9 @@ impl Container {
     /// device cannot reach what it has lost.
     pub(super) fn unmap(&self, base: NonNull<u8>) -> io::Result<()> {
         let mut state = self.lock();
+        if state.revoked {
+            return Ok(());
+        }
         let start = base.as_ptr() as usize;
         let index = state.mapped.iter().position(|known| known.base == start);
         let index = index.expect("only what was mapped is unmapped");
@@ -120,6 +126,26 @@ impl Container {
         let Mapped { address, bytes, .. } = state.mapped.swap_remove(index);
         ioctl::unmap(self.container.as_fd(), address, bytes)?;
         state.space.give_back(address, bytes as u64);
+        Ok(())
+    }
+
+    /// Takes all memory away from the device, whoever mapped it, for good. On success the device can
+    /// reach nothing.
+    pub(super) fn revoke(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.revoked {
+            return Ok(());
+        }
+        let container = self.container.as_fd();
+        while let Some(Mapped { address, bytes, .. }) = state.mapped.last() {
+            ioctl::unmap(container, *address, *bytes)?;
+            state.mapped.pop();
+        }
+        // Its memory stays: the driver half may know where it is.
+        if let Some((mapping, address)) = &state.own {
+            ioctl::unmap(container, *address, mapping.len())?;
+        }
+        state.revoked = true;
         Ok(())
     }
 
@@ -150,6 +176,9 @@ impl Container {
         base: NonNull<u8>,
         bytes: usize,
     ) -> Result<u64, RegisterError> {
+        if state.revoked {
+            return Err(refused(bytes, Errno::NODEV));
+        }
         // So that an IOMMU can use its large pages where memory does.
         let alignment = if bytes as u64 >= HUGE { HUGE } else { PAGE_SIZE as u64 };
         let address = state.space.take(bytes as u64, alignment);

@@ -52,6 +52,9 @@ pub enum VfioError {
         /// The group.
         group: u32,
     },
+    /// The device has gone away, or was given back when the system asked for it.
+    #[error("the device has gone away since it was opened")]
+    Gone,
     /// Device: its registers cannot be mapped.
     #[error("its registers cannot be mapped into memory")]
     NoRegisters,

@@ -105,29 +105,39 @@ pub(super) fn region(device: BorrowedFd<'_>, index: u32) -> io::Result<DeviceReg
     Ok(DeviceRegion { offset: info.offset, bytes: info.size, mappable })
 }
 
-/// How many MSI-X vectors a device has.
-pub(super) fn vectors(device: BorrowedFd<'_>) -> io::Result<u32> {
-    let (argsz, index) = (size::<sys::vfio_irq_info>(), sys::VFIO_PCI_MSIX_IRQ_INDEX);
+/// A kind of interrupt of a device.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub(super) enum Interrupts {
+    /// Of the device itself, by vector.
+    MsiX = sys::VFIO_PCI_MSIX_IRQ_INDEX,
+    /// An error that cannot be mended was reported for it.
+    Error = sys::VFIO_PCI_ERR_IRQ_INDEX,
+    /// The kernel wants it back.
+    Request = sys::VFIO_PCI_REQ_IRQ_INDEX,
+}
+
+/// How many interrupts of a kind a device has.
+pub(super) fn count(device: BorrowedFd<'_>, kind: Interrupts) -> io::Result<u32> {
+    let (argsz, index) = (size::<sys::vfio_irq_info>(), kind as u32);
     let mut info = sys::vfio_irq_info { argsz, index, ..Default::default() };
     call_on(device, DEVICE_GET_IRQ_INFO, &mut info)?;
     Ok(info.count)
 }
 
-/// Lets MSI-X vectors 0, 1, .. of a device signal these eventfds.
-pub(super) fn set_vectors(device: BorrowedFd<'_>, events: &[OwnedFd]) -> io::Result<()> {
+/// Lets interrupts 0, 1, .. of a kind signal these eventfds.
+pub(super) fn set_events(
+    device: BorrowedFd<'_>,
+    kind: Interrupts,
+    events: &[OwnedFd],
+) -> io::Result<()> {
     // `struct vfio_irq_set`: five words, and a descriptor for each vector.
     const HEAD: usize = 5;
     let flags = sys::VFIO_IRQ_SET_DATA_EVENTFD | sys::VFIO_IRQ_SET_ACTION_TRIGGER;
     let mut words = vec![0; HEAD];
     words.extend(events.iter().map(|event| event.as_raw_fd() as u32));
     let argsz = size_of_val(&words[..]) as u32;
-    words[..HEAD].copy_from_slice(&[
-        argsz,
-        flags,
-        sys::VFIO_PCI_MSIX_IRQ_INDEX,
-        0,
-        events.len() as u32,
-    ]);
+    words[..HEAD].copy_from_slice(&[argsz, flags, kind as u32, 0, events.len() as u32]);
     // SAFETY: the words are a `struct vfio_irq_set` with as many descriptors as it says, of which
     // `argsz` says how long it is; the kernel only reads it.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), DEVICE_SET_IRQS, words.as_ptr()) };
