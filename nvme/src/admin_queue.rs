@@ -1,5 +1,5 @@
 #![allow(unsafe_code)]
-//! The admin queue: one command at a time, waited for.
+//! The admin queue: one command at a time, waited for; and one that waits for events.
 //!
 //! Bring-up, shutdown and aborts are rare and may take milliseconds, so this half of the protocol
 //! is synchronous (NVM Express Base Specification 2.0, section 5).
@@ -13,7 +13,7 @@ use crate::config::ADMIN_ENTRIES;
 use crate::controller_error::{ControllerError, Step};
 use crate::queue_memory::AdminMemory;
 use crate::registers::{self, ControllerStatus, completion_doorbell, submission_doorbell};
-use crate::submission_entry::{CommandId, SubmissionEntry};
+use crate::submission_entry::{CommandId, NamespaceId, SubmissionEntry, admin_opcode};
 use crate::submission_queue::SubmissionQueue;
 
 /// Turns of a wait between two looks at the controller's status.
@@ -22,12 +22,18 @@ const TURNS_PER_LOOK: u32 = 256;
 /// Queue identifier of the admin queues.
 const ADMIN_QUEUE: u16 = 0;
 
+/// Identifier of the request for an asynchronous event, which stays with the controller until there
+/// is one.
+const EVENT_ID: CommandId = CommandId(u16::MAX);
+
 /// Both admin queues.
 #[derive(Debug)]
 pub(crate) struct AdminQueue {
     submission: SubmissionQueue,
     completion: CompletionQueue,
     next_id: u16,
+    /// The request for an event was answered.
+    event: Option<CompletionEntry>,
 }
 
 impl AdminQueue {
@@ -43,7 +49,43 @@ impl AdminQueue {
         let mut completion =
             unsafe { CompletionQueue::new(memory.completion().0, ADMIN_ENTRIES, head) };
         completion.reset();
-        AdminQueue { submission, completion, next_id: 0 }
+        AdminQueue { submission, completion, next_id: 0, event: None }
+    }
+
+    /// Asks for the next asynchronous event (Base Specification 2.0, section 5.2), once the one
+    /// before was taken.
+    pub(crate) fn ask_for_event(&mut self, bus: &mut impl Bus) {
+        let opcode = admin_opcode::ASYNCHRONOUS_EVENT_REQUEST;
+        self.submission.push(&SubmissionEntry::new(opcode, EVENT_ID, NamespaceId::NONE));
+        self.ring(bus);
+    }
+
+    /// Takes the answer to that, if it has come. Does not wait.
+    pub(crate) fn take_event(&mut self, bus: &mut impl Bus) -> Option<CompletionEntry> {
+        bus.advance();
+        while self.take_completion(bus).is_some() {}
+        self.event.take()
+    }
+
+    fn ring(&mut self, bus: &mut impl Bus) {
+        if let Some((doorbell, tail)) = self.submission.take_doorbell() {
+            bus.ring(doorbell, tail);
+        }
+    }
+
+    /// Takes the next completion of a command; one of an event is kept.
+    fn take_completion(&mut self, bus: &mut impl Bus) -> Option<CompletionEntry> {
+        loop {
+            let completion = self.completion.take()?;
+            self.submission.note_head(completion.submission_head.get());
+            if let Some((doorbell, head)) = self.completion.take_doorbell() {
+                bus.ring(doorbell, head);
+            }
+            if completion.command_id() != EVENT_ID {
+                return Some(completion);
+            }
+            self.event = Some(completion);
+        }
     }
 
     /// Sends a command and waits for its completion. The command identifier of `entry` is set
@@ -60,19 +102,13 @@ impl AdminQueue {
         deadline: Instant,
     ) -> Result<CompletionEntry, ControllerError> {
         let id = CommandId(self.next_id);
-        self.next_id = self.next_id.wrapping_add(1);
+        self.next_id = (self.next_id + 1) % EVENT_ID.0;
         entry.command_id = id.0.into();
         self.submission.push(&entry);
-        if let Some((doorbell, tail)) = self.submission.take_doorbell() {
-            bus.ring(doorbell, tail);
-        }
+        self.ring(bus);
         for turn in 0_u32.. {
             bus.advance();
-            while let Some(completion) = self.completion.take() {
-                self.submission.note_head(completion.submission_head.get());
-                if let Some((doorbell, head)) = self.completion.take_doorbell() {
-                    bus.ring(doorbell, head);
-                }
+            while let Some(completion) = self.take_completion(bus) {
                 // Anything else is a late answer to a command that timed out.
                 if completion.command_id() == id {
                     return accepted(step, completion);

@@ -34,7 +34,8 @@ pub const REGIONS_DEFAULT: u32 = 1024;
 /// Most regions registered with one queue pair: io_uring's table of fixed buffers ends there.
 pub const REGIONS_MAX: u32 = 16 << 10;
 
-/// Entries of the admin queues; one admin command is in flight at a time.
+/// Entries of the admin queues; one admin command, and one request for an event, are in flight at a
+/// time.
 pub(crate) const ADMIN_ENTRIES: u16 = 32;
 
 /// I/O queue pairs of one controller at most: one for each core that uses it.

@@ -14,12 +14,15 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use culvert_memory::PAGE_SIZE;
+
 use crate::admin_queue::AdminQueue;
 use crate::bring_up;
 use crate::bus::Bus;
 use crate::config::{IO_QUEUES_MAX, TRANSFER_BYTES_MAX};
 use crate::contract::Namespace;
 use crate::controller_error::{ControllerError, Step};
+use crate::events::{self, Event, Health, log_page};
 use crate::identify::{ActiveNamespaces, IdentifyController, IdentifyNamespace, structure};
 use crate::prp::PrpPair;
 use crate::queue_memory::{AdminMemory, QueueMemory};
@@ -30,6 +33,8 @@ use crate::submission_entry::{CommandId, NamespaceId, SubmissionEntry, admin_opc
 const CONTIGUOUS: u32 = 1;
 /// Creation of a completion queue, dword 11, bit 1: interrupts enabled.
 const INTERRUPTS: u32 = 1 << 1;
+/// Bytes that are read of a log page: what all pages have that explain events.
+const LOG_BYTES: usize = size_of::<Health>();
 
 /// See the module's documentation. Clones are the same controller.
 #[derive(Clone, Debug)]
@@ -60,6 +65,8 @@ struct Up {
     capabilities: Capabilities,
     namespace: Namespace,
     id: NamespaceId,
+    /// Critical warnings that were told.
+    warned: u8,
 }
 
 /// What a queue pair is told when it joins.
@@ -245,6 +252,12 @@ impl Controller {
         Ok(self.execute(bus, Step::Abort, entry)? & 1 == 0)
     }
 
+    /// Looks whether the controller reports something, unless another thread is just there, and
+    /// tells people. Does not wait where there is nothing.
+    pub(crate) fn look_for_event(&self, bus: &mut impl Bus) -> bool {
+        self.0.state.try_lock().is_ok_and(|mut state| state.look_for_event(bus))
+    }
+
     /// Executes one admin command and returns dword 0 of its completion.
     ///
     /// # Errors
@@ -270,12 +283,63 @@ impl State {
     fn bring_up(&mut self, bus: &mut impl Bus, memory: AdminMemory) -> Result<(), ControllerError> {
         let capabilities = bring_up::capabilities(bus)?;
         let admin = bring_up::enable(bus, &memory, capabilities)?;
-        let mut session = Session { bus, memory, capabilities, admin };
+        let mut session = Session { bus, memory, capabilities, admin, optional_events: 0 };
         let (id, namespace) = session.identify(self.namespace, self.backend)?;
         let queues = session.number_of_queues()?;
         // Numbers that are taken stay so: their owners come back for them.
         self.queues.resize(usize::from(queues).max(self.queues.len()), false);
-        self.up = Some(Up { memory, admin: session.admin, capabilities, namespace, id });
+        session.ask_for_events();
+        let admin = session.admin;
+        self.up = Some(Up { memory, admin, capabilities, namespace, id, warned: 0 });
+        Ok(())
+    }
+
+    /// Looks whether the controller has something to say; tells it, and asks for the next.
+    fn look_for_event(&mut self, bus: &mut impl Bus) -> bool {
+        let Some(up) = &mut self.up else { return false };
+        let Some(answer) = up.admin.take_event(bus) else { return false };
+        let status = answer.status();
+        if !status.is_success() {
+            tracing::warn!(%status, "the device does not report events any more");
+            return false;
+        }
+        let event = Event(answer.result.get());
+        if let Err(error) = self.tell(bus, event) {
+            tracing::warn!(%error, "the device has reported an event, but does not explain it");
+        }
+        if let Some(up) = &mut self.up {
+            up.admin.ask_for_event(bus);
+        }
+        true
+    }
+
+    /// Reads the log page of an event, which lets the controller report the next one, and tells
+    /// people.
+    fn tell(&mut self, bus: &mut impl Bus, event: Event) -> Result<(), ControllerError> {
+        let Some(up) = &mut self.up else { return Ok(()) };
+        let mut entry =
+            SubmissionEntry::new(admin_opcode::GET_LOG_PAGE, CommandId(0), NamespaceId::ALL);
+        entry.set_prps(PrpPair { prp1: up.memory.identify_address(), prp2: 0 });
+        let page = event.log_page();
+        let bytes = if page == log_page::CHANGED_NAMESPACES { PAGE_SIZE } else { LOG_BYTES };
+        // Zero-based number of dwords.
+        entry.dword10 = ((bytes as u32 / 4 - 1) << 16 | u32::from(page)).into();
+        let deadline = bring_up::deadline(up.capabilities);
+        up.admin.execute(bus, Step::LogPage, entry, deadline)?;
+        let (model, serial) = (up.namespace.model, up.namespace.serial);
+        if page == log_page::HEALTH {
+            let health: Health = up.memory.read_identify();
+            let (celsius, spare, used) = (health.celsius(), health.spare, health.used);
+            for warning in events::words(health.warnings & !up.warned) {
+                tracing::error!(%model, %serial, celsius, spare, used, "the device warns: {warning}");
+            }
+            up.warned = health.warnings;
+        } else if page == log_page::CHANGED_NAMESPACES {
+            tracing::warn!(%model, %serial, "namespaces of the device have been changed");
+        } else {
+            let (kind, code) = (event.kind(), event.0);
+            tracing::warn!(%model, %serial, kind, code, page, "the device has reported an event");
+        }
         Ok(())
     }
 
@@ -298,9 +362,22 @@ struct Session<'a, B: Bus> {
     memory: AdminMemory,
     capabilities: Capabilities,
     admin: AdminQueue,
+    /// Notices that the controller offers (OAES).
+    optional_events: u32,
 }
 
 impl<B: Bus> Session<'_, B> {
+    /// Asks to be told of what the controller notices. One that cannot is as good.
+    fn ask_for_events(&mut self) {
+        let mut entry = admin(admin_opcode::SET_FEATURES);
+        entry.dword10 = u32::from(feature::ASYNCHRONOUS_EVENTS).into();
+        entry.dword11 = events::wanted(self.optional_events).into();
+        if let Err(error) = self.execute(Step::EventConfiguration, entry) {
+            tracing::info!(%error, "the device reports what events it likes");
+        }
+        self.admin.ask_for_event(self.bus);
+    }
+
     /// Asks what the controller and its namespace are.
     fn identify(
         &mut self,
@@ -312,6 +389,7 @@ impl<B: Bus> Session<'_, B> {
             structure::CONTROLLER,
             NamespaceId::NONE,
         )?;
+        self.optional_events = controller.optional_events.get();
         let active: ActiveNamespaces = self.read_structure(
             Step::ActiveNamespaces,
             structure::ACTIVE_NAMESPACES,

@@ -34,6 +34,10 @@ pub enum Step {
     DeleteCompletionQueue,
     /// Abort.
     Abort,
+    /// Set Features: Asynchronous Event Configuration.
+    EventConfiguration,
+    /// Get Log Page.
+    LogPage,
 }
 
 impl fmt::Display for Step {
@@ -52,6 +56,8 @@ impl fmt::Display for Step {
             Step::DeleteSubmissionQueue => "Delete I/O Submission Queue",
             Step::DeleteCompletionQueue => "Delete I/O Completion Queue",
             Step::Abort => "Abort",
+            Step::EventConfiguration => "Set Features: Asynchronous Event Configuration",
+            Step::LogPage => "Get Log Page",
         })
     }
 }

@@ -30,6 +30,8 @@ pub struct Counters {
     /// Bytes copied by the CPU that stand for a device's DMA: the emulated controller's one copy
     /// between page and medium.
     pub bytes_copied_for_dma: u64,
+    /// Asynchronous events of the device that were looked at.
+    pub events: u64,
     /// Completions whose status is an error, whoever said so.
     pub errors: u64,
 }

@@ -484,6 +484,7 @@ impl<B: Bus> QueuePair for Driver<B> {
             let _said = self.reset();
             return;
         }
+        self.counters.events += u64::from(self.controller.look_for_event(&mut self.bus));
         // Other commands that complete all the time do not make one that does not less late; and an
         // abort of one whose completion waits to be visited finds nothing.
         self.end_overdue();

@@ -88,7 +88,10 @@ pub struct IdentifyController {
     reserved_78: [u8; 2],
     /// VER, bytes 83:80: version.
     pub version: U32,
-    reserved_84: [u8; 428],
+    reserved_84: [u8; 8],
+    /// OAES, bytes 95:92: notices that it offers.
+    pub optional_events: U32,
+    reserved_96: [u8; 416],
     /// SQES, byte 512: sizes of submission entries.
     pub submission_entry_sizes: u8,
     /// CQES, byte 513: sizes of completion entries.
@@ -106,6 +109,7 @@ pub struct IdentifyController {
 
 const _: () = assert!(size_of::<IdentifyController>() == 4096);
 const _: () = assert!(std::mem::offset_of!(IdentifyController, transfer_size_max) == 77);
+const _: () = assert!(std::mem::offset_of!(IdentifyController, optional_events) == 92);
 const _: () = assert!(std::mem::offset_of!(IdentifyController, submission_entry_sizes) == 512);
 const _: () = assert!(std::mem::offset_of!(IdentifyController, optional_commands) == 520);
 const _: () = assert!(std::mem::offset_of!(IdentifyController, volatile_write_cache) == 525);

@@ -56,6 +56,7 @@ mod controller_error;
 mod counters;
 mod driver;
 mod emulated;
+mod events;
 mod identify;
 mod limits;
 mod open;

@@ -76,6 +76,10 @@ impl Status {
     pub const INVALID_QUEUE_IDENTIFIER: Status = Status(0x101 | DO_NOT_RETRY);
     /// 102h Invalid Queue Size (queue creation).
     pub const INVALID_QUEUE_SIZE: Status = Status(0x102 | DO_NOT_RETRY);
+    /// Asynchronous Event Request Limit Exceeded.
+    pub const EVENT_REQUEST_LIMIT_EXCEEDED: Status = Status(0x105 | DO_NOT_RETRY);
+    /// Invalid Log Page.
+    pub const INVALID_LOG_PAGE: Status = Status(0x109 | DO_NOT_RETRY);
     /// 10Ch Invalid Queue Deletion: a completion queue before its submission queue.
     pub const INVALID_QUEUE_DELETION: Status = Status(0x10c | DO_NOT_RETRY);
     /// 280h Write Fault.

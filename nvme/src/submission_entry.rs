@@ -45,6 +45,8 @@ pub mod admin_opcode {
     pub const DELETE_SUBMISSION_QUEUE: u8 = 0x00;
     /// Create I/O Submission Queue.
     pub const CREATE_SUBMISSION_QUEUE: u8 = 0x01;
+    /// Get Log Page.
+    pub const GET_LOG_PAGE: u8 = 0x02;
     /// Delete I/O Completion Queue.
     pub const DELETE_COMPLETION_QUEUE: u8 = 0x04;
     /// Create I/O Completion Queue.
@@ -57,6 +59,8 @@ pub mod admin_opcode {
     pub const SET_FEATURES: u8 = 0x09;
     /// Get Features.
     pub const GET_FEATURES: u8 = 0x0a;
+    /// Asynchronous Event Request.
+    pub const ASYNCHRONOUS_EVENT_REQUEST: u8 = 0x0c;
 }
 
 /// Feature identifiers (Base Specification 2.0, figure 317).
@@ -65,6 +69,8 @@ pub mod feature {
     pub const VOLATILE_WRITE_CACHE: u8 = 0x06;
     /// Number of Queues, section 5.27.1.5.
     pub const NUMBER_OF_QUEUES: u8 = 0x07;
+    /// Asynchronous Event Configuration, section 5.27.1.8.
+    pub const ASYNCHRONOUS_EVENTS: u8 = 0x0b;
 }
 
 /// Dword 12, bit 30, of Write and Write Zeroes: Force Unit Access.

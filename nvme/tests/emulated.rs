@@ -515,6 +515,34 @@ fn a_controller_that_failed_is_reset() {
 }
 
 #[test]
+fn what_a_controller_reports_is_looked_at() {
+    let mut rig = Rig::new("emulated:1MiB");
+    let mut now_ns = 0;
+    let mut events = |rig: &mut Rig| {
+        tend(rig, &mut now_ns, 1);
+        rig.pair.counters().events
+    };
+    assert_eq!(events(&mut rig), 0);
+    // Each is one, also the second of its kind: its log page was read, and the next was asked for.
+    for count in 1..4 {
+        rig.device().faults().warn(count as u8);
+        assert_eq!(events(&mut rig), count);
+        assert_eq!(events(&mut rig), count);
+    }
+    // Also after a reset, and while admin commands are answered.
+    rig.device().faults().fail_controller();
+    events(&mut rig);
+    rig.device().faults().hold(FaultTarget::Writes, ANYWHERE, Times::Next(1));
+    rig.submit_write(7, 1, 1);
+    rig.pair.ring();
+    assert_eq!(events(&mut rig), 3);
+    rig.device().faults().warn(8);
+    assert!(rig.device().abort(Tag(7)).expect("an answer"));
+    assert_eq!(events(&mut rig), 4);
+    assert!(rig.write(1, 1).is_success());
+}
+
+#[test]
 fn time_in_which_nobody_looked_makes_nothing_late() {
     let mut rig = Rig::new("emulated:1MiB");
     let mut now_ns = 0;

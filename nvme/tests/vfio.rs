@@ -172,6 +172,25 @@ fn namespaces_are_as_they_were_formatted() {
     }
 }
 
+#[test]
+fn what_a_device_reports_is_looked_at() {
+    let (Some(claim), Ok(monitor)) = (claim(2), std::env::var(MONITOR)) else {
+        eprintln!("skipped: {MONITOR} names no monitor that lets a controller warn");
+        return;
+    };
+    let mut pair = pair(&claim, &pool());
+    let since = std::time::Instant::now();
+    for (event, warnings) in [(1, 1), (2, 5)] {
+        let command =
+            format!("qom-set /machine/peripheral/nvme2 smart_critical_warning {warnings}\n");
+        std::fs::write(&monitor, command).expect("the monitor listens");
+        while pair.counters().events < event {
+            assert!(since.elapsed().as_secs() < 30, "{} events", pair.counters().events);
+            pair.tend(since.elapsed().as_nanos() as u64);
+        }
+    }
+}
+
 /// The last one: nobody finds this controller afterwards.
 #[test]
 fn zz_a_device_that_is_taken_gives_everything_back() {

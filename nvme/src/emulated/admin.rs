@@ -8,6 +8,7 @@ use super::host_memory::HostMemory;
 use super::register_file::{QUEUE_ENTRIES_MAX, RegisterFile};
 use super::rings::{Answer, CompletionRing, SubmissionRing};
 use super::segments::Segments;
+use crate::events::{Event, Health, log_page};
 use crate::identify::{ActiveNamespaces, IdentifyController, IdentifyNamespace, structure};
 use crate::status::Status;
 use crate::submission_entry::{CommandId, NamespaceId, SubmissionEntry, admin_opcode, feature};
@@ -25,11 +26,53 @@ pub(super) struct InvalidDoorbell;
 pub(super) struct Admin {
     identify: Box<IdentifyController>,
     queues: Option<(SubmissionRing, CompletionRing)>,
+    /// A request for an event that waits for one.
+    event_request: Option<CommandId>,
+    /// Critical warnings, as the log page says.
+    warnings: u8,
+    /// They have changed since somebody read the log page.
+    unread: bool,
+    /// That was reported.
+    reported: bool,
 }
 
 impl Admin {
     pub(super) fn new(identify: IdentifyController) -> Admin {
-        Admin { identify: Box::new(identify), queues: None }
+        Admin {
+            identify: Box::new(identify),
+            queues: None,
+            event_request: None,
+            warnings: 0,
+            unread: false,
+            reported: false,
+        }
+    }
+
+    /// Keeps a request for an event; false when it is another command, or one too many.
+    pub(super) fn keep_event_request(&mut self, entry: &SubmissionEntry) -> bool {
+        let kept = entry.opcode == admin_opcode::ASYNCHRONOUS_EVENT_REQUEST
+            && self.event_request.is_none();
+        if kept {
+            self.event_request = Some(CommandId(entry.command_id.get()));
+        }
+        kept
+    }
+
+    /// Changes the critical warnings. Admin completions were visited up to `head`.
+    pub(super) fn warn(&mut self, warnings: u8, head: u32) {
+        self.warnings = warnings;
+        self.unread = true;
+        self.report(head);
+    }
+
+    /// Reports what has changed, once until somebody reads it.
+    pub(super) fn report(&mut self, head: u32) {
+        if !self.unread || self.reported {
+            return;
+        }
+        let Some(id) = self.event_request.take() else { return };
+        let answer = Answer { id, status: Status::SUCCESS, result: Event::health(0).0 };
+        self.reported = self.post(answer, head);
     }
 
     /// Takes up the queues that the registers name; false when they are not in registered memory.
@@ -52,6 +95,8 @@ impl Admin {
 
     pub(super) fn disable(&mut self) {
         self.queues = None;
+        self.event_request = None;
+        self.reported = false;
     }
 
     /// Whether the queues, if there are any, are still in registered memory.
@@ -113,6 +158,8 @@ impl Controller {
             admin_opcode::DELETE_COMPLETION_QUEUE => {
                 self.delete_completion_queue(entry).map(|()| 0)
             }
+            admin_opcode::GET_LOG_PAGE => self.get_log_page(entry, memory).map(|()| 0),
+            admin_opcode::ASYNCHRONOUS_EVENT_REQUEST => Err(Status::EVENT_REQUEST_LIMIT_EXCEEDED),
             admin_opcode::ABORT => Ok(self.abort(entry)),
             _ => Err(Status::INVALID_OPCODE),
         };
@@ -140,13 +187,20 @@ impl Controller {
             }
             _ => return Err(Status::INVALID_FIELD),
         };
-        let mut segments = Segments::new();
-        segments.resolve(entry.prps(), bytes.len(), memory)?;
-        let mut sent = 0;
-        segments.for_each(memory, |target| {
-            target.copy_from(&bytes[sent..sent + target.len()]);
-            sent += target.len();
-        });
+        send(entry, bytes, memory)
+    }
+
+    /// Get Log Page, section 5.16: health alone.
+    fn get_log_page(&mut self, entry: &SubmissionEntry, memory: &HostMemory) -> Result<(), Status> {
+        if entry.dword10.get() as u8 != log_page::HEALTH {
+            return Err(Status::INVALID_LOG_PAGE);
+        }
+        let dwords = (entry.dword10.get() >> 16) as usize + 1;
+        let health = Health::emulated(self.admin.warnings);
+        let bytes = health.as_bytes();
+        send(entry, &bytes[..bytes.len().min(4 * dwords)], memory)?;
+        self.admin.unread = false;
+        self.admin.reported = false;
         Ok(())
     }
 
@@ -232,8 +286,21 @@ fn set_feature(entry: &SubmissionEntry) -> Result<u32, Status> {
     match entry.dword10.get() as u8 {
         // Both numbers are zero-based.
         feature::NUMBER_OF_QUEUES => Ok(0),
+        feature::ASYNCHRONOUS_EVENTS => Ok(0),
         _ => Err(Status::INVALID_FIELD),
     }
+}
+
+/// Sends bytes to where a command wants them.
+fn send(entry: &SubmissionEntry, bytes: &[u8], memory: &HostMemory) -> Result<(), Status> {
+    let mut segments = Segments::new();
+    segments.resolve(entry.prps(), bytes.len(), memory)?;
+    let mut sent = 0;
+    segments.for_each(memory, |target| {
+        target.copy_from(&bytes[sent..sent + target.len()]);
+        sent += target.len();
+    });
+    Ok(())
 }
 
 /// Size of a queue that is created: zero-based in dword 10, bits 31:16.

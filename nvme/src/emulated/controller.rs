@@ -202,6 +202,9 @@ impl Controller {
         if self.faults.take_fatal() {
             self.fail();
         }
+        if let Some(warnings) = self.faults.take_warnings() {
+            self.admin.warn(warnings, self.registers.head(ADMIN_QUEUE));
+        }
         for flip in self.faults.take_flips() {
             self.store.flip(flip.lba, flip.byte, flip.mask);
         }
@@ -265,6 +268,10 @@ impl Controller {
         loop {
             let tail = self.registers.tail(ADMIN_QUEUE);
             match self.admin.fetch(tail) {
+                Ok(Some(entry)) if self.admin.keep_event_request(&entry) => {
+                    self.admin.report(self.registers.head(ADMIN_QUEUE));
+                    served += 1;
+                }
                 Ok(Some(entry)) => {
                     let (status, result) = self.execute_admin(&entry, memory);
                     let id = entry.command_id.get();

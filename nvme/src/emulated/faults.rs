@@ -88,6 +88,8 @@ struct Plan {
     removed: bool,
     /// The controller fails, and answers nothing until it is reset.
     fatal: bool,
+    /// Its critical warnings change.
+    warnings: Option<u8>,
 }
 
 #[derive(Debug, Default)]
@@ -123,6 +125,11 @@ impl Faults {
     /// Stops the controller with a fatal status (CSTS.CFS) until it is reset.
     pub fn fail_controller(&self) {
         self.change(|plan| plan.fatal = true);
+    }
+
+    /// Changes the critical warnings (SMART / Health Information, byte 0), and reports that.
+    pub fn warn(&self, warnings: u8) {
+        self.change(|plan| plan.warnings = Some(warnings));
     }
 
     fn add(&self, deed: Deed, target: FaultTarget, blocks: Range<Lba>, times: Times) {
@@ -161,7 +168,7 @@ impl Faults {
     }
 
     fn rearm(&self, plan: &Plan) {
-        let whole = plan.removed || plan.fatal;
+        let whole = plan.removed || plan.fatal || plan.warnings.is_some();
         let armed = whole || !plan.rules.is_empty() || !plan.flips.is_empty();
         self.0.armed.store(armed, Ordering::Release);
     }
@@ -191,6 +198,14 @@ impl Faults {
         let fatal = std::mem::take(&mut plan.fatal);
         self.rearm(&plan);
         fatal
+    }
+
+    /// Critical warnings that are due.
+    pub(super) fn take_warnings(&self) -> Option<u8> {
+        let mut plan = self.plan();
+        let warnings = plan.warnings.take();
+        self.rearm(&plan);
+        warnings
     }
 
     /// Takes the flips that are due.
