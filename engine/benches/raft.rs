@@ -129,7 +129,7 @@ impl Wired {
             let record = RecordView::parse(record.bytes()).expect("a record");
             (StoredEntry { record, live_mask: 0, superseded_by: None }, &[][..])
         });
-        receiver.group.step_append(&header, entries).expect("a correct leader");
+        receiver.group.step_append(&header, entries, self.now_ns).expect("a correct leader");
     }
 
     fn settle(&mut self) {

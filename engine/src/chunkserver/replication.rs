@@ -411,6 +411,7 @@ impl Chunkserver {
                 let AppendEntry { record, live_mask, superseded_by } = *entry;
                 (StoredEntry { record, live_mask, superseded_by }, *payload)
             }),
+            self.now_ns,
         );
         if let Err(refusal) = stepped {
             self.counters.messages_refused += 1;

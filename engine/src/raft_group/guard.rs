@@ -5,6 +5,7 @@
 //! (and was told so by recovery), an old message or a hostile peer must not end the process, so
 //! every message passes here first. Each refusal says which rule it broke.
 
+use super::message::CONTEXT_TRANSFER;
 use super::{Group, Role};
 use crate::ids::{LogIndex, Term};
 use crate::wire::{AppendHeader, PeerMessage, PeerMessageKind};
@@ -36,9 +37,10 @@ pub enum Refusal {
     /// An answer acknowledges entries that were never sent.
     #[error("acknowledged index lies beyond the log")]
     BeyondLog,
-    /// This replica has just started and may have promised its vote to a leader it forgot.
-    #[error("this replica has just started and gives no vote yet")]
-    Silent,
+    /// This replica has promised a leader not to vote for others yet; or may have, before it was
+    /// started.
+    #[error("this replica has promised a leader to give no vote yet")]
+    Promised,
     /// A raft snapshot for which no catch-up prepared this replica.
     #[error("raft snapshot without a finished catch-up")]
     UnpreparedSnapshot,
@@ -106,9 +108,9 @@ pub(super) fn message(
     let last = LogIndex(group.raw.raft.raft_log.last_index());
     match message.kind {
         PeerMessageKind::RequestVote | PeerMessageKind::RequestPreVote
-            if now_ns < group.silent_until_ns =>
+            if now_ns < group.promised_until_ns && message.context != CONTEXT_TRANSFER =>
         {
-            return Err(Refusal::Silent);
+            return Err(Refusal::Promised);
         }
         PeerMessageKind::Heartbeat => {
             if group.is_leader() && message.term == group.term() {

@@ -19,6 +19,7 @@ impl Group {
         &mut self,
         header: &AppendHeader,
         entries: impl Iterator<Item = (StoredEntry<'a>, &'a [Pages])>,
+        now_ns: u64,
     ) -> Result<(), Refusal> {
         self.flush_proposals();
         guard::append(self, header)?;
@@ -47,7 +48,7 @@ impl Group {
             self.stash.push(&entry, payload);
         }
         message.set_entries(list.into());
-        self.heard(header.term, header.sent_ns);
+        self.heard(header.term, header.sent_ns, now_ns);
         self.step_library(message);
         Ok(())
     }
@@ -82,7 +83,7 @@ impl Group {
             self.note_answer(message.from, message.sent_ns);
         }
         if message.kind == PeerMessageKind::Heartbeat {
-            self.heard(message.term, message.sent_ns);
+            self.heard(message.term, message.sent_ns, now_ns);
         }
         // Of all messages only a raft snapshot carries a membership, and the guard has seen to it
         // that it is the expected one.
@@ -102,7 +103,13 @@ impl Group {
         self.set_election_timeout();
     }
 
-    fn heard(&mut self, term: Term, sent_ns: u64) {
+    /// A leader of `term` was heard of. What this replica answers with `sent_ns` is also its promise,
+    /// which is made here.
+    fn heard(&mut self, term: Term, sent_ns: u64, now_ns: u64) {
+        if term >= self.term() {
+            let until_ns = now_ns + self.options.promise_ns();
+            self.promised_until_ns = self.promised_until_ns.max(until_ns);
+        }
         if term > self.heard_term {
             self.heard_term = term;
             self.heard_sent_ns = 0;

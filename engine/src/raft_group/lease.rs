@@ -2,10 +2,11 @@
 //!
 //! A lease is a promise bounded in time. It runs from the *send time* of a message that a majority
 //! answered in the leader's term, because each of those replicas has, since a moment no earlier
-//! than that, refused its vote to others for the smallest election timeout. It therefore lasts for
-//! less than that timeout, by the ticks that a follower may run at once and by a margin for clocks
-//! that drift ([`GroupOptions::lease_ns`](super::GroupOptions::lease_ns)). Times are nanoseconds of the leader's own clock,
-//! one that counts suspend; a follower only hands them back.
+//! than that, refused its vote to others, and stood for no election itself, for the smallest election
+//! timeout, whatever else it heard meanwhile. It therefore lasts for less than that timeout, by the
+//! ticks that a follower may run at once and by a margin for clocks that drift
+//! ([`GroupOptions::lease_ns`](super::GroupOptions::lease_ns)). Times are nanoseconds of the leader's
+//! own clock, one that counts suspend; a follower only hands them back.
 
 use arrayvec::ArrayVec;
 

@@ -91,7 +91,10 @@ pub struct Group {
     /// Latest send time of the leader's messages that this replica processed in `heard_term`.
     heard_sent_ns: u64,
     heard_term: Term,
-    silent_until_ns: u64,
+    /// Until then it votes for nobody but those whom its leader asks to campaign: a lease may count
+    /// on it. The library keeps that promise only while it knows its leader, and forgets it with any
+    /// word of a higher term.
+    promised_until_ns: u64,
     /// Ticks for which it stands for no election.
     abstains: u32,
     read_round: u64,
@@ -155,7 +158,8 @@ impl Group {
             leader: None,
             heard_sent_ns: 0,
             heard_term: Term(0),
-            silent_until_ns: now_ns + options.lease_ns() + options.lease_margin_ns,
+            // It may have promised before it was started.
+            promised_until_ns: now_ns + options.promise_ns(),
             abstains: 0,
             read_round: message::CONTEXT_TRANSFER,
             expected_snapshot: None,

@@ -25,11 +25,18 @@ pub struct GroupOptions {
 impl GroupOptions {
     /// How long a lease lasts from the send of what a majority answered.
     ///
-    /// A follower refuses its vote for `election_ticks` ticks, and a late reactor runs up to
-    /// [`TICKS_CAUGHT_UP_MAX`] of them at once, all of which may stand for time before the message.
+    /// A follower refuses its vote to others for [`GroupOptions::promise_ns`]. It stands for election
+    /// itself after `election_ticks` ticks, and a late reactor runs up to [`TICKS_CAUGHT_UP_MAX`] of
+    /// them at once, all of which may stand for time before the message.
     #[must_use]
     pub fn lease_ns(&self) -> u64 {
         let ticks = u64::from(self.election_ticks) - TICKS_CAUGHT_UP_MAX;
         (ticks * self.tick_ns).saturating_sub(self.lease_margin_ns)
+    }
+
+    /// For how long a follower that has heard of its leader votes for nobody else, by its own clock.
+    #[must_use]
+    pub fn promise_ns(&self) -> u64 {
+        self.lease_ns() + self.lease_margin_ns
     }
 }

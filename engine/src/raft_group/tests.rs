@@ -180,7 +180,7 @@ impl World {
             let record = RecordView::parse(bytes).expect("a record of the log");
             (StoredEntry { record, live_mask: 0, superseded_by: None }, &[][..])
         });
-        match to.group.step_append(&header, entries) {
+        match to.group.step_append(&header, entries, self.now_ns) {
             Ok(()) | Err(Refusal::InDoubt) => {}
             Err(refusal) => panic!("a correct leader's append: {refusal}"),
         }
@@ -384,9 +384,45 @@ fn a_replica_that_just_started_gives_no_vote() {
         context: 0,
     };
     let group = &mut world.nodes[0].group;
-    assert_eq!(group.step(&request, 0), Err(Refusal::Silent));
-    let after = options().lease_ns() + options().lease_margin_ns;
+    assert_eq!(group.step(&request, 0), Err(Refusal::Promised));
+    let after = options().promise_ns();
     assert_eq!(group.step(&request, after), Ok(()));
+}
+
+/// The library's own promise ends with any word of a higher term, such as the refusal of a pre-vote
+/// that this replica asked for before it heard of its leader.
+#[test]
+fn a_promise_to_a_leader_outlives_a_higher_term() {
+    let mut world = World::new(3);
+    let group = &mut world.nodes[1].group;
+    let started_ns = options().promise_ns();
+    let heartbeat = PeerMessage { sent_ns: 5, ..leaders_word(PeerMessageKind::Heartbeat, 0) };
+    group.step(&heartbeat, started_ns).expect("a leader's word");
+    let of_third = |kind, term| PeerMessage {
+        from: ReplicaId(3),
+        term: Term(term),
+        log_term: Term(9),
+        ..leaders_word(kind, 9)
+    };
+    let refusal =
+        PeerMessage { reject: true, ..of_third(PeerMessageKind::RequestPreVoteResponse, 4) };
+    group.step(&refusal, started_ns).expect("an answer");
+    assert_eq!((group.term(), group.leader()), (Term(4), None));
+    let until_ns = started_ns + options().promise_ns();
+    for kind in [PeerMessageKind::RequestPreVote, PeerMessageKind::RequestVote] {
+        let request = of_third(kind, 5);
+        assert_eq!(group.step(&request, until_ns - 1), Err(Refusal::Promised));
+    }
+    // Its leader has given its lease up before it asked somebody to campaign.
+    let asked = PeerMessage {
+        context: super::message::CONTEXT_TRANSFER,
+        ..of_third(PeerMessageKind::RequestVote, 5)
+    };
+    group.step(&asked, until_ns - 1).expect("no promise covers that");
+    assert_eq!(group.term(), Term(5));
+    // A leader of the past is promised nothing.
+    group.step(&heartbeat, until_ns).expect("an old word");
+    group.step(&of_third(PeerMessageKind::RequestVote, 6), until_ns).expect("nobody was promised");
 }
 
 /// What the library calls messages of a ready that waits for its persistence are then those of the
@@ -572,7 +608,7 @@ proptest! {
                     let record = RecordView::parse(bytes).expect("own record");
                     (StoredEntry { record, live_mask: 0, superseded_by: None }, &[][..])
                 });
-                let _refused = node.group.step_append(&header, entries);
+                let _refused = node.group.step_append(&header, entries, world.now_ns);
             }
             node.group.tick();
             if node.group.has_ready() {
