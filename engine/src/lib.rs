@@ -3,6 +3,7 @@
 //! `docs/ARCHITECTURE.md` is the map of this crate.
 #![forbid(unsafe_code)]
 
+pub mod binding;
 pub mod by_copyset;
 pub mod checkpoint;
 pub mod chunkserver;

@@ -11,6 +11,7 @@ mod device;
 mod doctor;
 pub mod exit;
 pub mod format;
+mod nvme;
 mod quickstart;
 mod serve;
 mod sim;
@@ -50,6 +51,8 @@ enum Command {
     Status(status::StatusArgs),
     Check(check::CheckArgs),
     Doctor(doctor::DoctorArgs),
+    #[command(subcommand)]
+    Nvme(nvme::NvmeCommand),
     Bench(bench::BenchArgs),
     Sim(sim::SimArgs),
 }
@@ -76,6 +79,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Volume(command) => volume::run(command),
         Command::Check(arguments) => check::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Nvme(command) => nvme::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),

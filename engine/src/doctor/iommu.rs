@@ -22,14 +22,14 @@ pub(super) fn examine(machine: &Machine) -> Findings {
 
 /// The IOMMU group of a device, given its folder in sysfs. None where no IOMMU stands between it
 /// and memory.
-pub(super) fn group_of(machine: &Machine, device: &str) -> Option<String> {
+pub(crate) fn group_of(machine: &Machine, device: &str) -> Option<String> {
     let group = machine.link(&format!("{device}/iommu_group"))?;
     let name = machine.text(&format!("{GROUPS}/{group}/name")).unwrap_or_default();
     (name != MADE_UP).then_some(group)
 }
 
 /// What switches an IOMMU on: an argument of the kernel, one less of them, or the firmware.
-pub(super) fn switch(machine: &Machine) -> String {
+pub(crate) fn switch(machine: &Machine) -> String {
     let arguments = machine.text("/proc/cmdline").unwrap_or_default();
     if let Some(off) = arguments.split_whitespace().find(|word| word.ends_with("iommu=off")) {
         return format!("take the kernel argument {off} away");

@@ -22,7 +22,7 @@ pub struct Machine {
 
 /// Why a file did not say anything. Paths are those of the machine, without its root.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unread {
+pub(crate) enum Unread {
     /// It does not exist.
     #[error("there is no {path}")]
     Missing { path: String },
@@ -47,13 +47,14 @@ impl Machine {
         Machine { root: root.into() }
     }
 
-    fn place(&self, path: &str) -> PathBuf {
+    /// Where a file of the machine is.
+    pub(crate) fn place(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
     /// The whole text of a file, without white space at its ends. Control characters, with which a
     /// device's name could take over a terminal, become question marks.
-    pub(super) fn text(&self, path: &str) -> Result<String, Unread> {
+    pub(crate) fn text(&self, path: &str) -> Result<String, Unread> {
         let bytes = self.bytes(path)?;
         let text = String::from_utf8_lossy(&bytes);
         let harmless = |c: char| if c.is_control() && !"\n\t".contains(c) { '?' } else { c };
@@ -61,7 +62,7 @@ impl Machine {
     }
 
     /// The whole of a file, whatever it is.
-    pub(super) fn bytes(&self, path: &str) -> Result<Vec<u8>, Unread> {
+    pub(crate) fn bytes(&self, path: &str) -> Result<Vec<u8>, Unread> {
         let refused = |source| refusal(path, source);
         let place = self.place(path);
         // A pipe would be waited for.
@@ -75,13 +76,13 @@ impl Machine {
     }
 
     /// What a file says, as a number or whatever else it should be.
-    pub(super) fn parsed<T: FromStr>(&self, path: &str) -> Result<T, Unread> {
+    pub(crate) fn parsed<T: FromStr>(&self, path: &str) -> Result<T, Unread> {
         let text = self.text(path)?;
         text.parse().map_err(|_| nonsense(path, &text))
     }
 
     /// What is in a folder, `node2` before `node10`.
-    pub(super) fn names(&self, path: &str) -> Result<Vec<String>, Unread> {
+    pub(crate) fn names(&self, path: &str) -> Result<Vec<String>, Unread> {
         let entries = fs::read_dir(self.place(path)).map_err(|source| refusal(path, source))?;
         let mut names: Vec<String> =
             entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -97,14 +98,19 @@ impl Machine {
     }
 
     /// Whether there is such a file or folder.
-    pub(super) fn has(&self, path: &str) -> bool {
+    pub(crate) fn has(&self, path: &str) -> bool {
         self.place(path).exists()
     }
 
     /// The name of what a link points at: in sysfs a driver, a group, a parent.
-    pub(super) fn link(&self, path: &str) -> Option<String> {
+    pub(crate) fn link(&self, path: &str) -> Option<String> {
         let target = fs::read_link(self.place(path)).ok()?;
         Some(target.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// What a link points at, whole.
+    pub(crate) fn target(&self, path: &str) -> Option<String> {
+        Some(fs::read_link(self.place(path)).ok()?.to_string_lossy().into_owned())
     }
 
     /// Whether this user may open a device's file for reading and writing. It is not opened.

@@ -13,12 +13,12 @@
 mod cores;
 mod cpu;
 mod emulation;
-mod iommu;
+pub(crate) mod iommu;
 mod kernel;
 mod machine;
 mod memory;
 mod numa;
-mod nvme;
+pub(crate) mod nvme;
 mod rdma;
 
 use std::fmt;
@@ -169,4 +169,4 @@ impl Findings {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -38,7 +38,7 @@ pub(super) fn examine(machine: &Machine) -> Findings {
 }
 
 /// PCI addresses of NVMe controllers, whoever drives them.
-pub(super) fn pci_devices(machine: &Machine) -> Vec<String> {
+pub(crate) fn pci_devices(machine: &Machine) -> Vec<String> {
     let devices = machine.names(PCI).unwrap_or_default();
     let is_nvme = |device: &String| {
         let class = machine.text(&format!("{PCI}/{device}/class"));
@@ -101,9 +101,8 @@ fn examine_driver(machine: &Machine, device: &str, findings: &mut Findings) {
         }
         _ => {
             let why = format!(
-                "perhaps meant for another program; the kernel gets it back by: echo nvme > \
-                 {folder}/driver_override; echo {device} > {folder}/driver/unbind; echo {device} > \
-                 /sys/bus/pci/drivers_probe"
+                "perhaps meant for another program; the kernel gets it back by: culvert nvme unbind \
+                 {device}"
             );
             findings.unknown(device, what, why);
         }
@@ -111,7 +110,7 @@ fn examine_driver(machine: &Machine, device: &str, findings: &mut Findings) {
 }
 
 /// Block devices `nvmeXnY`. A path below a multipath device (`nvmeXcZnY`) is not for use.
-fn namespaces(machine: &Machine) -> Vec<String> {
+pub(crate) fn namespaces(machine: &Machine) -> Vec<String> {
     let names = machine.names(BLOCK).unwrap_or_default();
     let is_namespace = |name: &String| {
         let numbers = name.strip_prefix("nvme").and_then(|rest| rest.split_once('n'));
@@ -126,7 +125,7 @@ fn examine_namespace(machine: &Machine, name: &str, findings: &mut Findings) {
     let size = machine.parsed::<u64>(&file("size"));
     let block = machine.parsed::<u64>(&file("queue/logical_block_size"));
     let (size, block) = match (size, block) {
-        (Ok(size), Ok(block)) => (ByteSize(size.saturating_mul(1 << SECTOR_SHIFT)), block),
+        (Ok(size), Ok(block)) => (ByteSize(bytes_of_sectors(size)), block),
         (Err(error), _) | (_, Err(error)) => {
             return findings.unknown(name, "size and blocks not told", error);
         }
@@ -160,6 +159,13 @@ fn examine_namespace(machine: &Machine, name: &str, findings: &mut Findings) {
 /// writing to `queue/write_cache`: that leaves the cache as it is and has the kernel forget the
 /// flushes that make it safe.
 fn cache_mend(machine: &Machine, name: &str) -> String {
+    let controller = controller_of(machine, name);
+    let controller = controller.unwrap_or_else(|| name.to_owned());
+    format!("nvme set-feature /dev/{controller} --feature-id=6 --value=0 --save")
+}
+
+/// The kernel's name of the controller of a namespace.
+pub(crate) fn controller_of(machine: &Machine, name: &str) -> Option<String> {
     let folder = format!("{BLOCK}/{name}/device");
     let is_controller = |name: &String| {
         let number = name.strip_prefix("nvme");
@@ -167,14 +173,25 @@ fn cache_mend(machine: &Machine, name: &str) -> String {
     };
     // The device of a multipath namespace is its subsystem, which lists its controllers.
     let parent = machine.link(&folder).filter(&is_controller);
-    let controller =
-        parent.or_else(|| machine.names(&folder).ok()?.into_iter().find(is_controller));
-    let controller = controller.unwrap_or_else(|| name.to_owned());
-    format!("nvme set-feature /dev/{controller} --feature-id=6 --value=0 --save")
+    parent.or_else(|| machine.names(&folder).ok()?.into_iter().find(is_controller))
+}
+
+/// The kernel's name of a controller on PCI, if the kernel drives it.
+pub(crate) fn kernel_name(machine: &Machine, address: &str) -> Option<String> {
+    let names = machine.names(CONTROLLERS).unwrap_or_default();
+    let has = |name: &String| {
+        machine.text(&format!("{CONTROLLERS}/{name}/address")).is_ok_and(|said| said == address)
+    };
+    names.into_iter().find(has)
+}
+
+/// Bytes of so many sectors, as sysfs counts.
+pub(crate) fn bytes_of_sectors(sectors: u64) -> u64 {
+    sectors.saturating_mul(1 << SECTOR_SHIFT)
 }
 
 /// Who uses a disk or a part of it: a file system, swap, a device on top (LVM, RAID, dm-crypt).
-fn user_of(machine: &Machine, name: &str) -> Option<String> {
+pub(crate) fn user_of(machine: &Machine, name: &str) -> Option<String> {
     let folder = format!("{BLOCK}/{name}");
     let inner = machine.names(&folder).unwrap_or_default();
     let is_part = |entry: &String| entry.strip_prefix(name).is_some_and(|r| r.starts_with('p'));

@@ -57,6 +57,7 @@ const MODULES: &[Module] = &[
     module("cluster", Kind::Outside, &["ids", "network"]),
     module("config", Kind::Outside, &["ids", "wire", "network", "cluster", "raft_group"]),
     module("doctor", Kind::Outside, &["config"]),
+    module("binding", Kind::Outside, &["doctor"]),
     module("chunkserver", Kind::Composer, &["ids", "by_copyset", "record", "wire", "counters", "stages", "network", "journal", "store", "copyset", "checkpoint", "raft_group", "shard"]),
     module("reactor", Kind::Composer, &["ids", "record", "wire", "counters", "network", "cluster", "raft_group", "shard", "chunkserver"]),
     module("client", Kind::Composer, &["ids", "record", "wire", "network", "cluster"]),

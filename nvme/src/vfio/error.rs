@@ -16,9 +16,7 @@ pub enum VfioError {
     /// Machine: the kernel or somebody else has it.
     #[error(
         "it is bound to the driver {driver:?}, and has to be bound to vfio-pci; where nobody uses its \
-         disks: modprobe vfio-pci; echo vfio-pci > {folder}/driver_override; \
-         echo {address} > {folder}/driver/unbind; echo {address} > /sys/bus/pci/drivers_probe",
-        folder = address.folder().display()
+         disks: culvert nvme bind {address}"
     )]
     Driver {
         /// The device.

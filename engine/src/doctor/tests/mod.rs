@@ -18,10 +18,10 @@ use tempfile::TempDir;
 use super::{Area, Counts, Finding, Findings, Machine, Verdict, examine};
 
 /// A machine in the making.
-struct Tree(TempDir);
+pub(crate) struct Tree(TempDir);
 
 impl Tree {
-    fn new() -> Tree {
+    pub(crate) fn new() -> Tree {
         Tree(tempfile::tempdir().expect("a scratch folder"))
     }
 
@@ -32,30 +32,40 @@ impl Tree {
     }
 
     /// A file as the kernel shows it, with a newline.
-    fn file(&self, path: &str, text: &str) -> &Tree {
+    pub(crate) fn file(&self, path: &str, text: &str) -> &Tree {
         fs::write(self.place(path), format!("{text}\n")).expect("a scratch file");
         self
     }
 
     /// Files in one folder.
-    fn files(&self, folder: &str, files: &[(&str, &str)]) -> &Tree {
+    pub(crate) fn files(&self, folder: &str, files: &[(&str, &str)]) -> &Tree {
         for (name, text) in files {
             self.file(&format!("{folder}/{name}"), text);
         }
         self
     }
 
-    fn folder(&self, path: &str) -> &Tree {
+    pub(crate) fn folder(&self, path: &str) -> &Tree {
         fs::create_dir_all(self.place(path)).expect("a scratch folder");
         self
     }
 
-    fn link(&self, path: &str, target: &str) -> &Tree {
+    pub(crate) fn link(&self, path: &str, target: &str) -> &Tree {
         symlink(target, self.place(path)).expect("a scratch link");
         self
     }
 
-    fn machine(&self) -> Machine {
+    /// A link in the place of another.
+    pub(crate) fn link_again(&self, path: &str, target: &str) {
+        self.remove(path);
+        self.link(path, target);
+    }
+
+    pub(crate) fn remove(&self, path: &str) {
+        fs::remove_file(self.place(path)).expect("it is there");
+    }
+
+    pub(crate) fn machine(&self) -> Machine {
         Machine::at(self.0.path())
     }
 

@@ -128,7 +128,7 @@ fn other_drivers_may_be_meant() {
     iommu::groups(&tree, "DMA");
     let findings = examine(&tree.machine());
     expect_good(&findings, ADDRESS, "NVMe in the hands of vfio-pci, IOMMU group 11: for `vfio:`");
-    let why = format!("echo {ADDRESS} > {PCI}/{ADDRESS}/driver/unbind");
+    let why = format!("culvert nvme unbind {ADDRESS}");
     let tree = Tree::new();
     pci(&tree, Some("uio_pci_generic"));
     expect_unknown(&examine(&tree.machine()), ADDRESS, "uio_pci_generic", &why);
