@@ -389,9 +389,25 @@ fn whole_volume(cluster: &Cluster, chunk_size: ByteSize) -> ByteSize {
     ByteSize(chunks * chunk_size.bytes() * copysets.len() as u64)
 }
 
-/// The URI of one node's device: its number put in, and a file in the scratch folder where an
-/// emulated device has none.
-fn device_uri(template: &str, number: usize, scratch: &Scratch) -> anyhow::Result<String> {
+/// The URIs of `--device`: commas are between them where another URI begins.
+fn uris(list: &str) -> Vec<&str> {
+    let begins =
+        |at: &usize| ["emulated:", "uring:", "vfio:"].iter().any(|s| list[*at..].starts_with(s));
+    let starts = list.match_indices(',').map(|(at, _)| at + 1).filter(begins);
+    let mut starts: Vec<usize> = std::iter::once(0).chain(starts).collect();
+    starts.push(list.len() + 1);
+    starts.windows(2).map(|pair| &list[pair[0]..pair[1] - 1]).collect()
+}
+
+/// The URI of one node's device: its own of several, or its number put in, and a file in the scratch
+/// folder where an emulated device has none.
+fn device_uri(list: &str, number: usize, scratch: &Scratch) -> anyhow::Result<String> {
+    let devices = uris(list);
+    let several = devices.len() > 1;
+    let own = if several { number } else { 0 };
+    let template = *devices.get(own).with_context(|| {
+        format!("--device {list}: {} devices, and there are more nodes", devices.len())
+    })?;
     let text = template.replace(NUMBER, &number.to_string());
     let uri: DeviceUri = text.parse().with_context(|| format!("--device {template}"))?;
     match uri.device() {
@@ -400,9 +416,9 @@ fn device_uri(template: &str, number: usize, scratch: &Scratch) -> anyhow::Resul
             let options = EmulatedOptions { medium: MediumKind::File(file), ..options.clone() };
             Ok(DeviceUri::new(Device::Emulated(options)).to_string())
         }
-        _ if !template.contains(NUMBER) => Err(anyhow!(
+        _ if !several && !template.contains(NUMBER) => Err(anyhow!(
             "--device {template}: every node needs a device of its own; write {NUMBER} where the \
-             number of the node goes"
+             number of the node goes, or a device for each, with commas"
         )),
         _ => Ok(text),
     }
@@ -410,9 +426,29 @@ fn device_uri(template: &str, number: usize, scratch: &Scratch) -> anyhow::Resul
 
 /// The size of an emulated device, from its URI; `None` for others.
 pub fn emulated_bytes(uri: &str) -> Option<u64> {
-    let uri: DeviceUri = uri.replace(NUMBER, "0").parse().ok()?;
+    let uri: DeviceUri = uris(uri)[0].replace(NUMBER, "0").parse().ok()?;
     match uri.device() {
         Device::Emulated(options) => Some(options.bytes),
         Device::Uring(_) | Device::Vfio(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_have_devices_of_their_own() {
+        let scratch = Scratch::new().expect("a folder");
+        let uri =
+            |list: &str, number| device_uri(list, number, &scratch).map_err(|e| e.to_string());
+        assert_eq!(uri("uring:/dev/nvme{node}n1", 2).as_deref(), Ok("uring:/dev/nvme2n1"));
+        let list = "vfio:0000:5e:00.0?ns=2,uring:/a,b,emulated:1MiB";
+        assert_eq!(uri(list, 0).as_deref(), Ok("vfio:0000:5e:00.0?ns=2"));
+        assert_eq!(uri(list, 1).as_deref(), Ok("uring:/a,b"));
+        assert!(uri(list, 2).expect("one in memory").contains("file="), "other processes find it");
+        assert!(uri(list, 3).expect_err("three devices").contains("more nodes"));
+        assert!(uri("uring:/dev/nvme0n1", 0).expect_err("one for all").contains("{node}"));
+        assert_eq!(emulated_bytes("emulated:2MiB,emulated:1MiB"), Some(2 << 20));
     }
 }

@@ -72,9 +72,9 @@ pub struct BenchArgs {
     /// Replicas of each copyset, and as many nodes
     #[arg(long, default_value_t = 3)]
     replicas: u32,
-    /// Devices of the nodes; {node} stands for the number of the node [default: emulated:2GiB, less
-    /// where memory is short]
-    #[arg(long, value_name = "URI")]
+    /// Devices of the nodes: one URI, in which {node} stands for the number of the node, or one for
+    /// each [default: emulated:2GiB, less where memory is short]
+    #[arg(long, value_name = "URI,...")]
     device: Option<String>,
     /// Where the servers listen, in their order, and last from where the client connects; fewer are
     /// used in turn [default: loopback; with rdma: RDMA devices]

@@ -23,6 +23,8 @@ struct Block {
     in_flight: bool,
     /// Changes that unmap instead of writing.
     discards: Vec<Sequence>,
+    /// What was submitted before is not known, but for what was acknowledged of it.
+    recalled: bool,
 }
 
 /// All blocks of a volume.
@@ -35,6 +37,17 @@ impl History {
     /// A volume that was never written.
     pub fn new(blocks: u64) -> History {
         History { blocks: vec![Block::default(); blocks as usize] }
+    }
+
+    /// A volume that somebody else has written, whose acknowledgements are known, block by block.
+    pub fn recalled(settled: &[Sequence]) -> History {
+        let block = |settled: &Sequence| Block {
+            settled: *settled,
+            submitted: *settled,
+            recalled: true,
+            ..Block::default()
+        };
+        History { blocks: settled.iter().map(block).collect() }
     }
 
     /// Blocks of the volume.
@@ -88,7 +101,7 @@ impl History {
         assert_eq!(bytes.len(), floors.len() * BLOCK, "a read is as long as it was asked to be");
         for ((number, floor), bytes) in (first..).zip(floors).zip(bytes.chunks_exact(BLOCK)) {
             let block = &mut self.blocks[number as usize];
-            let possible = *floor..=block.submitted;
+            let possible = *floor..=if block.recalled { Sequence::MAX } else { block.submitted };
             if bytes.iter().all(|byte| *byte == 0) {
                 let unmapped = block.discards.iter().any(|sequence| possible.contains(sequence));
                 assert!(
@@ -103,7 +116,13 @@ impl History {
                 "block {number} holds change {found}; possible are {possible:?}"
             );
             block.settled = block.settled.max(found);
+            block.submitted = block.submitted.max(found);
         }
+    }
+
+    /// All blocks were read: there is nothing in them that is not known.
+    pub fn know(&mut self) {
+        self.blocks.iter_mut().for_each(|block| block.recalled = false);
     }
 
     fn run(&self, first: u64, blocks: u32) -> &[Block] {

@@ -33,6 +33,10 @@ pub struct Load {
     pub write_times: Vec<Duration>,
     /// Whether a write may be refused for want of space.
     pub space_may_end: bool,
+    /// Whether it only writes and reads.
+    pub keeps_all: bool,
+    /// What is told of acknowledged writes, from a block on.
+    pub on_settled: fn(u64, &[Sequence]),
 }
 
 /// What was acknowledged.
@@ -76,7 +80,31 @@ impl Load {
             done: Done::default(),
             write_times: Vec::new(),
             space_may_end: false,
+            keeps_all: false,
+            on_settled: |_, _| {},
         }
+    }
+
+    /// The volume was written by somebody else: what was acknowledged, block by block.
+    pub fn recall(&mut self, settled: &[Sequence]) {
+        assert_eq!(settled.len() as u64, self.history.blocks());
+        self.history = History::recalled(settled);
+    }
+
+    /// Blocks of its volume.
+    pub fn blocks(&self) -> u64 {
+        self.history.blocks()
+    }
+
+    /// Goes on with other numbers.
+    pub fn reseed(&mut self, random: Random) {
+        self.random = random;
+    }
+
+    /// All was read: what each block holds.
+    pub fn know(&mut self) -> Vec<Sequence> {
+        self.history.know();
+        self.history.floors(0, self.history.blocks() as u32)
     }
 
     /// The client.
@@ -113,7 +141,9 @@ impl Load {
             let first = self.random.below(self.history.blocks() - u64::from(blocks) + 1);
             match self.random.below(16) {
                 0..=3 => self.read(first, blocks),
-                4 if self.history.is_idle(first, blocks) => self.discard(first, blocks),
+                4 if !self.keeps_all && self.history.is_idle(first, blocks) => {
+                    self.discard(first, blocks)
+                }
                 _ if self.history.is_idle(first, blocks) => self.write(first, blocks),
                 _ => self.read(first, blocks),
             }
@@ -205,18 +235,20 @@ impl Load {
 
     /// Takes answers and judges them.
     pub fn poll(&mut self) -> bool {
-        let Load { client, history, pending, done, write_times, space_may_end, .. } = self;
+        let Load { client, history, pending, done, write_times, .. } = self;
+        let (space_may_end, on_settled) = (self.space_may_end, self.on_settled);
         let turn = client.poll(SystemClock.now_ns(), &mut |completion: Completion<'_>| {
             let known = pending.remove(&completion.token).expect("an operation of this load");
             match (known, completion.result) {
                 (Pending::Change { first, blocks, discard, since }, Ok(())) => {
                     history.acknowledge(first, blocks);
+                    on_settled(first, &history.floors(first, blocks));
                     done.discards += u64::from(discard);
                     done.writes += u64::from(!discard);
                     write_times.push(since.elapsed());
                 }
                 (Pending::Change { first, blocks, .. }, Err(ClientError::NoSpace))
-                    if *space_may_end =>
+                    if space_may_end =>
                 {
                     history.refuse(first, blocks);
                     done.no_space += 1;

@@ -363,6 +363,8 @@ fn takes_a_peer_that_behaves() {
     peer.send(&record(1, &[(3, 1)], b"good"), 1);
     stage.until(|stage| stage.server.frames.len() == 1);
     let (bytes, payloads) = stage.server.frames.pop().expect("just seen");
+    // Handed out where the device has written it: whoever writes it to a disk points there.
+    assert_eq!(payloads[0].as_ptr().as_ptr() as u64, target.address);
     let mut content = vec![0; PAGE_SIZE];
     payloads[0].copy_to_slice(0, &mut content);
     assert_eq!((bytes, content), (b"good".to_vec(), vec![7; PAGE_SIZE]));
