@@ -4,6 +4,7 @@ mod rig;
 
 use std::time::{Duration, Instant};
 
+use culvert::ids::LogIndex;
 use culvert_nvme::{ANYWHERE, FaultTarget, Faults, Times};
 use tempfile::TempDir;
 
@@ -49,6 +50,12 @@ fn is_out_of_service(nodes: &mut Nodes, victim: usize) {
     let replica = &status.copysets[0];
     assert_eq!(replica.role, "out of service");
     assert_eq!(&replica.reason, failure, "the replica says why");
+    for (_, group) in nodes.node(victim).reactor().chunkserver().groups() {
+        let log = group.log();
+        let held = (log.base().0.0 + 1..=log.last().0)
+            .filter(|index| log.get(LogIndex(*index)).is_some_and(|entry| entry.payload.is_some()));
+        assert_eq!(held.count(), 0, "pages of windows that never come back");
+    }
     let commands = ["write", "flush", "read"];
     assert!(commands.iter().any(|command| failure.contains(command)), "{failure}");
     for other in (0..3).filter(|other| *other != victim) {

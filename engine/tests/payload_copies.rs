@@ -6,8 +6,10 @@
 
 mod rig;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::path::Path;
+use std::ptr::NonNull;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +26,7 @@ use culvert_transport::Transport;
 use tempfile::TempDir;
 
 use rig::history::BLOCK;
-use rig::plan::{Plan, VOLUME, Wishes, client, emulated, pool};
+use rig::plan::{Plan, VOLUME, Wishes, client_from, emulated, pool};
 
 /// Blocks that the test writes, and then reads.
 const BLOCKS: u64 = 512;
@@ -36,18 +38,23 @@ const BYTES: u64 = BLOCKS * BLOCK as u64;
 /// What was copied on purpose; nothing while it is `None`.
 type Deliberate = Rc<Cell<Option<u64>>>;
 
+/// What the device of one node was told to write: where it lies in memory, which is what the driver
+/// posts as its PRP, and how many bytes.
+type Written = Rc<RefCell<Vec<(NonNull<u8>, u64)>>>;
+
 struct Copying {
     inner: AnyQueuePair,
     scratch: Buffer,
     _pool: Pool,
     deliberate: Deliberate,
+    written: Written,
 }
 
 impl Copying {
-    fn new(inner: AnyQueuePair, deliberate: &Deliberate) -> Copying {
+    fn new(inner: AnyQueuePair, deliberate: &Deliberate, written: Written) -> Copying {
         let pool = pool("scratch", 1 << 20);
         let scratch = pool.acquire(32).expect("a fresh pool");
-        Copying { inner, scratch, _pool: pool, deliberate: Rc::clone(deliberate) }
+        Copying { inner, scratch, _pool: pool, deliberate: Rc::clone(deliberate), written }
     }
 }
 
@@ -65,6 +72,9 @@ impl QueuePair for Copying {
     }
 
     fn submit(&mut self, submission: Submission) -> Result<(), Submission> {
+        if let culvert_nvme::Operation::Write { pages, .. } = &submission.operation {
+            self.written.borrow_mut().push((pages.as_ptr(), pages.len() as u64));
+        }
         if let culvert_nvme::Operation::Write { pages, .. } = &submission.operation
             && let Some(copied) = self.deliberate.get()
         {
@@ -107,21 +117,28 @@ struct Rig {
     nodes: Vec<NodeReactor<Copying>>,
     client: Client<Transport>,
     deliberate: Deliberate,
+    /// By node.
+    written: Vec<Written>,
 }
 
 impl Rig {
     fn start(folder: &Path, tcp: bool) -> Rig {
-        let wishes =
-            Wishes { copysets: 1, tcp, ..Wishes::new(folder, emulated(folder, "96MiB", "")) };
+        let devices = emulated(folder, "96MiB", "");
+        Rig::with(Wishes { copysets: 1, tcp, ..Wishes::new(folder, devices) }, None)
+    }
+
+    /// A cluster, and a client that connects from an address.
+    fn with(wishes: Wishes, source: Option<IpAddr>) -> Rig {
         let plan = Plan::new(&wishes);
         let deliberate = Deliberate::default();
-        let open = |config| {
-            let wrap = |_: &_, inner| Copying::new(inner, &deliberate);
+        let written: Vec<Written> = plan.configs.iter().map(|_| Written::default()).collect();
+        let open = |(config, written): (_, &Written)| {
+            let wrap = |_: &_, inner| Copying::new(inner, &deliberate, Rc::clone(written));
             NodeReactor::open_with(config, &plan.cluster, 0, true, wrap).expect("a node")
         };
-        let nodes = plan.configs.iter().map(open).collect();
-        let client = client(&plan.cluster, 1, ClientOptions::default());
-        Rig { nodes, client, deliberate }
+        let nodes = plan.configs.iter().zip(&written).map(open).collect();
+        let client = client_from(&plan.cluster, 1, ClientOptions::default(), source);
+        Rig { nodes, client, deliberate, written }
     }
 
     /// Carries out operations, one for each run of the test's blocks.
@@ -208,6 +225,50 @@ fn payloads_are_copied_by_nobody_over_shared_memory() {
 #[test]
 fn payloads_are_copied_by_nobody_over_tcp() {
     payloads_are_copied_by_nobody(true);
+}
+
+/// A payload is written to the device from the memory that the wire wrote it to, once, on the leader
+/// and on both followers.
+fn payloads_are_written_from_where_they_landed(mut rig: Rig) {
+    rig.write();
+    rig.settle(BYTES);
+    for (node, written) in rig.nodes.iter_mut().zip(&rig.written) {
+        let network = node.reactor().network_mut();
+        let written = written.borrow();
+        let landed = written.iter().filter(|(address, _)| network.is_landing_memory(*address));
+        assert_eq!(landed.map(|(_, bytes)| bytes).sum::<u64>(), BYTES);
+    }
+    for (_, drivers) in rig.counted() {
+        assert_eq!(drivers.payload_bytes_copied, 0, "{drivers:?}");
+    }
+}
+
+#[test]
+fn payloads_are_written_from_where_shared_memory_put_them() {
+    let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
+    payloads_are_written_from_where_they_landed(Rig::start(folder.path(), false));
+}
+
+/// Over RDMA no processor has touched them on the way: `transport/src/rdma/hostile.rs` shows that a
+/// payload is handed out at the address that the peer's work request named.
+#[test]
+fn payloads_are_written_from_where_rdma_put_them() {
+    let Ok(devices) = std::env::var("CULVERT_TEST_RDMA") else {
+        println!(
+            "skipped: no RDMA devices here (CULVERT_TEST_RDMA); scripts/softroce test has some"
+        );
+        return;
+    };
+    let (server, client) =
+        devices.split_once(',').expect("two addresses with a comma between them");
+    let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
+    let wishes = Wishes {
+        copysets: 1,
+        rdma: Some(server.parse().expect("an address")),
+        ..Wishes::new(folder.path(), emulated(folder.path(), "96MiB", ""))
+    };
+    let client = client.parse().expect("an address");
+    payloads_are_written_from_where_they_landed(Rig::with(wishes, Some(client)));
 }
 
 #[test]

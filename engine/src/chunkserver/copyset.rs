@@ -148,5 +148,6 @@ impl Copyset {
         for feed in &mut self.feeds {
             feed.clear();
         }
+        self.group.abandon();
     }
 }

@@ -3,7 +3,7 @@
 use raft::StateRole;
 use raft::eraftpb::{ConfChangeV2, Entry, Message};
 
-use super::{Group, Host, Outbox, Role, StoredEntry, membership, proposals};
+use super::{Group, Host, Outbox, Role, Stash, StoredEntry, membership, proposals};
 use crate::ids::{BatchNumber, LogIndex, Term};
 use crate::record::{Operation, Proposal, RECORD_BYTES_MAX, RecordView};
 
@@ -167,13 +167,25 @@ impl Group {
         if role != Role::Leader {
             self.term_start = LogIndex(u64::MAX);
             self.lease.revoke();
-            let (first, last) = (self.applied.0 + 1, self.raw.store().last().0);
-            for index in first..=last {
-                self.raw.mut_store().drop_payload(LogIndex(index));
-            }
+            self.drop_payloads();
         }
         self.role = role;
         self.leader = self.leader();
         host.role_changed(role, self.leader);
+    }
+
+    /// Lets go of the payload of all that is not applied.
+    fn drop_payloads(&mut self) {
+        let (first, last) = (self.applied.0 + 1, self.raw.store().last().0);
+        for index in first..=last {
+            self.raw.mut_store().drop_payload(LogIndex(index));
+        }
+    }
+
+    /// This replica has left service for good and is not run again: pages of peers that it holds go
+    /// back, or their windows would stay full.
+    pub fn abandon(&mut self) {
+        self.stash = Stash::default();
+        self.drop_payloads();
     }
 }

@@ -1,5 +1,6 @@
 //! A cluster for a test: formatted devices, configurations, the cluster file.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use culvert::client::{Client, ClientOptions, Transports};
@@ -36,6 +37,8 @@ pub struct Wishes {
     pub volume_bytes: u64,
     /// Loopback TCP instead of shared memory.
     pub tcp: bool,
+    /// RDMA on a device with this address.
+    pub rdma: Option<IpAddr>,
     /// Changes every node's configuration.
     pub adjust: fn(&mut NodeConfig),
 }
@@ -52,6 +55,7 @@ impl Wishes {
             chunk_bytes: 256 << 10,
             volume_bytes: 4 << 20,
             tcp: false,
+            rdma: None,
             adjust: |_| {},
         }
     }
@@ -96,6 +100,7 @@ impl Plan {
             config.devices.push(DeviceConfig::new(uri.clone()));
             config.store.reserve_blocks = 1024;
             config.transport.window_budget_pages = 4096;
+            config.transport.source = wishes.rdma;
             (wishes.adjust)(&mut config);
             config.check().expect("a configuration that keeps the rules");
             configs.push(config);
@@ -125,6 +130,10 @@ fn reactor_config(node: usize, reactor: u32) -> ReactorConfig {
 }
 
 fn address(wishes: &Wishes, node: usize, reactor: u32, ports: &mut Vec<KeptPort>) -> Address {
+    if let Some(device) = wishes.rdma {
+        let port = 7400 + 16 * node as u16 + reactor as u16;
+        return Address::Rdma((device, port).into());
+    }
     if !wishes.tcp {
         return Address::Shm(wishes.folder.join(format!("node-{node}-{reactor}.sock")));
     }
@@ -175,17 +184,31 @@ pub fn pool(name: &str, bytes: usize) -> Pool {
 
 /// A transport that says it is `identity`.
 pub fn transport(identity: Identity, pool: Pool) -> Transport {
+    transport_from(identity, pool, None)
+}
+
+fn transport_from(identity: Identity, pool: Pool, source: Option<IpAddr>) -> Transport {
     let options = TransportOptions::new(identity, pool);
-    Transport::new(TransportOptions { frame_bytes_max: FRAME_BYTES_MAX, ..options })
+    Transport::new(TransportOptions { frame_bytes_max: FRAME_BYTES_MAX, source, ..options })
         .expect("the usual options")
 }
 
 /// Client number `number` of a cluster.
 pub fn client(cluster: &Cluster, number: u64, options: ClientOptions) -> Client<Transport> {
+    client_from(cluster, number, options, None)
+}
+
+/// One that connects from an address.
+pub fn client_from(
+    cluster: &Cluster,
+    number: u64,
+    options: ClientOptions,
+    source: Option<IpAddr>,
+) -> Client<Transport> {
     let pool = pool("client", 16 << 20);
     let node = Uuid::from_u128(0xc11e_0000 + u128::from(number));
     let identity = Identity { node, kind: PeerKind::Client, endpoint: 0 };
-    let transport = transport(identity, pool.clone());
+    let transport = transport_from(identity, pool.clone(), source);
     let options = ClientOptions { transports: Transports::Any, seed: number, ..options };
     Client::new(cluster.clone(), transport, pool, options).expect("valid options")
 }

@@ -1,5 +1,7 @@
 //! Landing windows as the caller sees them.
 
+use std::ptr::NonNull;
+
 use culvert_memory::{Buffer, SlotId};
 
 use crate::connection::{Connection, slot};
@@ -57,6 +59,13 @@ impl Transport {
             .get(slot(connection))
             .and_then(Connection::open)
             .map_or(0, |open| open.landing.pages())
+    }
+
+    /// Whether a byte of memory lies in a landing window, where some peer's writes land. Searches all
+    /// connections: for those who want to prove where payloads are.
+    pub fn is_landing_memory(&self, address: NonNull<u8>) -> bool {
+        let mut open = self.connections.iter().filter_map(|(_, connection)| connection.open());
+        open.any(|open| open.landing.holds(address))
     }
 
     /// Pages that windows may still take.

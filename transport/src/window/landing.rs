@@ -180,6 +180,14 @@ impl Landing {
         Some(segment.first + buffer.page() - segment.window.first_page())
     }
 
+    /// Whether a byte of memory lies in the window.
+    pub(crate) fn holds(&self, address: NonNull<u8>) -> bool {
+        self.segments.iter().any(|Segment { window, .. }| {
+            let offset = (address.as_ptr() as usize).checked_sub(window.as_ptr().as_ptr() as usize);
+            offset.is_some_and(|offset| offset < window.pages() as usize * PAGE_SIZE)
+        })
+    }
+
     /// The pages of a placement that we named to the peer ourselves, when it lies in the window.
     pub(crate) fn named_pages(&self, placement: Placement) -> Result<NamedPages, Violation> {
         debug_assert_eq!(self.mode, WindowMode::Named);
