@@ -137,14 +137,15 @@ impl Container {
             return Ok(());
         }
         let container = self.container.as_fd();
-        while let Some(Mapped { address, bytes, .. }) = state.mapped.last() {
+        // Where one fails, all stay listed for those who unmap theirs; to unmap twice is no error.
+        for Mapped { address, bytes, .. } in &state.mapped {
             ioctl::unmap(container, *address, *bytes)?;
-            state.mapped.pop();
         }
         // Its memory stays: the driver half may know where it is.
         if let Some((mapping, address)) = &state.own {
             ioctl::unmap(container, *address, mapping.len())?;
         }
+        state.mapped.clear();
         state.revoked = true;
         Ok(())
     }
