@@ -181,7 +181,7 @@ pub enum BindingError {
     /// Its group cannot be given to a program.
     #[error(
         "{address} shares IOMMU group {group} with {mates}, which the kernel drives: a group changes \
-         hands as a whole; put the controller into another slot"
+         hands as a whole; name NVMe controllers of it together, or put this one into another slot"
     )]
     Shared {
         /// Which.

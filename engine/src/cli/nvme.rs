@@ -141,15 +141,19 @@ fn render(controllers: &[Controller], paint: Paint) -> String {
 }
 
 fn bind(machine: &Machine, arguments: &BindArgs) -> Outcome {
-    for name in &arguments.controllers {
-        let controller = binding::find(machine, name).refuse()?;
-        let steps = binding::to_vfio(machine, &controller).refuse()?;
+    let found = arguments.controllers.iter().map(|name| binding::find(machine, name));
+    let mut controllers = found.collect::<Result<Vec<_>, _>>().refuse()?;
+    let addresses: Vec<String> = controllers.iter().map(|one| one.address.clone()).collect();
+    for controller in &mut controllers {
+        // A group changes hands as a whole: those that go with it are not in its way.
+        controller.group_mates.retain(|mate| !addresses.contains(mate));
+        let steps = binding::to_vfio(machine, controller).refuse()?;
         let users = controller.users();
         let takes = !steps.is_empty() && !arguments.dry_run && !arguments.yes;
-        if takes && !users.is_empty() && !agreed(&controller, &users)? {
+        if takes && !users.is_empty() && !agreed(controller, &users)? {
             return Err(refuse!("{} stays with the kernel", controller.address));
         }
-        change_hands(machine, &controller, &steps, "vfio-pci", arguments.dry_run)?;
+        change_hands(machine, controller, &steps, "vfio-pci", arguments.dry_run)?;
     }
     Ok(())
 }
