@@ -74,9 +74,16 @@ impl Core {
         let waiting = !self.route(route).queues[lane as usize].is_empty();
         let listed = waiting && step != Step::Unlist;
         self.route(route).listed[lane as usize] = listed;
-        let endpoint = self.endpoint(id);
-        if step == Step::Blocked {
-            endpoint.blocked[lane as usize] = true;
+        let now_ns = self.now_ns;
+        let endpoint = &mut self.endpoints[id.0 as usize];
+        match step {
+            Step::Next => endpoint.cramped_ns[lane as usize] = None,
+            Step::Unlist => {}
+            Step::Blocked => {
+                endpoint.blocked[lane as usize] = true;
+                endpoint.cramped_ns[lane as usize].get_or_insert(now_ns);
+                self.timer.note(now_ns + LEADER_PATIENCE_NS);
+            }
         }
         if listed && step == Step::Blocked {
             endpoint.ready[lane as usize].push_front(route);

@@ -65,6 +65,8 @@ pub(super) struct Endpoint {
     pub(super) ready: [VecDeque<RouteIndex>; 2],
     /// Lanes that wait for room on the connection.
     pub(super) blocked: [bool; 2],
+    /// Since when nothing of a lane could be sent for want of room.
+    pub(super) cramped_ns: [Option<u64>; 2],
     /// Whether the reads wait for landing pages only, of which the network says nothing.
     pub(super) landing_short: bool,
     /// Since when the window, with no read under way in it, has been too small or too scattered.
@@ -109,6 +111,7 @@ impl Endpoint {
             heard: false,
             ready: [VecDeque::new(), VecDeque::new()],
             blocked: [false; 2],
+            cramped_ns: [None; 2],
             landing_short: false,
             landing_short_ns: None,
             reads_in_flight: 0,
@@ -146,6 +149,7 @@ impl Endpoint {
         self.established = true;
         self.heard_ns = now_ns;
         self.heard = false;
+        self.cramped_ns = [None; 2];
         self.unblock();
         debug_assert_eq!(self.reads_in_flight, 0, "reads end with their connection");
     }

@@ -1,9 +1,10 @@
 //! Asking who leads, while a leader does not answer.
 //!
 //! A leader that is stopped keeps its connections and says nothing. A request that has waited for a
-//! while makes the client ask the other replicas of the copyset who leads. Only when one of them
-//! names another replica is the request sent there, under its number, so that it is executed once.
-//! Who names an older term than one heard of before is behind, and not believed.
+//! while, or has had no room on its connection for as long, makes the client ask the other replicas of
+//! the copyset who leads. Only when one of them names another replica is the request sent there, under
+//! its number, so that it is executed once. Who names an older term than one heard of before is behind,
+//! and not believed.
 
 use super::config::{LEADER_ASKED_AGAIN_NS, LEADER_PATIENCE_NS};
 use super::core::Core;
@@ -12,6 +13,7 @@ use super::error::Obstacle;
 use super::outcome::Again;
 use super::piece::{PieceIndex, PieceState};
 use super::route::RouteIndex;
+use super::submission::lane_of;
 use crate::ids::{BlockRange, ChunkId, Epoch, ReplicaId, RequestNumber, SessionId};
 use crate::network::{Class, ConnectionId, Network, SendError};
 use crate::wire::{Reply, ReplyStatus, Request, RequestKind};
@@ -37,13 +39,19 @@ impl Core {
     /// From when on a piece has waited too long for the replica that is asked.
     fn late_ns(&mut self, index: PieceIndex) -> Option<u64> {
         let piece = &self.pieces[index];
+        let lane = lane_of(piece.kind);
         let since_ns = match piece.state {
             PieceState::InFlight => piece.sent_ns,
             PieceState::Queued => {
                 let id = self.routes[piece.route.0 as usize].endpoint();
                 let endpoint = self.endpoint(id);
-                let connecting = matches!(endpoint.link, Link::Connecting { .. });
-                connecting.then_some(endpoint.connecting_ns)?
+                match endpoint.link {
+                    Link::Connecting { .. } => endpoint.connecting_ns,
+                    // A leader that hears nothing of the others keeps the pages of what they do not
+                    // confirm.
+                    Link::Up { .. } => endpoint.cramped_ns[lane as usize]?,
+                    Link::Down { .. } | Link::Closing { .. } => return None,
+                }
             }
             _ => return None,
         };

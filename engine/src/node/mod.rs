@@ -27,7 +27,7 @@ use crate::chunkserver::{
     ReplicaPlan, ScrubOptions,
 };
 use crate::cluster::{Cluster, EndpointIndex};
-use crate::config::{DeviceConfig, NodeConfig};
+use crate::config::{DeviceConfig, NodeConfig, TransportConfig};
 use crate::network::{Address, Network};
 use crate::raft_group::GroupOptions;
 use crate::reactor::{Clock, Idle, IdleOptions, Reactor, TurnBudget};
@@ -299,6 +299,15 @@ fn chunkserver_options(config: &NodeConfig, cluster: &Cluster) -> ChunkserverOpt
     }
 }
 
+/// To how many pages the window of a connection may grow, so that at least half of the budget is left to
+/// clients when those of all other nodes are at their largest.
+fn window_pages_max(limits: &TransportConfig, cluster: &Cluster, own: EndpointIndex) -> u32 {
+    let others = cluster.nodes().iter().enumerate().filter(|(node, _)| *node != own.node);
+    let peers: usize = others.map(|(_, node)| node.reactors.len()).sum();
+    let share = limits.window_budget_pages / (2 * peers.max(1) as u32);
+    limits.window_max_pages.min(share).max(limits.window_initial_pages)
+}
+
 /// A transport bound to its addresses, where it does not listen yet.
 fn open_transport(
     config: &NodeConfig,
@@ -312,7 +321,7 @@ fn open_transport(
     let options = TransportOptions {
         pre_shared_key: config.pre_shared_key()?,
         window_pages_initial: limits.window_initial_pages,
-        window_pages_max: limits.window_max_pages,
+        window_pages_max: window_pages_max(limits, cluster, own),
         window_budget_pages: limits.window_budget_pages,
         connections_max: limits.connections_max,
         frame_bytes_max: crate::wire::FRAME_BYTES_MAX,

@@ -48,6 +48,10 @@ impl Established {
     /// more.
     pub(crate) fn note_refused_pages(&mut self, shared: &mut Shared, pages: u32) {
         self.refused.pages = Some(self.refused.pages.map_or(pages, |least| least.min(pages)));
+        self.wish_for(shared, pages);
+    }
+
+    fn wish_for(&mut self, shared: &mut Shared, pages: u32) {
         let may_ask = match self.wish {
             Wish::None => true,
             Wish::Due(due) => due < pages,
@@ -56,7 +60,24 @@ impl Established {
         };
         if may_ask && self.remote.may_grow() {
             self.wish = Wish::Due(pages);
-            self.mark_busy(shared);
+        }
+        // Also to say it once it may be said again.
+        self.mark_busy(shared);
+    }
+
+    /// Wishes again for what was refused and is still not there. The caller, who waits for it, does not
+    /// call meanwhile, and the peer does not say when it has pages again.
+    pub(crate) fn renew_wish(&mut self, shared: &mut Shared) {
+        if let Some(pages) = self.refused.pages {
+            self.wish_for(shared, pages);
+        }
+    }
+
+    /// When a wish that was refused is to be said again, if somebody waits for the pages.
+    pub(crate) fn wish_deadline(&self) -> Option<u64> {
+        match self.wish {
+            Wish::Refused(until) => self.refused.pages.map(|_| until),
+            Wish::None | Wish::Due(_) | Wish::Said => None,
         }
     }
 
@@ -86,6 +107,7 @@ impl Established {
             shared.wishing -= 1;
             if pages == 0 {
                 self.wish = Wish::Refused(shared.now + WANT_INTERVAL_NS);
+                self.renew_wish(shared);
                 return Ok(());
             }
             self.wish = Wish::None;
@@ -96,6 +118,8 @@ impl Established {
             self.mark_busy(shared);
         }
         self.tell_of_pages(shared);
+        // A grant may be less than what is waited for.
+        self.renew_wish(shared);
         Ok(())
     }
 

@@ -110,6 +110,9 @@ impl Established {
     pub(crate) fn post(&mut self, shared: &mut Shared, force: bool) -> Result<bool, CloseReason> {
         self.landing.poll_released();
         self.stuck = false;
+        if self.wish_deadline().is_some_and(|until| shared.now >= until) {
+            self.renew_wish(shared);
+        }
         self.post_notices(shared)?;
         self.post_credits(shared, force)?;
         let paused = match &mut self.link {
@@ -125,7 +128,7 @@ impl Established {
             }
         };
         self.tell_of_room(shared)?;
-        Ok(paused || self.landing.in_use() || self.owes())
+        Ok(paused || self.landing.in_use() || self.owes() || self.wish_deadline().is_some())
     }
 
     /// Whether something waits for a later post.

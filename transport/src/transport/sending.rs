@@ -10,10 +10,9 @@ use crate::{Class, CloseReason, ConnectionId, Placement, SendError};
 
 impl Transport {
     /// Takes credits for a run of `pages` pages in the peer's window. `None` when there are none
-    /// now: the peer is asked for a larger window if it may have one, and
-    /// [`Event::Writable`](crate::Event::Writable) follows. More than
-    /// [`run_pages_max`](Transport::run_pages_max) pages there are only if the window grows, which
-    /// is tried again with every call, at most ten times a second.
+    /// now: the peer is asked for a larger window if it may have one, ten times a second until there is
+    /// what was refused, and [`Event::Writable`](crate::Event::Writable) follows then. More than
+    /// [`run_pages_max`](Transport::run_pages_max) pages there are only if the window grows.
     pub fn reserve(&mut self, connection: ConnectionId, pages: u32) -> Option<Placement> {
         let open = self.connections.get_mut(slot(connection)).and_then(Connection::open_mut)?;
         open.reserve(&mut self.shared, pages)

@@ -57,7 +57,10 @@ impl Transport {
                 _ => None,
             });
         let lingering = self.verbs.as_ref().and_then(|verbs| verbs.deadline());
-        handshakes.chain(self.listener_deadline()).chain(lingering).min()
+        let wishes = self.shared.busy.iter().filter_map(|slot| {
+            self.connections.get(*slot).and_then(Connection::open)?.wish_deadline()
+        });
+        handshakes.chain(self.listener_deadline()).chain(lingering).chain(wishes).min()
     }
 
     fn set_sleeping(&mut self, sleeping: bool) {

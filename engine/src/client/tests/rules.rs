@@ -232,6 +232,57 @@ fn a_leader_that_is_stopped_is_left() {
     bench.check_idle();
 }
 
+/// The window of a leader that is stopped may be full of what belongs to other copysets.
+#[test]
+fn who_has_no_room_asks_who_leads() {
+    let mut bench = Bench::plain();
+    bench.world().window_pages = (8, 8);
+    let cluster = bench.client.cluster().clone();
+    let volume = cluster.volume("disk").expect("it exists").clone();
+    let endpoint = |of: usize, replica: usize| {
+        let copyset = cluster.copyset(volume.copysets[of]).expect("it exists");
+        cluster.endpoint_of(&copyset.replicas[replica])
+    };
+    // Two copysets led by one reactor.
+    let ways = (1..4).flat_map(|of| (0..3).map(move |replica| (of, replica)));
+    let (other, replica) = ways
+        .into_iter()
+        .find(|(of, replica)| endpoint(*of, *replica) == endpoint(0, 0))
+        .expect("some");
+    let position = |of: usize| {
+        let id = volume.copysets[of];
+        cluster.copysets().iter().position(|copyset| copyset.id == id).expect("it exists")
+    };
+    bench.world().servers.set_leader(position(other), replica);
+    let at = other as u64 * 32;
+    for (token, offset) in [(0, 0), (1, at)] {
+        bench.write(token, 7, offset, 4).expect("room");
+    }
+    assert_eq!(bench.finish().len(), 2);
+    bench.world().stopped.push(endpoint(0, 0).node);
+    for token in 2..4 {
+        bench.write(token, 8, 4 * (token - 2), 4).expect("room");
+    }
+    let mut reports = Vec::new();
+    bench.turn(&mut reports);
+    bench.write(4, 9, at, 4).expect("it waits for room");
+    let begun_ns = bench.now_ns;
+    bench.world().servers.set_leader(position(0), 1);
+    bench.world().servers.set_leader(position(other), (replica + 1) % 3);
+    while reports.len() < 3 {
+        bench.turn(&mut reports);
+    }
+    let waited_ns = bench.now_ns - begun_ns;
+    assert!(waited_ns < 500_000_000, "{waited_ns} ns");
+    assert!(reports.iter().all(|report| report.result.is_ok()), "{reports:?}");
+    bench.world().stopped.clear();
+    while !bench.world().is_quiet() {
+        bench.turn(&mut reports);
+    }
+    assert!(bench.world().servers.executions.values().all(|count| *count == 1));
+    bench.check_idle();
+}
+
 #[test]
 fn one_request_goes_ahead_of_the_others() {
     let mut bench = Bench::plain();
