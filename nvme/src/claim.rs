@@ -4,7 +4,8 @@
 //! written, and is taken before anything else is done with it. A block device is opened with
 //! `O_EXCL` besides, which keeps mounted file systems and whoever else claims it so away. The lock
 //! lives as long as that open file: until the last queue pair on it is gone and, for io_uring, the
-//! last request in flight has reached the device, also when the process was killed. It never
+//! last request in flight has reached the device, also when the process was killed. A namespace as a character
+//! device is claimed by its block device. It never
 //! outlives its users, so there is nothing to clean up after a crash. A controller behind VFIO is
 //! claimed by the kernel's own rule that an IOMMU group is opened once, whoever only reads or not.
 //!
@@ -24,7 +25,7 @@ use rustix::io::Errno;
 use crate::emulated::EmulatedOptions;
 use crate::open::OpenError;
 use crate::uri::{Device, DeviceUri};
-use crate::uring::{Target, UringOptions};
+use crate::uring::{Generic, Target, UringOptions};
 use crate::vfio::{self, VfioOptions};
 
 /// How long a claim waits for another to end: a process may be just ending, and udev takes a lock
@@ -100,6 +101,8 @@ pub(crate) enum Claimed {
     Emulated(EmulatedOptions, Option<Arc<File>>),
     /// A file or block device.
     Uring(UringOptions, Arc<Target>),
+    /// A namespace that the kernel drives, as a character device.
+    Generic(UringOptions, Arc<Generic>),
     /// A controller, whose IOMMU group is open.
     Vfio(VfioOptions, Arc<vfio::Device>),
 }
@@ -118,6 +121,10 @@ impl DeviceClaim {
             Device::Emulated(options) => {
                 let file = crate::emulated::open_file(options, access)?;
                 Claimed::Emulated(options.clone(), file.map(Arc::new))
+            }
+            Device::Uring(options) if Generic::is_at(options) => {
+                let generic = Generic::open(options, access)?;
+                Claimed::Generic(options.clone(), Arc::new(generic))
             }
             Device::Uring(options) => {
                 let target = Target::open(options, access)?;

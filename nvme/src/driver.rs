@@ -11,28 +11,28 @@
 //! A device that has gone away, and a reset, answer every command in flight on its behalf, and
 //! only after the device has stopped touching memory.
 
+use std::ptr::NonNull;
 use std::time::Duration;
 
 use culvert_memory::Region;
 
 use crate::bus::Bus;
-use crate::command_table::{Command, CommandTable, Held, Kind, Tick};
+use crate::command_table::{CommandTable, Tick};
 use crate::completion_entry::CompletionEntry;
 use crate::completion_queue::CompletionQueue;
+use crate::compose::{Addressee, DataPointer};
 use crate::config::TIMEOUT_TICKS;
 use crate::contract::{
-    Completion, Lba, LbaRange, Namespace, Operation, QueuePair, RegisterError, Submission, Tag,
-    Wake,
+    Completion, LbaRange, Namespace, QueuePair, RegisterError, Submission, Tag, Wake,
 };
 use crate::controller::{Controller, Joined};
 use crate::controller_error::ControllerError;
 use crate::counters::Counters;
-use crate::limits::Limits;
 use crate::prp::{Further, PrpPair, further_pages};
 use crate::queue_memory::QueueMemory;
 use crate::registers::{self, ControllerStatus, completion_doorbell, submission_doorbell};
 use crate::status::Status;
-use crate::submission_entry::{CommandId, NamespaceId, SubmissionEntry};
+use crate::submission_entry::CommandId;
 use crate::submission_queue::SubmissionQueue;
 
 /// One queue pair over a bus.
@@ -52,8 +52,7 @@ pub(crate) struct Driver<B: Bus> {
     completion: CompletionQueue,
     memory: QueueMemory,
     namespace: Namespace,
-    namespace_id: NamespaceId,
-    limits: Limits,
+    addressee: Addressee,
     counters: Counters,
     /// The device has gone away, or the controller does not come back from a reset.
     lost: bool,
@@ -94,7 +93,7 @@ impl<B: Bus> Driver<B> {
         // SAFETY: as above; controllers write dword 3 last.
         let completion = unsafe { CompletionQueue::new(memory.completion().0, entries, head) };
         let mut driver = Driver {
-            limits: Limits::new(&namespace),
+            addressee: Addressee::new(id, &namespace),
             commands: CommandTable::new(entries - 1),
             bus,
             controller,
@@ -104,7 +103,6 @@ impl<B: Bus> Driver<B> {
             completion,
             memory,
             namespace,
-            namespace_id: id,
             counters: Counters::default(),
             lost: false,
             armed: false,
@@ -223,97 +221,6 @@ impl<B: Bus> Driver<B> {
         self.controller.abort(&mut self.bus, self.queue, id)
     }
 
-    /// Where the device finds `bytes` bytes at `pointer`, as the PRPs of command `id`.
-    #[inline]
-    fn prps(
-        &mut self,
-        id: CommandId,
-        pointer: std::ptr::NonNull<u8>,
-        bytes: usize,
-    ) -> Result<PrpPair, Status> {
-        let address = self.bus.device_address(pointer, bytes).ok_or(Status::DATA_TRANSFER_ERROR)?;
-        let prp2 = match further_pages(address, bytes) {
-            Further::Nothing => 0,
-            Further::Page(page) => page,
-            Further::List { first, entries } => self.memory.write_list(id, first, entries),
-        };
-        Ok(PrpPair { prp1: address, prp2 })
-    }
-
-    /// The entry of a read or write of `bytes` bytes at `pointer`.
-    #[inline]
-    fn transfer(
-        &mut self,
-        id: CommandId,
-        kind: Kind,
-        lba: Lba,
-        pointer: std::ptr::NonNull<u8>,
-        bytes: usize,
-        fua: bool,
-    ) -> Result<SubmissionEntry, Status> {
-        let range = self.limits.transfer(lba, bytes)?;
-        let data = self.prps(id, pointer, bytes)?;
-        Ok(match kind {
-            Kind::Read => SubmissionEntry::read(id, self.namespace_id, range, data),
-            _ => SubmissionEntry::write(id, self.namespace_id, range, data, fua),
-        })
-    }
-
-    /// The entry of an operation, or why there is none, and what the table keeps of it.
-    #[inline]
-    fn prepare(
-        &mut self,
-        id: CommandId,
-        submission: Submission,
-    ) -> (Result<SubmissionEntry, Status>, Command) {
-        let Submission { tag, operation } = submission;
-        match operation {
-            Operation::Read { lba, buffer } => {
-                let (pointer, bytes) = (buffer.as_ptr(), buffer.len());
-                let entry = self.transfer(id, Kind::Read, lba, pointer, bytes, false);
-                (entry, Command::new(tag, Kind::Read, Held::Buffer(buffer), bytes as u32))
-            }
-            Operation::Write { lba, pages, fua } => {
-                let (pointer, bytes) = (pages.as_ptr(), pages.len());
-                let entry = self.transfer(id, Kind::Write, lba, pointer, bytes, fua);
-                (entry, Command::new(tag, Kind::Write, Held::Pages(pages), bytes as u32))
-            }
-            Operation::WriteBlocks { lba, pages, blocks, fua } => {
-                let part = self.limits.part(blocks, pages.len());
-                let entry = part.and_then(|bytes| {
-                    self.transfer(id, Kind::Write, lba, pages.as_ptr(), bytes, fua)
-                });
-                let bytes = part.unwrap_or(0) as u32;
-                (entry, Command::new(tag, Kind::Write, Held::Pages(pages), bytes))
-            }
-            Operation::Flush => {
-                let entry = SubmissionEntry::flush(id, self.namespace_id);
-                (Ok(entry), Command::new(tag, Kind::Flush, Held::Nothing, 0))
-            }
-            Operation::WriteZeroes { lba, blocks, deallocate } => {
-                let range = self.limits.write_zeroes(lba, blocks);
-                let entry = range.map(|range| {
-                    SubmissionEntry::write_zeroes(id, self.namespace_id, range, deallocate)
-                });
-                (entry, Command::new(tag, Kind::WriteZeroes, Held::Nothing, 0))
-            }
-            Operation::Deallocate { ranges } => {
-                // Devices skip ranges that are not there, or refuse them, or refuse all.
-                let inside = |range: &LbaRange| range.is_inside(self.namespace.blocks);
-                let entry = if ranges.is_empty() {
-                    Err(Status::INVALID_FIELD)
-                } else if !ranges.iter().all(inside) {
-                    Err(Status::LBA_OUT_OF_RANGE)
-                } else {
-                    let prp1 = self.memory.write_ranges(id, &ranges);
-                    let data = PrpPair { prp1, prp2: 0 };
-                    Ok(SubmissionEntry::deallocate(id, self.namespace_id, ranges.len() as u8, data))
-                };
-                (entry, Command::new(tag, Kind::Deallocate, Held::Nothing, 0))
-            }
-        }
-    }
-
     /// Visits answers that came from no device.
     fn visit_answers(&mut self, budget: usize, complete: &mut dyn FnMut(Completion)) -> usize {
         let mut visited = 0;
@@ -361,6 +268,35 @@ impl<B: Bus> Driver<B> {
     }
 }
 
+/// What the device reaches, as PRPs.
+struct Reach<'a, B> {
+    bus: &'a mut B,
+    memory: &'a mut QueueMemory,
+}
+
+impl<B: Bus> DataPointer for Reach<'_, B> {
+    #[inline]
+    fn data(
+        &mut self,
+        id: CommandId,
+        _region: &Region,
+        pointer: NonNull<u8>,
+        bytes: usize,
+    ) -> Result<PrpPair, Status> {
+        let address = self.bus.device_address(pointer, bytes).ok_or(Status::DATA_TRANSFER_ERROR)?;
+        let prp2 = match further_pages(address, bytes) {
+            Further::Nothing => 0,
+            Further::Page(page) => page,
+            Further::List { first, entries } => self.memory.write_list(id, first, entries),
+        };
+        Ok(PrpPair { prp1: address, prp2 })
+    }
+
+    fn ranges(&mut self, id: CommandId, ranges: &[LbaRange]) -> PrpPair {
+        PrpPair { prp1: self.memory.write_ranges(id, ranges), prp2: 0 }
+    }
+}
+
 impl<B: Bus> QueuePair for Driver<B> {
     fn namespace(&self) -> &Namespace {
         &self.namespace
@@ -379,7 +315,8 @@ impl<B: Bus> QueuePair for Driver<B> {
         let Some(id) = self.commands.next_id() else {
             return Err(submission);
         };
-        let (entry, mut command) = self.prepare(id, submission);
+        let mut reach = Reach { bus: &mut self.bus, memory: &mut self.memory };
+        let (entry, mut command) = self.addressee.compose(&mut reach, id, submission);
         command.since = self.tick;
         let inserted = self.commands.insert(command);
         debug_assert_eq!(inserted, id, "the entry carries the identifier of its command");

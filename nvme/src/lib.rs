@@ -6,9 +6,9 @@
 //! | which device, which backend, and who may use it | `uri`, `open`, `claim` |
 //! | capacities | `config` |
 //! | wire formats, each with its section of the specification | `submission_entry`, `completion_entry`, `prp`, `registers`, `identify` |
-//! | the driver half of the protocol, for any controller | `driver`, `controller`, `bring_up`, `admin_queue`, `submission_queue`, `completion_queue`, `queue_memory`, `command_table`, `limits`, and its seam to a controller: `bus` |
+//! | the driver half of the protocol, for any controller | `driver`, `controller`, `bring_up`, `admin_queue`, `submission_queue`, `completion_queue`, `queue_memory`, `command_table`, `compose`, `limits`, and its seam to a controller: `bus` |
 //! | a controller in software | `emulated` |
-//! | files and block devices through the kernel | `uring` |
+//! | files, block devices and namespaces through the kernel | `uring` |
 //! | a controller behind VFIO | `vfio` |
 //!
 //! A queue pair belongs to one thread. [`QueuePair::submit`], [`QueuePair::ring`] and
@@ -49,6 +49,7 @@ mod claim;
 mod command_table;
 mod completion_entry;
 mod completion_queue;
+mod compose;
 mod config;
 mod contract;
 mod controller;
@@ -90,5 +91,5 @@ pub use identify::{AsciiField, GeometryError};
 pub use open::{AnyQueuePair, OpenError, OpenOptions, open, open_claimed};
 pub use status::{CodeType, Status};
 pub use uri::{Device, DeviceUri, UriError};
-pub use uring::{Uring, UringError, UringOptions};
+pub use uring::{Passthrough, Uring, UringError, UringOptions};
 pub use vfio::{NoPciAddress, PciAddress, Vfio, VfioError, VfioOptions};

@@ -14,7 +14,7 @@ use crate::controller_error::ControllerError;
 use crate::counters::Counters;
 use crate::emulated::{Emulated, MediumError};
 use crate::uri::DeviceUri;
-use crate::uring::{Uring, UringError};
+use crate::uring::{Passthrough, Uring, UringError};
 use crate::vfio::{PciAddress, Vfio, VfioError};
 
 /// How to open a queue pair.
@@ -142,6 +142,10 @@ pub fn open_claimed(claim: &DeviceClaim, options: &OpenOptions) -> Result<AnyQue
             let pair = Uring::open_on(device, target.clone(), options)?;
             Ok(AnyQueuePair::Uring(Box::new(pair)))
         }
+        Claimed::Generic(device, target) => {
+            let pair = Passthrough::open_on(device, target.clone(), options)?;
+            Ok(AnyQueuePair::Passthrough(Box::new(pair)))
+        }
         Claimed::Vfio(controller, device) => {
             let pair = Vfio::open_on(controller, device.clone(), options)?;
             Ok(AnyQueuePair::Vfio(Box::new(pair)))
@@ -150,12 +154,15 @@ pub fn open_claimed(claim: &DeviceClaim, options: &OpenOptions) -> Result<AnyQue
 }
 
 /// A queue pair of any backend in this build.
+#[allow(private_interfaces, reason = "what is behind a ring is named, and nobody else's business")]
 #[derive(Debug)]
 pub enum AnyQueuePair {
     /// On an emulated controller.
     Emulated(Box<Emulated>),
-    /// Through io_uring.
+    /// On a file or block device, through io_uring.
     Uring(Box<Uring>),
+    /// On an NVMe namespace, through io_uring.
+    Passthrough(Box<Passthrough>),
     /// On a controller behind VFIO.
     Vfio(Box<Vfio>),
 }
@@ -165,7 +172,7 @@ impl AnyQueuePair {
     pub fn as_emulated_mut(&mut self) -> Option<&mut Emulated> {
         match self {
             AnyQueuePair::Emulated(pair) => Some(pair),
-            AnyQueuePair::Uring(_) | AnyQueuePair::Vfio(_) => None,
+            AnyQueuePair::Uring(_) | AnyQueuePair::Passthrough(_) | AnyQueuePair::Vfio(_) => None,
         }
     }
 }
@@ -176,6 +183,7 @@ macro_rules! dispatch {
         match $self {
             AnyQueuePair::Emulated($pair) => $call,
             AnyQueuePair::Uring($pair) => $call,
+            AnyQueuePair::Passthrough($pair) => $call,
             AnyQueuePair::Vfio($pair) => $call,
         }
     };

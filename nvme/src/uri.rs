@@ -3,7 +3,7 @@
 //! ```text
 //! emulated:SIZE[?file=PATH][&block=512|4096][&cache=none|volatile][&cache_blocks=N]
 //!              [&thread=0|1][&order=fetched|shuffled][&medium=ram|null][&seed=N]
-//! uring:PATH[?block=512|4096][&size=SIZE]
+//! uring:PATH[?block=512|4096][&size=SIZE][&polled=0|1]
 //! vfio:DOMAIN:BUS:DEVICE.FUNCTION[?ns=N][&interrupts=0|1]
 //! ```
 //!
@@ -24,7 +24,7 @@ use crate::vfio::VfioOptions;
 
 const SCHEMES: &str = "emulated:, uring:, vfio:";
 const EMULATED_OPTIONS: &str = "file, block, cache, cache_blocks, thread, order, medium, seed";
-const URING_OPTIONS: &str = "block, size";
+const URING_OPTIONS: &str = "block, size, polled";
 const VFIO_OPTIONS: &str = "ns, interrupts";
 const BLOCK_SIZES: &str = "512 or 4096";
 const SIZES: &str = "a multiple of 4 KiB such as 64MiB or 2GiB, up to 8 EiB";
@@ -224,7 +224,8 @@ fn parse_uring(target: &str, options: &[(&str, &str)]) -> Result<UringOptions, U
     let mut device = UringOptions::new(parse_path(target)?);
     for &(name, value) in options {
         match name {
-            "block" => device.block_size = parse_block_size(value)?,
+            "block" => device.block_size = Some(parse_block_size(value)?),
+            "polled" => device.polled = parse_choice(name, value, "0", "1")?,
             "size" => device.bytes = Some(parse_size(name, value)?),
             _ => return Err(unknown("uring", name, URING_OPTIONS)),
         }
@@ -387,10 +388,11 @@ impl fmt::Display for DeviceUri {
             Device::Uring(device) => {
                 write!(f, "uring:{}", Encoded(&device.path))?;
                 let mut options = OptionWriter { f, separator: '?' };
-                let block_size = device.block_size;
-                options.write(block_size != 4096, format_args!("block={block_size}"))?;
+                let block_size = device.block_size.unwrap_or(0);
+                options.write(block_size != 0, format_args!("block={block_size}"))?;
                 let size = Size(device.bytes.unwrap_or(0));
-                options.write(device.bytes.is_some(), format_args!("size={size}"))
+                options.write(device.bytes.is_some(), format_args!("size={size}"))?;
+                options.write(device.polled, format_args!("polled=1"))
             }
             Device::Vfio(device) => {
                 write!(f, "vfio:{}", device.address)?;

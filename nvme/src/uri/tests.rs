@@ -20,6 +20,7 @@ fn defaults_are_not_written() {
         "uring:/dev/nvme0n1",
         "uring:relative/file?block=512&size=1GiB",
         "uring:/a%26b%3fc%25d",
+        "uring:/dev/ng0n1?polled=1",
         "vfio:0000:5e:00.0",
         "vfio:0001:5e:00.1?ns=2&interrupts=0",
     ] {
@@ -65,7 +66,7 @@ fn errors_say_what_is_wrong_and_what_is_allowed() {
     );
     assert_eq!(
         message("uring:/x?seed=1"),
-        "unknown option \"seed\" of uring: known are block, size"
+        "unknown option \"seed\" of uring: known are block, size, polled"
     );
     assert_eq!(
         message("emulated:1GiB?thread"),
@@ -120,7 +121,8 @@ proptest! {
         prop_assert_eq!(parse(&uri.to_string()), Ok(uri));
 
         let mut device = UringOptions::new(path);
-        device.block_size = block_size;
+        device.block_size = thread.then_some(block_size);
+        device.polled = seed.is_multiple_of(2);
         device.bytes = shuffled.then_some(pages * 4096);
         let uri = DeviceUri::new(Device::Uring(device));
         prop_assert_eq!(parse(&uri.to_string()), Ok(uri));

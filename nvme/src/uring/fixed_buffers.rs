@@ -36,7 +36,7 @@ struct Registered {
 
 /// The table.
 #[derive(Debug)]
-pub(super) struct FixedBuffers {
+pub(crate) struct FixedBuffers {
     /// Sorted by region number.
     registered: Vec<Registered>,
     /// The entry that was found last.

@@ -1,203 +1,148 @@
 #![allow(unsafe_code)]
-//! Files and block devices through the kernel: io_uring with `O_DIRECT`.
+//! Files, block devices and NVMe namespaces through the kernel: io_uring with `O_DIRECT`, or with
+//! NVMe commands that the kernel's driver passes through.
 //!
 //! Fixed file, fixed buffers, and one `io_uring_enter` for each [`QueuePair::ring`]. Where the
 //! kernel offers it, completions are run only when this thread asks (deferred task work), so
 //! nothing interrupts the reactor; then a poll that finds the ring empty and the kernel's flag set
 //! makes one system call to collect them.
 //!
+//! | part | what |
+//! | --- | --- |
+//! | `ring`, `fixed_buffers` | the instance and its registered memory |
+//! | `target`, `request`, `files` | files and block devices, and operations as their requests |
+//! | `generic`, `admin`, `passthrough` | namespaces as character devices, and operations as commands |
+//!
 //! **Fault model.** The kernel is believed. Errors and short transfers become error status.
 //! Memory under a request in flight cannot be taken back, so dropping a queue pair waits for the
 //! device.
 
+mod admin;
 mod errno;
+mod files;
 mod fixed_buffers;
+mod generic;
 mod options;
+mod passthrough;
 mod probe;
 mod request;
 mod ring;
 mod target;
 
 use std::marker::PhantomData;
-use std::ptr::NonNull;
-use std::sync::Arc;
 
 use culvert_memory::Region;
 use io_uring::squeue;
 
 use self::fixed_buffers::FixedBuffers;
-use self::request::{Clearing, Next, Transfer};
-use self::ring::Ring;
-use crate::claim::Access;
-use crate::command_table::{Command, CommandTable, Held, Kind};
-use crate::config::TRANSFER_BYTES_MAX;
-use crate::contract::{
-    Completion, Lba, LbaRange, Namespace, Operation, QueuePair, RegisterError, Submission, Wake,
-};
+use self::ring::{Answer, Ring};
+use crate::command_table::{Command, CommandTable};
+use crate::contract::{Completion, Namespace, QueuePair, RegisterError, Submission, Wake};
 use crate::counters::Counters;
-use crate::limits::Limits;
-use crate::open::{OpenError, OpenOptions};
 use crate::status::Status;
 use crate::submission_entry::CommandId;
 
+pub(crate) use self::files::Files;
+pub(crate) use self::generic::Generic;
 pub use self::options::UringOptions;
+pub(crate) use self::passthrough::Commands;
 pub(crate) use self::target::Target;
 pub use self::target::UringError;
 
 /// The name of this backend in URIs.
 pub(crate) const BACKEND: &str = "uring";
 
+/// What is behind a ring: how operations become its requests.
+pub(crate) trait Medium {
+    /// A submission entry.
+    type Request: squeue::EntryMarker;
+    /// A completion entry.
+    type Answer: Answer;
+
+    /// The request of an operation, or the answer when there is none, and what the table keeps.
+    fn prepare(
+        &mut self,
+        buffers: &mut FixedBuffers,
+        id: CommandId,
+        submission: Submission,
+    ) -> (Next<Self::Request>, Command);
+
+    /// Keeps the device open and claimed for good.
+    fn leak(&self);
+
+    /// What comes after a request of a command has ended with `result`.
+    fn answered(&mut self, id: CommandId, command: &Command, result: i32) -> Next<Self::Request>;
+}
+
+/// What a command goes on with.
+#[derive(Debug)]
+pub(crate) enum Next<R> {
+    /// One more request.
+    Request(R),
+    /// The end, with this status.
+    End(Status),
+}
+
 /// A queue pair on a file or block device.
+#[allow(private_interfaces, reason = "what is behind a ring is named, and nobody else's business")]
+pub type Uring = UringPair<Files>;
+
+/// A queue pair on an NVMe namespace through the kernel's driver.
+#[allow(private_interfaces, reason = "what is behind a ring is named, and nobody else's business")]
+pub type Passthrough = UringPair<Commands>;
+
+/// A queue pair through io_uring.
 ///
 /// Fields are dropped in order: the ring before the memory its requests use. By then nothing is in
 /// flight.
-#[derive(Debug)]
-pub struct Uring {
-    ring: Ring,
+#[allow(private_bounds, reason = "there are two, named above")]
+pub struct UringPair<M: Medium> {
+    ring: Ring<M::Request, M::Answer>,
     commands: CommandTable,
-    /// Commands that take several requests, by command identifier.
-    clearings: Box<[Clearing]>,
     buffers: FixedBuffers,
-    target: Arc<Target>,
+    medium: M,
     namespace: Namespace,
-    limits: Limits,
     counters: Counters,
     armed: bool,
+    /// Completions are to be asked for, and wake nobody.
+    polled: bool,
     /// The kernel ties a ring to the thread that made it.
     thread_bound: PhantomData<*const ()>,
 }
 
-impl Uring {
-    /// Opens a file or block device.
-    ///
-    /// # Errors
-    ///
-    /// When it is not there, is used by somebody else, cannot be read and written directly, or
-    /// io_uring is not available.
-    pub fn open(device: &UringOptions, options: &OpenOptions) -> Result<Uring, OpenError> {
-        Uring::open_on(device, Arc::new(Target::open(device, Access::Exclusive)?), options)
+impl<M: Medium> std::fmt::Debug for UringPair<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let in_flight = self.commands.in_flight();
+        f.debug_struct("UringPair").field("in_flight", &in_flight).finish_non_exhaustive()
     }
+}
 
-    /// Opens a queue pair on a file or block device that is claimed.
-    pub(crate) fn open_on(
-        device: &UringOptions,
-        target: Arc<Target>,
-        options: &OpenOptions,
-    ) -> Result<Uring, OpenError> {
-        let depth = options.checked_depth()?;
-        let failed = |source| OpenError::Uring { path: device.path.clone(), source };
-        let ring = Ring::new(depth, &target.file).map_err(failed)?;
-        let namespace = Namespace {
-            block_size: device.block_size,
-            blocks: target.blocks,
-            volatile_write_cache: target.volatile_write_cache,
-            transfer_bytes_max: TRANSFER_BYTES_MAX,
-            model: target.model,
-            serial: target.serial,
-            backend: BACKEND,
-        };
-        Ok(Uring {
-            buffers: FixedBuffers::new(&ring.submitter(), options.regions_max),
+#[allow(private_bounds, reason = "there are two, named above")]
+impl<M: Medium> UringPair<M> {
+    fn new(
+        ring: Ring<M::Request, M::Answer>,
+        (medium, namespace): (M, Namespace),
+        (depth, regions_max): (u16, u32),
+        polled: bool,
+    ) -> Self {
+        UringPair {
+            buffers: FixedBuffers::new(&ring.submitter(), regions_max),
             ring,
             commands: CommandTable::new(depth),
-            clearings: vec![Clearing::default(); usize::from(depth)].into_boxed_slice(),
-            target,
-            limits: Limits::new(&namespace),
+            medium,
             namespace,
             counters: Counters::default(),
             armed: false,
+            polled,
             thread_bound: PhantomData,
-        })
-    }
-
-    /// The transfer of `bytes` bytes at `pointer`, which lies in `region`.
-    #[inline]
-    fn transfer(
-        &mut self,
-        lba: Lba,
-        region: &Region,
-        pointer: NonNull<u8>,
-        bytes: usize,
-    ) -> Result<Transfer, Status> {
-        let range = self.limits.transfer(lba, bytes)?;
-        self.check(range)?;
-        let location = self.buffers.locate(region, pointer, bytes);
-        Ok(Transfer {
-            pointer,
-            bytes: bytes as u32,
-            location: location.ok_or(Status::DATA_TRANSFER_ERROR)?,
-            offset: self.limits.bytes_of(range.start.0),
-        })
-    }
-
-    #[inline]
-    fn check(&self, range: LbaRange) -> Result<(), Status> {
-        if range.is_inside(self.namespace.blocks) { Ok(()) } else { Err(Status::LBA_OUT_OF_RANGE) }
-    }
-
-    /// The request of an operation, or the answer when there is none, and what the table keeps.
-    #[inline]
-    fn prepare(&mut self, id: CommandId, submission: Submission) -> (Next, Command) {
-        let Submission { tag, operation } = submission;
-        let (entry, command) = match operation {
-            Operation::Read { lba, buffer } => {
-                let bytes = buffer.len();
-                let transfer = self.transfer(lba, buffer.region(), buffer.as_ptr(), bytes);
-                let entry = transfer.map(|transfer| request::read(id, transfer));
-                (entry, Command::new(tag, Kind::Read, Held::Buffer(buffer), bytes as u32))
-            }
-            Operation::Write { lba, pages, fua } => {
-                let bytes = pages.len();
-                let transfer = self.transfer(lba, pages.region(), pages.as_ptr(), bytes);
-                let entry = transfer.map(|transfer| request::write(id, transfer, fua));
-                (entry, Command::new(tag, Kind::Write, Held::Pages(pages), bytes as u32))
-            }
-            Operation::WriteBlocks { lba, pages, blocks, fua } => {
-                let part = self.limits.part(blocks, pages.len());
-                let entry = part
-                    .and_then(|bytes| self.transfer(lba, pages.region(), pages.as_ptr(), bytes))
-                    .map(|transfer| request::write(id, transfer, fua));
-                let bytes = part.unwrap_or(0) as u32;
-                (entry, Command::new(tag, Kind::Write, Held::Pages(pages), bytes))
-            }
-            Operation::Flush => {
-                (Ok(request::flush(id)), Command::new(tag, Kind::Flush, Held::Nothing, 0))
-            }
-            Operation::WriteZeroes { lba, blocks, deallocate } => {
-                let range = self.limits.write_zeroes(lba, blocks);
-                let range = range.and_then(|range| self.check(range).map(|()| range));
-                let clearing = range.map(|range| Clearing::zeroes(range, deallocate));
-                let command = Command::new(tag, Kind::WriteZeroes, Held::Nothing, 0);
-                return (self.start_clearing(id, clearing), command);
-            }
-            Operation::Deallocate { ranges } => {
-                let checked = match ranges.is_empty() {
-                    true => Err(Status::INVALID_FIELD),
-                    false => ranges.iter().try_for_each(|range| self.check(*range)),
-                };
-                let clearing = checked.map(|()| Clearing::deallocate(ranges));
-                let command = Command::new(tag, Kind::Deallocate, Held::Nothing, 0);
-                return (self.start_clearing(id, clearing), command);
-            }
-        };
-        (entry.map_or_else(Next::End, Next::Request), command)
-    }
-
-    fn start_clearing(&mut self, id: CommandId, clearing: Result<Clearing, Status>) -> Next {
-        match clearing {
-            Ok(clearing) => {
-                let slot = &mut self.clearings[usize::from(id.0)];
-                *slot = clearing;
-                slot.next(id, self.limits)
-            }
-            Err(status) => Next::End(status),
         }
     }
 
     /// Queues a request for the kernel.
-    fn push(&mut self, entry: &squeue::Entry) {
+    fn push(&mut self, entry: &M::Request) {
         // SAFETY: the request's memory belongs to the command, which is in the table until the
-        // request has completed, and lies in a region that is registered and thus mapped.
+        // request has completed, and lies in a region that is registered and thus mapped; or it is
+        // the medium's own, which is dropped after the ring.
         unsafe { self.ring.push(entry) };
     }
 
@@ -210,19 +155,13 @@ impl Uring {
             tracing::warn!(user_data, result, "completion of an unknown request");
             return false;
         };
-        let kind = command.kind;
-        let mut status = errno::status_of(kind, result, command.bytes);
-        if matches!(kind, Kind::WriteZeroes | Kind::Deallocate) {
-            let is_block_device = self.target.is_block_device;
-            let clearing = &mut self.clearings[usize::from(id.0)];
-            match clearing.advance(id, kind, status, is_block_device, self.limits) {
-                Next::Request(entry) => {
-                    self.push(&entry);
-                    return false;
-                }
-                Next::End(end) => status = end,
+        let status = match self.medium.answered(id, command, result) {
+            Next::Request(entry) => {
+                self.push(&entry);
+                return false;
             }
-        }
+            Next::End(status) => status,
+        };
         let command = self.commands.take(id).expect("looked up above");
         complete(command.complete(status, &mut self.counters));
         true
@@ -240,7 +179,7 @@ impl Uring {
     }
 }
 
-impl QueuePair for Uring {
+impl<M: Medium> QueuePair for UringPair<M> {
     fn namespace(&self) -> &Namespace {
         &self.namespace
     }
@@ -261,7 +200,7 @@ impl QueuePair for Uring {
         let Some(id) = self.commands.next_id() else {
             return Err(submission);
         };
-        let (next, command) = self.prepare(id, submission);
+        let (next, command) = self.medium.prepare(&mut self.buffers, id, submission);
         let inserted = self.commands.insert(command);
         debug_assert_eq!(inserted, id, "the request carries the identifier of its command");
         match next {
@@ -285,7 +224,7 @@ impl QueuePair for Uring {
         if self.commands.has_answer() {
             visited = self.visit_answers(budget, complete);
         }
-        self.counters.system_calls += self.ring.collect();
+        self.counters.system_calls += self.ring.collect(self.commands.in_flight() > 0);
         let mut goes_on = false;
         while visited < budget {
             let Some((user_data, result)) = self.ring.take() else { break };
@@ -308,12 +247,15 @@ impl QueuePair for Uring {
     }
 
     fn wake(&self) -> Wake<'_> {
-        Wake::Fd(self.ring.event())
+        if self.polled { Wake::Poll } else { Wake::Fd(self.ring.event()) }
     }
 
     fn arm(&mut self) -> bool {
         if self.commands.has_answer() || self.ring.has_completion() {
             return false;
+        }
+        if self.polled {
+            return self.commands.in_flight() == 0;
         }
         self.ring.arm();
         if self.ring.has_completion() {
@@ -329,7 +271,7 @@ impl QueuePair for Uring {
     }
 }
 
-impl Drop for Uring {
+impl<M: Medium> Drop for UringPair<M> {
     /// Waits until the kernel has let go of every buffer.
     fn drop(&mut self) {
         self.visit_answers(usize::MAX, &mut drop);
@@ -337,7 +279,7 @@ impl Drop for Uring {
             if let Err(error) = self.ring.wait() {
                 tracing::error!(%error, "requests in flight could not be waited for: their memory is leaked, and the device stays claimed");
                 std::mem::forget(std::mem::replace(&mut self.commands, CommandTable::new(1)));
-                std::mem::forget(Arc::clone(&self.target));
+                self.medium.leak();
                 return;
             }
             while let Some((user_data, result)) = self.ring.take() {

@@ -15,6 +15,7 @@ use std::ptr::NonNull;
 use arrayvec::ArrayVec;
 use io_uring::{opcode, squeue, types};
 
+use super::Next;
 use super::fixed_buffers::Location;
 use crate::command_table::Kind;
 use crate::config::DEALLOCATE_RANGES_MAX;
@@ -88,15 +89,6 @@ pub(super) struct Clearing {
     second_try: bool,
 }
 
-/// What comes after a request of a [`Clearing`].
-#[derive(Debug)]
-pub(super) enum Next {
-    /// One more request.
-    Request(squeue::Entry),
-    /// The end, with this status.
-    End(Status),
-}
-
 impl Clearing {
     /// Write zeroes.
     pub(super) fn zeroes(range: LbaRange, deallocate: bool) -> Clearing {
@@ -113,7 +105,7 @@ impl Clearing {
     }
 
     /// The request for the range at hand, or the end when there is none.
-    pub(super) fn next(&self, id: CommandId, limits: Limits) -> Next {
+    pub(super) fn next(&self, id: CommandId, limits: Limits) -> Next<squeue::Entry> {
         let Some(range) = self.ranges.last() else {
             return Next::End(Status::SUCCESS);
         };
@@ -133,7 +125,7 @@ impl Clearing {
         status: Status,
         is_block_device: bool,
         limits: Limits,
-    ) -> Next {
+    ) -> Next<squeue::Entry> {
         let unsupported = status.same_code(Status::INVALID_OPCODE);
         let hint = kind == Kind::Deallocate && is_block_device;
         if unsupported && !hint && !self.second_try {

@@ -6,39 +6,60 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use io_uring::{IoUring, Submitter, squeue};
+use io_uring::{IoUring, Submitter, cqueue, squeue};
 use rustix::event::EventfdFlags;
 use rustix::io::Errno;
 
 use super::target::UringError;
 
-/// The instance.
-pub(super) struct Ring {
-    ring: IoUring,
+/// A completion entry of either size.
+pub(crate) trait Answer: cqueue::EntryMarker {
+    /// What the request ended with.
+    fn result(&self) -> i32;
+}
+
+impl Answer for cqueue::Entry {
+    fn result(&self) -> i32 {
+        cqueue::Entry::result(self)
+    }
+}
+
+impl Answer for cqueue::Entry32 {
+    fn result(&self) -> i32 {
+        cqueue::Entry32::result(self)
+    }
+}
+
+/// The instance, with entries of 64 and 16 bytes, or of twice that.
+pub(super) struct Ring<S: squeue::EntryMarker = squeue::Entry, C: Answer = cqueue::Entry> {
+    ring: IoUring<S, C>,
     event: OwnedFd,
+    /// Completions come only to who asks the device for them.
+    polled: bool,
     /// Requests are queued that the kernel was offered and did not take.
     left_over: bool,
     /// That it does not take them was said.
     reported: bool,
 }
 
-impl fmt::Debug for Ring {
+impl<S: squeue::EntryMarker, C: Answer> fmt::Debug for Ring<S, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ring").field("event", &self.event).finish_non_exhaustive()
     }
 }
 
-impl Ring {
-    /// An instance for `depth` requests in flight on `file`.
-    pub(super) fn new(depth: u16, file: &File) -> Result<Ring, UringError> {
-        let ring = build(u32::from(depth))?;
+impl<S: squeue::EntryMarker, C: Answer> Ring<S, C> {
+    /// An instance for `depth` requests in flight on `file`, `polled` where the device is to be asked
+    /// for completions and not to interrupt.
+    pub(super) fn new(depth: u16, file: &File, polled: bool) -> Result<Self, UringError> {
+        let ring = build(u32::from(depth), polled)?;
         assert!(ring.params().cq_entries() >= u32::from(depth), "every completion has its place");
         let submitter = ring.submitter();
         submitter.register_files(&[file.as_raw_fd()]).map_err(UringError::Setup)?;
         let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| UringError::Setup(errno.into()))?;
         submitter.register_eventfd(event.as_raw_fd()).map_err(UringError::Setup)?;
-        let mut ring = Ring { ring, event, left_over: false, reported: false };
+        let mut ring = Ring { ring, event, polled, left_over: false, reported: false };
         ring.ring.completion().disable_eventfd();
         Ok(ring)
     }
@@ -66,7 +87,7 @@ impl Ring {
     ///
     /// When more requests are queued than the depth.
     #[inline]
-    pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) {
+    pub(super) unsafe fn push(&mut self, entry: &S) {
         // SAFETY: the caller's word is the contract of this call.
         let pushed = unsafe { self.ring.submission().push(entry) };
         pushed.expect("a command has one request queued, and commands are bounded by the queue");
@@ -82,12 +103,14 @@ impl Ring {
         1
     }
 
-    /// Lets the kernel post what has completed, if it says that there is something, and hands over
-    /// requests that it did not take before. Returns the number of system calls.
+    /// Lets the kernel post what has completed, if it says that there is something or has to ask the
+    /// device first, and hands over requests that it did not take before. Returns the number of system
+    /// calls.
     #[inline]
-    pub(super) fn collect(&mut self) -> u64 {
+    pub(super) fn collect(&mut self, in_flight: bool) -> u64 {
         let submission = self.ring.submission();
-        let waiting = submission.taskrun() || submission.cq_overflow();
+        let waiting =
+            (self.polled && in_flight) || submission.taskrun() || submission.cq_overflow();
         drop(submission);
         if !waiting && !self.left_over {
             return 0;
@@ -166,9 +189,19 @@ impl Ring {
 }
 
 /// Sets up an instance with the newest features that the kernel has.
-fn build(entries: u32) -> Result<IoUring, UringError> {
+fn build<S: squeue::EntryMarker, C: Answer>(
+    entries: u32,
+    polled: bool,
+) -> Result<IoUring<S, C>, UringError> {
+    let builder = || {
+        let mut builder = IoUring::builder();
+        if polled {
+            builder.setup_iopoll();
+        }
+        builder
+    };
     // Linux 6.1: one thread submits, and completions run only when it asks for them.
-    let deferred = IoUring::builder()
+    let deferred = builder()
         .setup_submit_all()
         .setup_single_issuer()
         .setup_defer_taskrun()
@@ -178,15 +211,12 @@ fn build(entries: u32) -> Result<IoUring, UringError> {
         return Ok(ring);
     }
     // Linux 5.19: completions do not interrupt this thread.
-    let cooperative = IoUring::builder()
-        .setup_submit_all()
-        .setup_coop_taskrun()
-        .setup_taskrun_flag()
-        .build(entries);
+    let cooperative =
+        builder().setup_submit_all().setup_coop_taskrun().setup_taskrun_flag().build(entries);
     if let Ok(ring) = cooperative {
         return Ok(ring);
     }
-    IoUring::builder().build(entries).map_err(|error| match error.raw_os_error() {
+    builder().build(entries).map_err(|error| match error.raw_os_error() {
         Some(libc::ENOSYS | libc::EPERM | libc::EACCES) => UringError::Unavailable(error),
         _ => UringError::Setup(error),
     })

@@ -15,9 +15,12 @@ use rustix::io::Errno;
 
 use super::UringOptions;
 use crate::claim::{self, Access, Holder, Refused};
-use crate::identify::AsciiField;
+use crate::identify::{AsciiField, GeometryError};
 use crate::open::OpenError;
+use crate::status::Status;
 
+/// Bytes of a block where the URI names none.
+const BLOCK_SIZE_DEFAULT: u32 = 4096;
 const MODEL_FILE: &str = "file";
 const MODEL_DEVICE: &str = "block device";
 
@@ -30,8 +33,11 @@ pub enum UringError {
          uring:/path?size=1GiB"
     )]
     NotFound,
-    /// Caller: neither a regular file nor a block device.
-    #[error("is neither a regular file nor a block device")]
+    /// Caller: nothing that can be used.
+    #[error(
+        "is neither a regular file, nor a block device, nor an NVMe namespace as a character device \
+         (/dev/ngXnY)"
+    )]
     Kind,
     /// Machine: opening failed.
     #[error("opening failed")]
@@ -57,9 +63,41 @@ pub enum UringError {
         /// The size it has.
         bytes: u64,
     },
-    /// Caller: a size was named for a block device.
-    #[error("is a block device, whose size is not ours to set; leave size= out")]
-    SizeOfBlockDevice,
+    /// Caller: a size was named for a device.
+    #[error("is a device, whose size is not ours to set; leave size= out")]
+    SizeOfDevice,
+    /// Caller: the namespace has other blocks than the URI names.
+    #[error("is formatted with blocks of {block_size} bytes; leave block= out")]
+    Formatted {
+        /// Bytes of its blocks.
+        block_size: u32,
+    },
+    /// Caller: the namespace is formatted in a way that is not supported.
+    #[error("its format is not supported")]
+    Geometry(#[from] GeometryError),
+    /// Machine: the kernel passes no admin commands through.
+    #[error("the kernel's NVMe driver passes no commands through (CAP_SYS_ADMIN is needed)")]
+    AdminRefused(#[source] io::Error),
+    /// Device: an admin command failed.
+    #[error("admin command {opcode:#04x} failed: {status}")]
+    Admin {
+        /// Which.
+        opcode: u8,
+        /// How.
+        status: Status,
+    },
+    /// Machine: polling would bring it down.
+    #[error("polling passes commands through safely from Linux 6.5 on: leave polled= out")]
+    PolledKernel,
+    /// Machine: nothing to poll.
+    #[error(
+        "its driver has no queues that are polled: load the module nvme with poll_queues=N, or leave \
+         polled= out"
+    )]
+    NoPollQueues,
+    /// Caller: only NVMe namespaces are polled.
+    #[error("is no NVMe namespace as a character device (/dev/ngXnY): leave polled= out")]
+    Polled,
     /// Caller: the file has more bytes than the URI names; the rest would be out of reach.
     #[error("has {actual} bytes where the URI names {expected}; name its real size or none")]
     Larger {
@@ -94,6 +132,7 @@ pub enum UringError {
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(super) file: File,
+    pub(super) block_size: u32,
     pub(super) blocks: u64,
     pub(super) is_block_device: bool,
     pub(super) volatile_write_cache: bool,
@@ -107,6 +146,9 @@ impl Target {
         let path = &options.path;
         let failed = |source| OpenError::Uring { path: path.clone(), source };
         let in_use = |holder| OpenError::InUse { path: path.clone(), holder };
+        if options.polled {
+            return Err(failed(UringError::Polled));
+        }
         let kind = kind_of(options).map_err(failed)?;
         let file = open_direct(path, kind, access).map_err(|error| match error {
             UringError::Open(error) if is_busy(&error) => in_use(Holder::Exclusive),
@@ -132,14 +174,16 @@ impl Target {
         } else {
             metadata.len()
         };
-        let blocks = bytes / u64::from(options.block_size);
+        let block_size = options.block_size.unwrap_or(BLOCK_SIZE_DEFAULT);
+        let blocks = bytes / u64::from(block_size);
         if blocks == 0 {
             return Err(UringError::Empty { bytes });
         }
-        try_last_block(&file, options.block_size, blocks)?;
+        try_last_block(&file, block_size, blocks)?;
         let sysfs = is_block_device.then(|| SysfsDevice::new(metadata.rdev()));
         Ok(Target {
             file,
+            block_size,
             blocks,
             is_block_device,
             // The page cache is out of the way, but the disk's own cache below the file system is
@@ -187,7 +231,7 @@ fn kind_of(options: &UringOptions) -> Result<Kind, UringError> {
     };
     match (kind.is_file(), kind.is_block_device()) {
         (true, _) => Ok(Kind::File),
-        (_, true) if options.bytes.is_some() => Err(UringError::SizeOfBlockDevice),
+        (_, true) if options.bytes.is_some() => Err(UringError::SizeOfDevice),
         (_, true) => Ok(Kind::BlockDevice),
         _ => Err(UringError::Kind),
     }
@@ -215,7 +259,7 @@ fn open_direct(path: &Path, kind: Kind, access: Access) -> Result<File, UringErr
 }
 
 /// Whether somebody else opened the block device exclusively.
-fn is_busy(error: &io::Error) -> bool {
+pub(super) fn is_busy(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBUSY)
 }
 
@@ -260,19 +304,19 @@ fn try_last_block(file: &File, block_size: u32, blocks: u64) -> Result<(), Uring
 
 /// A block device as sysfs shows it.
 #[derive(Debug)]
-struct SysfsDevice {
+pub(super) struct SysfsDevice {
     directory: PathBuf,
 }
 
 impl SysfsDevice {
-    fn new(device: u64) -> SysfsDevice {
+    pub(super) fn new(device: u64) -> SysfsDevice {
         let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
         let directory = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
         SysfsDevice { directory }
     }
 
     /// An attribute of the device, or of the disk when the device is one of its partitions.
-    fn read(&self, name: &str) -> Option<String> {
+    pub(super) fn read(&self, name: &str) -> Option<String> {
         let own = std::fs::read_to_string(self.directory.join(name));
         let text = own.or_else(|_| std::fs::read_to_string(self.directory.join("..").join(name)));
         text.ok().map(|text| text.trim().to_owned())

@@ -77,4 +77,8 @@ suite! {
     vfio_512: "vfio:CONTROLLER1";
     vfio_small_transfers: "vfio:CONTROLLER3";
     vfio_no_interrupts: "vfio:CONTROLLER0?interrupts=0";
+    passthrough_4096: "uring:NAMESPACE0";
+    passthrough_512: "uring:NAMESPACE1";
+    passthrough_small_transfers: "uring:NAMESPACE3";
+    passthrough_polled: "uring:NAMESPACE0?polled=1";
 }

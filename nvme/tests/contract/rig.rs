@@ -23,6 +23,9 @@ static BLOCK_DEVICE_IN_USE: Mutex<()> = Mutex::new(());
 /// them: `CONTROLLER0` is the first. Each has a namespace of [`DEVICE_BYTES`] bytes whose contents
 /// may be destroyed: 1 with blocks of 512 bytes, the others with 4096, 3 with small transfers.
 const CONTROLLERS: &str = "CULVERT_TEST_VFIO";
+/// Names namespaces of the same kinds while the kernel drives them, as character devices: `NAMESPACE0`
+/// is the first.
+const NAMESPACES: &str = "CULVERT_TEST_NAMESPACES";
 static CONTROLLERS_IN_USE: Mutex<()> = Mutex::new(());
 /// Depth of the queue pair.
 pub const DEPTH: usize = 16;
@@ -47,8 +50,10 @@ impl Rig {
     /// Opens a device; `None`, with a message, where this machine has no such backend.
     pub fn open(uri: &str) -> Option<Rig> {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        if uri.contains("CONTROLLER") {
-            return Rig::open_controller(uri, directory);
+        for (kind, variable) in [("CONTROLLER", CONTROLLERS), ("NAMESPACE", NAMESPACES)] {
+            if uri.contains(kind) {
+                return Rig::open_one_of_its_kind(uri, directory, (kind, variable));
+            }
         }
         let in_use = match uri.contains("DEVICE") {
             true => Some(zeroed_block_device(uri)?),
@@ -79,20 +84,30 @@ impl Rig {
         Some(rig)
     }
 
-    /// Opens and clears a controller behind VFIO.
-    fn open_controller(uri: &str, directory: tempfile::TempDir) -> Option<Rig> {
-        let addresses = std::env::var(CONTROLLERS).unwrap_or_default();
-        let named = addresses.split_whitespace().enumerate().find_map(|(number, address)| {
-            let name = format!("CONTROLLER{number}");
-            uri.contains(&name).then(|| uri.replace(&name, address))
+    /// Opens and clears a controller, or a namespace that the kernel drives.
+    fn open_one_of_its_kind(
+        uri: &str,
+        directory: tempfile::TempDir,
+        (kind, variable): (&str, &str),
+    ) -> Option<Rig> {
+        let names = std::env::var(variable).unwrap_or_default();
+        let named = names.split_whitespace().enumerate().find_map(|(number, name)| {
+            let place = format!("{kind}{number}");
+            uri.contains(&place).then(|| uri.replace(&place, name))
         });
         let Some(named) = named else {
-            eprintln!("skipped: {uri}: {CONTROLLERS} names no such controller");
+            eprintln!("skipped: {uri}: {variable} names no such device");
             return None;
         };
         let in_use = CONTROLLERS_IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
         let device = named.parse().expect("a good URI");
-        let claim = DeviceClaim::take(&device, Access::Exclusive).expect("bound to vfio-pci");
+        let claim = match DeviceClaim::take(&device, Access::Exclusive) {
+            Err(OpenError::Uring { source: source @ UringError::PolledKernel, .. }) => {
+                eprintln!("skipped: {named}: {source}");
+                return None;
+            }
+            claim => claim.expect("a device of ours"),
+        };
         let options = OpenOptions { depth: DEPTH as u32, ..OpenOptions::default() };
         let pair = open_claimed(&claim, &options).expect("a controller that works");
         assert_eq!(pair.namespace().bytes(), DEVICE_BYTES);
@@ -165,6 +180,11 @@ impl<Q: QueuePair> Rig<Q> {
         for region in self.pool.regions() {
             self.pair.register(region).expect("registering the pool");
         }
+    }
+
+    /// Whether the device is not made for the test: it has limits of its own.
+    pub fn is_one_of_its_kind(&self) -> bool {
+        self.claim.is_some()
     }
 
     pub fn block_size(&self) -> usize {
