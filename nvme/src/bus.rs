@@ -36,6 +36,9 @@ pub(crate) trait Bus {
     /// Makes a region reachable for the device, and keeps it alive.
     fn map(&mut self, region: &Region) -> Result<(), RegisterError>;
 
+    /// The same for memory of the driver half, which takes none of the places that the caller has.
+    fn map_own(&mut self, region: &Region) -> Result<(), RegisterError>;
+
     /// Memory for the admin queue, of so many bytes from the start of a page on, and where the
     /// device finds it. The bus keeps it: as long as any bus to this controller lives.
     fn admin_memory(&mut self, bytes: usize) -> Result<(NonNull<u8>, u64), ControllerError>;

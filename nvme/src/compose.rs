@@ -3,6 +3,7 @@
 use std::ptr::NonNull;
 
 use culvert_memory::Region;
+use zerocopy::little_endian::U64;
 
 use crate::command_table::{Command, Held, Kind};
 use crate::contract::{Lba, LbaRange, Namespace, Operation, Submission};
@@ -32,14 +33,17 @@ pub(crate) struct Addressee {
     pub(crate) id: NamespaceId,
     pub(crate) blocks: u64,
     pub(crate) limits: Limits,
+    /// Where the controller finds metadata for a transfer, and leaves those of another: nobody reads
+    /// them. 0 where the namespace has none.
+    metadata: u64,
 }
 
 impl Addressee {
-    pub(crate) fn new(id: NamespaceId, namespace: &Namespace) -> Addressee {
-        Addressee { id, blocks: namespace.blocks, limits: Limits::new(namespace) }
+    pub(crate) fn new(id: NamespaceId, namespace: &Namespace, metadata: u64) -> Addressee {
+        Addressee { id, blocks: namespace.blocks, limits: Limits::new(namespace), metadata }
     }
 
-    /// The range of a transfer, and where its data are.
+    /// The entry of a transfer, which is made of its range and of where its data are.
     #[inline]
     fn transfer(
         self,
@@ -47,9 +51,12 @@ impl Addressee {
         id: CommandId,
         lba: Lba,
         (region, pointer, bytes): (&Region, NonNull<u8>, usize),
-    ) -> Result<(LbaRange, PrpPair), Status> {
+        entry: impl Fn(LbaRange, PrpPair) -> SubmissionEntry,
+    ) -> Result<SubmissionEntry, Status> {
         let range = self.limits.transfer(lba, bytes)?;
-        Ok((range, memory.data(id, region, pointer, bytes)?))
+        let mut entry = entry(range, memory.data(id, region, pointer, bytes)?);
+        entry.metadata = U64::new(self.metadata);
+        Ok(entry)
     }
 
     /// The entry of an operation, or why there is none, and what the table keeps of it.
@@ -65,25 +72,23 @@ impl Addressee {
             Operation::Read { lba, buffer } => {
                 let bytes = buffer.len();
                 let place = (buffer.region(), buffer.as_ptr(), bytes);
-                let transfer = self.transfer(memory, id, lba, place);
-                let entry =
-                    transfer.map(|(range, data)| SubmissionEntry::read(id, self.id, range, data));
+                let read = |range, data| SubmissionEntry::read(id, self.id, range, data);
+                let entry = self.transfer(memory, id, lba, place, read);
                 (entry, Command::new(tag, Kind::Read, Held::Buffer(buffer), bytes as u32))
             }
             Operation::Write { lba, pages, fua } => {
                 let bytes = pages.len();
                 let place = (pages.region(), pages.as_ptr(), bytes);
-                let transfer = self.transfer(memory, id, lba, place);
-                let entry = transfer
-                    .map(|(range, data)| SubmissionEntry::write(id, self.id, range, data, fua));
+                let write = |range, data| SubmissionEntry::write(id, self.id, range, data, fua);
+                let entry = self.transfer(memory, id, lba, place, write);
                 (entry, Command::new(tag, Kind::Write, Held::Pages(pages), bytes as u32))
             }
             Operation::WriteBlocks { lba, pages, blocks, fua } => {
                 let part = self.limits.part(blocks, pages.len());
+                let write = |range, data| SubmissionEntry::write(id, self.id, range, data, fua);
                 let entry = part.and_then(|bytes| {
                     let place = (pages.region(), pages.as_ptr(), bytes);
-                    let (range, data) = self.transfer(memory, id, lba, place)?;
-                    Ok(SubmissionEntry::write(id, self.id, range, data, fua))
+                    self.transfer(memory, id, lba, place, write)
                 });
                 let bytes = part.unwrap_or(0) as u32;
                 (entry, Command::new(tag, Kind::Write, Held::Pages(pages), bytes))

@@ -157,6 +157,9 @@ pub struct Namespace {
     pub volatile_write_cache: bool,
     /// Largest read or write in bytes.
     pub transfer_bytes_max: u32,
+    /// Bytes of metadata that the namespace keeps beside each block. They are not used: what is written
+    /// there means nothing.
+    pub metadata_bytes: u32,
     /// Model of the device (Identify Controller, bytes 63:24).
     pub model: AsciiField<40>,
     /// Serial number of the device (Identify Controller, bytes 23:4).
@@ -166,9 +169,9 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Block size and number of blocks.
-    pub(crate) const fn geometry(&self) -> (u32, u64) {
-        (self.block_size, self.blocks)
+    /// Block size, number of blocks, and bytes of metadata beside each.
+    pub(crate) const fn geometry(&self) -> (u32, u64, u32) {
+        (self.block_size, self.blocks, self.metadata_bytes)
     }
 
     /// Size in bytes.

@@ -415,6 +415,7 @@ impl<B: Bus> Session<'_, B> {
             blocks: geometry.blocks,
             volatile_write_cache: cache,
             transfer_bytes_max: device_max.min(field_max).min(TRANSFER_BYTES_MAX),
+            metadata_bytes: geometry.metadata_bytes,
             model: controller.model,
             serial: controller.serial,
             backend,

@@ -84,6 +84,7 @@ impl<B: Bus> Driver<B> {
         let entries = memory.entries();
         let joined = controller.join(&mut bus, entries)?;
         let Joined { queue, generation, capabilities, namespace, id } = joined;
+        let metadata = memory.map_metadata(&mut bus, &namespace)?;
         let stride = capabilities.doorbell_stride();
         let tail = submission_doorbell(queue, stride);
         let head = completion_doorbell(queue, stride);
@@ -93,7 +94,7 @@ impl<B: Bus> Driver<B> {
         // SAFETY: as above; controllers write dword 3 last.
         let completion = unsafe { CompletionQueue::new(memory.completion().0, entries, head) };
         let mut driver = Driver {
-            addressee: Addressee::new(id, &namespace),
+            addressee: Addressee::new(id, &namespace, metadata),
             commands: CommandTable::new(entries - 1),
             bus,
             controller,

@@ -29,6 +29,10 @@ pub(crate) const SUPPORTS_WRITE_ZEROES: u16 = 1 << 3;
 const CACHE_PRESENT: u8 = 1;
 /// VWC, bits 2:1, 11b: flush supports the broadcast namespace identifier.
 const FLUSH_ALL_SUPPORTED: u8 = 3 << 1;
+/// FLBAS, bit 4: metadata follow the data of each block.
+const INTERLEAVED: u8 = 1 << 4;
+/// DPS, bits 2:0: type of protection information, 0 being none.
+const PROTECTION_TYPE: u8 = 7;
 /// DLFEAT, bits 2:0, 001b: deallocated blocks read as zeroes; bit 3: Write Zeroes deallocates.
 const DEALLOCATED_READ_ZEROES: u8 = 1 | 1 << 3;
 /// SQES and CQES of an NVM controller: sizes of queue entries, required and largest.
@@ -198,7 +202,10 @@ pub struct IdentifyNamespace {
     pub formats_max: u8,
     /// FLBAS, byte 26: format in use.
     pub format: u8,
-    reserved_27: [u8; 6],
+    reserved_27: [u8; 2],
+    /// DPS, byte 29: protection information in use.
+    pub protection: u8,
+    reserved_30: [u8; 3],
     /// DLFEAT, byte 33: what deallocated blocks read as.
     pub deallocate_features: u8,
     reserved_34: [u8; 94],
@@ -218,6 +225,8 @@ pub struct Geometry {
     pub block_size: u32,
     /// Number of blocks, not zero.
     pub blocks: u64,
+    /// Bytes of metadata of each block, kept apart from its data.
+    pub metadata_bytes: u32,
 }
 
 /// Why a namespace cannot be used.
@@ -238,12 +247,18 @@ pub enum GeometryError {
         /// The size as a power of two.
         power: u8,
     },
-    /// Caller: the namespace is formatted with metadata.
-    #[error("blocks carry {bytes} bytes of metadata, which are not supported")]
-    Metadata {
+    /// Caller: the namespace is formatted with metadata between its blocks.
+    #[error(
+        "blocks are followed by {bytes} bytes of metadata each, so that they do not lie on pages \
+         (reformat the namespace with separate metadata, or none)"
+    )]
+    Interleaved {
         /// Bytes of metadata of each block.
         bytes: u16,
     },
+    /// Caller: the namespace is formatted with protection information.
+    #[error("blocks carry protection information (reformat the namespace without)")]
+    Protected,
 }
 
 impl IdentifyNamespace {
@@ -271,8 +286,12 @@ impl IdentifyNamespace {
         if blocks == 0 {
             return Err(GeometryError::Empty);
         }
-        if format.metadata_bytes.get() != 0 {
-            return Err(GeometryError::Metadata { bytes: format.metadata_bytes.get() });
+        let metadata_bytes = format.metadata_bytes.get();
+        if metadata_bytes != 0 && self.format & INTERLEAVED != 0 {
+            return Err(GeometryError::Interleaved { bytes: metadata_bytes });
+        }
+        if self.protection & PROTECTION_TYPE != 0 {
+            return Err(GeometryError::Protected);
         }
         let block_size = match format.block_size_power {
             9 => 512,
@@ -282,7 +301,7 @@ impl IdentifyNamespace {
         if blocks.checked_mul(u64::from(block_size)).is_none() {
             return Err(GeometryError::TooLarge { blocks });
         }
-        Ok(Geometry { block_size, blocks })
+        Ok(Geometry { block_size, blocks, metadata_bytes: metadata_bytes.into() })
     }
 }
 
@@ -308,7 +327,7 @@ mod tests {
 
     #[test]
     fn namespace_fields_lie_where_the_figure_says() {
-        let geometry = Geometry { block_size: 4096, blocks: 0x0807_0605_0403 };
+        let geometry = Geometry { block_size: 4096, blocks: 0x0807_0605_0403, metadata_bytes: 0 };
         let identify = IdentifyNamespace::emulated(geometry);
         let bytes = identify.as_bytes();
         assert_eq!(bytes[..8], [3, 4, 5, 6, 7, 8, 0, 0]);
@@ -319,19 +338,26 @@ mod tests {
 
     #[test]
     fn unsupported_formats_are_named() {
-        let geometry = Geometry { block_size: 512, blocks: 8 };
+        let geometry = Geometry { block_size: 512, blocks: 8, metadata_bytes: 0 };
         let mut identify = IdentifyNamespace::emulated(geometry);
         identify.formats[0].block_size_power = 13;
         assert_eq!(identify.geometry(), Err(GeometryError::BlockSize { power: 13 }));
         identify.formats[0].metadata_bytes = U16::new(8);
-        assert_eq!(identify.geometry(), Err(GeometryError::Metadata { bytes: 8 }));
+        identify.format = INTERLEAVED;
+        assert_eq!(identify.geometry(), Err(GeometryError::Interleaved { bytes: 8 }));
+        identify.format = 0;
+        identify.protection = 1;
+        assert_eq!(identify.geometry(), Err(GeometryError::Protected));
         identify.size = U64::ZERO;
         assert_eq!(identify.geometry(), Err(GeometryError::Empty));
         // Format 17: bits 3:0 are 1, bits 6:5 are 1.
         let mut identify = IdentifyNamespace::emulated(geometry);
         identify.format = 0x21;
         identify.formats[17].block_size_power = 12;
-        assert_eq!(identify.geometry(), Ok(Geometry { block_size: 4096, blocks: 8 }));
+        let other = Geometry { block_size: 4096, ..geometry };
+        assert_eq!(identify.geometry(), Ok(other));
+        identify.formats[17].metadata_bytes = U16::new(64);
+        assert_eq!(identify.geometry(), Ok(Geometry { metadata_bytes: 64, ..other }));
     }
 
     #[test]

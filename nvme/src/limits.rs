@@ -71,6 +71,7 @@ mod tests {
             blocks: 100,
             volatile_write_cache: false,
             transfer_bytes_max: 8192,
+            metadata_bytes: 0,
             model: AsciiField::new(""),
             serial: AsciiField::new(""),
             backend: "test",

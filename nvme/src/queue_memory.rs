@@ -20,7 +20,7 @@ use culvert_memory::{Backing, Mapping, MappingError, MappingOptions, PAGE_SIZE, 
 
 use crate::bus::Bus;
 use crate::completion_entry::CompletionEntry;
-use crate::contract::LbaRange;
+use crate::contract::{LbaRange, Namespace};
 use crate::controller_error::ControllerError;
 use crate::prp::{self, LIST_ENTRIES_MAX};
 use crate::submission_entry::{CommandId, DatasetRange, SubmissionEntry};
@@ -62,7 +62,7 @@ impl DevicePages {
     }
 
     fn map(&mut self, bus: &mut impl Bus) -> Result<(), ControllerError> {
-        bus.map(&self.region).map_err(|_| {
+        bus.map_own(&self.region).map_err(|_| {
             if bus.is_gone() { ControllerError::Gone } else { ControllerError::QueueMemory }
         })?;
         let base = bus.device_address(self.region.base(), self.region.len());
@@ -145,6 +145,8 @@ pub(crate) struct QueueMemory {
     completion_page: usize,
     lists_page: usize,
     lists: u16,
+    /// Where metadata of all commands come from and go to, where the namespace has them.
+    metadata: Option<DevicePages>,
 }
 
 impl QueueMemory {
@@ -160,12 +162,37 @@ impl QueueMemory {
         let completion_pages = pages_of(usize::from(entries) * size_of::<CompletionEntry>());
         let lists_page = completion_page + completion_pages;
         let pages = DevicePages::new(lists_page + usize::from(depth))?;
-        Ok(QueueMemory { pages, entries, completion_page, lists_page, lists: depth })
+        Ok(QueueMemory {
+            pages,
+            entries,
+            completion_page,
+            lists_page,
+            lists: depth,
+            metadata: None,
+        })
     }
 
     /// Makes it reachable for the device.
     pub(crate) fn map(&mut self, bus: &mut impl Bus) -> Result<(), ControllerError> {
         self.pages.map(bus)
+    }
+
+    /// Makes memory for the metadata of the largest transfer, and gives its address for the device; 0
+    /// where there are none.
+    pub(crate) fn map_metadata(
+        &mut self,
+        bus: &mut impl Bus,
+        namespace: &Namespace,
+    ) -> Result<u64, ControllerError> {
+        let blocks = namespace.transfer_bytes_max / namespace.block_size;
+        let bytes = blocks as usize * namespace.metadata_bytes as usize;
+        if bytes == 0 {
+            return Ok(0);
+        }
+        let pages = DevicePages::new(bytes.div_ceil(PAGE_SIZE));
+        let metadata = self.metadata.insert(pages.map_err(|_| ControllerError::QueueMemory)?);
+        metadata.map(bus)?;
+        Ok(metadata.device_base)
     }
 
     /// Takes it away from the device.
@@ -177,6 +204,7 @@ impl QueueMemory {
     /// Keeps it from being given back, for ever.
     pub(crate) fn forget(&self) {
         std::mem::forget(self.pages.region.clone());
+        std::mem::forget(self.metadata.as_ref().map(|pages| pages.region.clone()));
     }
 
     /// Entries of each I/O ring.

@@ -2,7 +2,8 @@
 //!
 //! Layout: NVM Express Base Specification 2.0, section 3.3.3.1, figure 86 (common command format);
 //! the command dwords of reads, writes and their kin are those of the NVM Command Set
-//! Specification 1.0, section 3.2. Fused commands, SGLs and metadata pointers are not used.
+//! Specification 1.0, section 3.2. Fused commands and SGLs are not used; metadata only where a
+//! namespace insists on some.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

@@ -33,11 +33,10 @@ pub(super) struct LocalBus {
     registers: Arc<RegisterFile>,
     regions: Vec<Region>,
     regions_max: u32,
+    /// Regions of the driver half, which do not count.
+    own_regions: usize,
     copies: bool,
 }
-
-/// Regions of the driver half: the admin queue's and the I/O queues'.
-const OWN_REGIONS: u32 = 2;
 
 impl LocalBus {
     /// `copies` says whether the medium has bytes to copy.
@@ -47,8 +46,8 @@ impl LocalBus {
         regions_max: u32,
         copies: bool,
     ) -> LocalBus {
-        let regions_max = regions_max.saturating_add(OWN_REGIONS);
-        LocalBus { engine, registers, regions: Vec::new(), regions_max, copies }
+        let regions = Vec::new();
+        LocalBus { engine, registers, regions, regions_max, own_regions: 0, copies }
     }
 
     /// Calls `act` while the controller stands still.
@@ -93,13 +92,17 @@ impl Bus for LocalBus {
         self.notify()
     }
 
+    fn map_own(&mut self, region: &Region) -> Result<(), RegisterError> {
+        self.own_regions += 1;
+        self.map(region)
+    }
+
     fn map(&mut self, region: &Region) -> Result<(), RegisterError> {
         if self.regions.iter().any(|known| known.same_as(region)) {
             return Ok(());
         }
-        if self.regions.len() >= self.regions_max as usize {
-            let regions_max = self.regions_max - OWN_REGIONS;
-            return Err(RegisterError::TableFull { regions_max });
+        if self.regions.len() >= self.regions_max as usize + self.own_regions {
+            return Err(RegisterError::TableFull { regions_max: self.regions_max });
         }
         self.regions.push(region.clone());
         let (base, bytes) = (region.base(), region.len());
@@ -111,7 +114,7 @@ impl Bus for LocalBus {
 
     fn admin_memory(&mut self, bytes: usize) -> Result<(NonNull<u8>, u64), ControllerError> {
         let region = own_region(bytes).map_err(|_| ControllerError::QueueMemory)?;
-        self.map(&region).map_err(|_| ControllerError::QueueMemory)?;
+        self.map_own(&region).map_err(|_| ControllerError::QueueMemory)?;
         Ok((region.base(), region.base().as_ptr() as u64))
     }
 

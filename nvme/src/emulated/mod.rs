@@ -97,6 +97,7 @@ impl Emulated {
         let geometry = Geometry {
             block_size: device.block_size,
             blocks: device.bytes / u64::from(device.block_size),
+            metadata_bytes: 0,
         };
         let medium = open_medium(device, file.as_deref())?;
         let copies = !matches!(medium, Medium::Null);

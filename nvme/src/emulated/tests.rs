@@ -35,7 +35,7 @@ struct Host {
 fn bus(uri_options: &str) -> LocalBus {
     let uri: crate::DeviceUri = format!("emulated:1MiB?{uri_options}").parse().expect("a URI");
     let crate::Device::Emulated(device) = uri.device() else { unreachable!("an emulated URI") };
-    let geometry = Geometry { block_size: device.block_size, blocks: 256 };
+    let geometry = Geometry { block_size: device.block_size, blocks: 256, metadata_bytes: 0 };
     let medium = Medium::memory(1 << 20).expect("memory");
     let registers = Arc::new(RegisterFile::default());
     let controller = Controller::new(

@@ -44,6 +44,7 @@ impl Uring {
             blocks: target.blocks,
             volatile_write_cache: target.volatile_write_cache,
             transfer_bytes_max: TRANSFER_BYTES_MAX,
+            metadata_bytes: 0,
             model: target.model,
             serial: target.serial,
             backend: BACKEND,

@@ -78,6 +78,9 @@ impl Generic {
         let identified: Box<IdentifyNamespace> = admin::identify(&file, structure::NAMESPACE, id)?;
         let geometry = identified.geometry()?;
         let block_size = geometry.block_size;
+        if geometry.metadata_bytes > 0 {
+            return Err(UringError::Metadata { bytes: geometry.metadata_bytes });
+        }
         if options.block_size.is_some_and(|wanted| wanted != block_size) {
             return Err(UringError::Formatted { block_size });
         }
@@ -99,6 +102,7 @@ impl Generic {
             blocks: geometry.blocks,
             volatile_write_cache,
             transfer_bytes_max: transfer_bytes_max(&queue, segments_max),
+            metadata_bytes: 0,
             model: controller.model,
             serial: controller.serial,
             backend: BACKEND,

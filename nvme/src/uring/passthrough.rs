@@ -82,7 +82,7 @@ impl Passthrough {
         let ring = ring.map_err(|source| OpenError::Uring { path: device.path.clone(), source })?;
         let namespace = target.namespace.clone();
         let commands = Commands {
-            addressee: Addressee::new(target.id, &namespace),
+            addressee: Addressee::new(target.id, &namespace, 0),
             ranges: vec![Ranges::new_zeroed(); usize::from(depth)].into_boxed_slice(),
             fixed: takes_fixed_buffers(&target, device.polled),
             target,

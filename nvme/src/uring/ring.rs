@@ -109,13 +109,15 @@ impl<S: squeue::EntryMarker, C: Answer> Ring<S, C> {
     #[inline]
     pub(super) fn collect(&mut self, in_flight: bool) -> u64 {
         let submission = self.ring.submission();
-        let waiting =
-            (self.polled && in_flight) || submission.taskrun() || submission.cq_overflow();
+        let waiting = submission.taskrun() || submission.cq_overflow();
         drop(submission);
-        if !waiting && !self.left_over {
+        if waiting || self.left_over {
+            self.submit();
+        } else if self.polled && in_flight {
+            self.ask();
+        } else {
             return 0;
         }
-        self.submit();
         1
     }
 
@@ -164,6 +166,17 @@ impl<S: squeue::EntryMarker, C: Answer> Ring<S, C> {
             Err(error) => tracing::warn!(%error, "clearing an eventfd failed"),
         }
         1
+    }
+
+    /// Has the kernel ask the device for completions.
+    fn ask(&mut self) {
+        const GET_EVENTS: u32 = 1;
+        // SAFETY: the call has no argument beyond the numbers.
+        let asked = unsafe { self.ring.submitter().enter::<()>(0, 0, GET_EVENTS, None) };
+        match asked {
+            Ok(_) => self.reported = false,
+            Err(error) => self.report(&error),
+        }
     }
 
     /// One system call. What the kernel does not take stays queued and is offered again at the

@@ -75,6 +75,12 @@ pub enum UringError {
     /// Caller: the namespace is formatted in a way that is not supported.
     #[error("its format is not supported")]
     Geometry(#[from] GeometryError),
+    /// Caller: the namespace is formatted with metadata.
+    #[error("its blocks carry {bytes} bytes of metadata, which only vfio: supports")]
+    Metadata {
+        /// Bytes of metadata of each block.
+        bytes: u32,
+    },
     /// Machine: the kernel passes no admin commands through.
     #[error("the kernel's NVMe driver passes no commands through (CAP_SYS_ADMIN is needed)")]
     AdminRefused(#[source] io::Error),

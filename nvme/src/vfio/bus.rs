@@ -19,9 +19,6 @@ use crate::controller_error::ControllerError;
 use crate::queue_memory::own_mapping;
 use crate::registers::{self, ALL_ONES, Register};
 
-/// Regions of the driver half: the I/O queues'.
-const OWN_REGIONS: usize = 1;
-
 #[derive(Debug)]
 struct Mapped {
     /// Keeps the memory mapped in this process.
@@ -40,7 +37,9 @@ pub(super) struct VfioBus {
     regions: Vec<Mapped>,
     /// The one that was found last.
     recent: Cell<usize>,
-    regions_max: usize,
+    regions_max: u32,
+    /// Regions of the driver half, which do not count.
+    own_regions: usize,
     /// The interrupt vector of the queue pair.
     vector: Option<u16>,
 }
@@ -54,7 +53,8 @@ impl VfioBus {
             opened: Some(opened),
             regions: Vec::new(),
             recent: Cell::new(0),
-            regions_max: regions_max as usize + OWN_REGIONS,
+            regions_max,
+            own_regions: 0,
             vector: None,
         })
     }
@@ -138,13 +138,17 @@ impl Bus for VfioBus {
         0
     }
 
+    fn map_own(&mut self, region: &Region) -> Result<(), RegisterError> {
+        self.own_regions += 1;
+        self.map(region)
+    }
+
     fn map(&mut self, region: &Region) -> Result<(), RegisterError> {
         if self.regions.iter().any(|known| known.region.same_as(region)) {
             return Ok(());
         }
-        if self.regions.len() >= self.regions_max {
-            let regions_max = (self.regions_max - OWN_REGIONS) as u32;
-            return Err(RegisterError::TableFull { regions_max });
+        if self.regions.len() >= self.regions_max as usize + self.own_regions {
+            return Err(RegisterError::TableFull { regions_max: self.regions_max });
         }
         let opened = self.opened.as_ref().ok_or_else(|| severed(region.len()))?;
         // SAFETY: the region's handle is kept until the memory was unmapped, or for ever.

@@ -75,6 +75,7 @@ suite! {
     uring_block_device: "uring:DEVICE?block=512";
     vfio_4096: "vfio:CONTROLLER0";
     vfio_512: "vfio:CONTROLLER1";
+    vfio_metadata: "vfio:CONTROLLER2";
     vfio_small_transfers: "vfio:CONTROLLER3";
     vfio_no_interrupts: "vfio:CONTROLLER0?interrupts=0";
     passthrough_4096: "uring:NAMESPACE0";

@@ -21,7 +21,8 @@ const BLOCK_DEVICE: &str = "CULVERT_TEST_BLOCK_DEVICE";
 static BLOCK_DEVICE_IN_USE: Mutex<()> = Mutex::new(());
 /// Names NVMe controllers that are bound to vfio-pci, by their PCI addresses with spaces between
 /// them: `CONTROLLER0` is the first. Each has a namespace of [`DEVICE_BYTES`] bytes whose contents
-/// may be destroyed: 1 with blocks of 512 bytes, the others with 4096, 3 with small transfers.
+/// may be destroyed: 1 with blocks of 512 bytes, the others with 4096, 2 with metadata beside them, 3
+/// with small transfers.
 const CONTROLLERS: &str = "CULVERT_TEST_VFIO";
 /// Names namespaces of the same kinds while the kernel drives them, as character devices: `NAMESPACE0`
 /// is the first.

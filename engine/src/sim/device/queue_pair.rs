@@ -38,6 +38,7 @@ impl SimDevice {
             blocks: options.blocks,
             volatile_write_cache: options.volatile_write_cache,
             transfer_bytes_max: options.transfer_bytes_max,
+            metadata_bytes: 0,
             model: AsciiField::new("Culvert simulated disk"),
             serial: AsciiField::new("SIMULATED"),
             backend: "simulated",
