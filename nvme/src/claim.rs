@@ -24,6 +24,8 @@ use rustix::io::Errno;
 
 use crate::emulated::EmulatedOptions;
 use crate::open::OpenError;
+#[cfg(feature = "spdk")]
+use crate::spdk::{SpdkController, SpdkOptions};
 use crate::uri::{Device, DeviceUri};
 use crate::uring::{Generic, Target, UringOptions};
 use crate::vfio::{self, VfioOptions};
@@ -105,6 +107,9 @@ pub(crate) enum Claimed {
     Generic(UringOptions, Arc<Generic>),
     /// A controller, whose IOMMU group is open.
     Vfio(VfioOptions, Arc<vfio::Device>),
+    /// A controller that SPDK has connected to.
+    #[cfg(feature = "spdk")]
+    Spdk(SpdkOptions, Arc<SpdkController>),
 }
 
 impl DeviceClaim {
@@ -133,6 +138,13 @@ impl DeviceClaim {
             Device::Vfio(options) => {
                 let device = vfio::open_device(options)?;
                 Claimed::Vfio(options.clone(), Arc::new(device))
+            }
+            #[cfg(feature = "spdk")]
+            Device::Spdk(options) => {
+                let connected = SpdkController::connect(options);
+                let target = options.target.clone();
+                let controller = connected.map_err(|source| OpenError::Spdk { target, source })?;
+                Claimed::Spdk(options.clone(), Arc::new(controller))
             }
         };
         Ok(DeviceClaim { device })

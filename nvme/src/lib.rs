@@ -10,6 +10,7 @@
 //! | a controller in software | `emulated` |
 //! | files, block devices and namespaces through the kernel | `uring` |
 //! | a controller behind VFIO | `vfio` |
+//! | a controller that SPDK drives | `spdk` |
 //!
 //! A queue pair belongs to one thread. [`QueuePair::submit`], [`QueuePair::ring`] and
 //! [`QueuePair::poll`] allocate nothing, lock nothing and, but for io_uring and for waking a
@@ -64,6 +65,8 @@ mod open;
 mod prp;
 mod queue_memory;
 mod registers;
+#[cfg(feature = "spdk")]
+mod spdk;
 mod status;
 mod submission_entry;
 mod submission_queue;
@@ -89,6 +92,8 @@ pub use emulated::{
 };
 pub use identify::{AsciiField, GeometryError};
 pub use open::{AnyQueuePair, OpenError, OpenOptions, open, open_claimed};
+#[cfg(feature = "spdk")]
+pub use spdk::{Spdk, SpdkError, SpdkOptions};
 pub use status::{CodeType, Status};
 pub use uri::{Device, DeviceUri, UriError};
 pub use uring::{Passthrough, Uring, UringError, UringOptions};

@@ -13,6 +13,8 @@ use crate::contract::{Completion, Namespace, QueuePair, RegisterError, Submissio
 use crate::controller_error::ControllerError;
 use crate::counters::Counters;
 use crate::emulated::{Emulated, MediumError};
+#[cfg(feature = "spdk")]
+use crate::spdk::{Spdk, SpdkError};
 use crate::uri::DeviceUri;
 use crate::uring::{Passthrough, Uring, UringError};
 use crate::vfio::{PciAddress, Vfio, VfioError};
@@ -104,6 +106,15 @@ pub enum OpenError {
         /// What is the matter with it.
         source: VfioError,
     },
+    /// The controller cannot be used through SPDK.
+    #[cfg(feature = "spdk")]
+    #[error("{target}")]
+    Spdk {
+        /// Which.
+        target: String,
+        /// What is the matter with it.
+        source: SpdkError,
+    },
     /// The file or block device cannot be used through io_uring.
     #[error("{path:?}")]
     Uring {
@@ -150,6 +161,11 @@ pub fn open_claimed(claim: &DeviceClaim, options: &OpenOptions) -> Result<AnyQue
             let pair = Vfio::open_on(controller, device.clone(), options)?;
             Ok(AnyQueuePair::Vfio(Box::new(pair)))
         }
+        #[cfg(feature = "spdk")]
+        Claimed::Spdk(device, controller) => {
+            let pair = Spdk::open_on(device, controller.clone(), options)?;
+            Ok(AnyQueuePair::Spdk(Box::new(pair)))
+        }
     }
 }
 
@@ -165,6 +181,9 @@ pub enum AnyQueuePair {
     Passthrough(Box<Passthrough>),
     /// On a controller behind VFIO.
     Vfio(Box<Vfio>),
+    /// On a controller that SPDK drives.
+    #[cfg(feature = "spdk")]
+    Spdk(Box<Spdk>),
 }
 
 impl AnyQueuePair {
@@ -172,7 +191,7 @@ impl AnyQueuePair {
     pub fn as_emulated_mut(&mut self) -> Option<&mut Emulated> {
         match self {
             AnyQueuePair::Emulated(pair) => Some(pair),
-            AnyQueuePair::Uring(_) | AnyQueuePair::Passthrough(_) | AnyQueuePair::Vfio(_) => None,
+            _ => None,
         }
     }
 }
@@ -185,6 +204,8 @@ macro_rules! dispatch {
             AnyQueuePair::Uring($pair) => $call,
             AnyQueuePair::Passthrough($pair) => $call,
             AnyQueuePair::Vfio($pair) => $call,
+            #[cfg(feature = "spdk")]
+            AnyQueuePair::Spdk($pair) => $call,
         }
     };
 }

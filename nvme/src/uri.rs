@@ -5,6 +5,8 @@
 //!              [&thread=0|1][&order=fetched|shuffled][&medium=ram|null][&seed=N]
 //! uring:PATH[?block=512|4096][&size=SIZE][&polled=0|1]
 //! vfio:DOMAIN:BUS:DEVICE.FUNCTION[?ns=N][&interrupts=0|1]
+//! spdk:DOMAIN:BUS:DEVICE.FUNCTION[?ns=N]
+//! spdk:TRANSPORT-IDENTIFIER[?ns=N]
 //! ```
 //!
 //! SIZE is a number with `KiB`, `MiB`, `GiB` or `TiB`, and a multiple of 4 KiB. In paths, `%`, `?`
@@ -19,10 +21,15 @@ use std::str::FromStr;
 
 use crate::config::{CACHE_BLOCKS_DEFAULT, CACHE_BLOCKS_MAX};
 use crate::emulated::{CommandOrder, EmulatedOptions, MediumKind};
+#[cfg(feature = "spdk")]
+use crate::spdk::SpdkOptions;
 use crate::uring::UringOptions;
 use crate::vfio::VfioOptions;
 
+#[cfg(not(feature = "spdk"))]
 const SCHEMES: &str = "emulated:, uring:, vfio:";
+#[cfg(feature = "spdk")]
+const SCHEMES: &str = "emulated:, uring:, vfio:, spdk:";
 const EMULATED_OPTIONS: &str = "file, block, cache, cache_blocks, thread, order, medium, seed";
 const URING_OPTIONS: &str = "block, size, polled";
 const VFIO_OPTIONS: &str = "ns, interrupts";
@@ -47,6 +54,9 @@ pub enum Device {
     Uring(UringOptions),
     /// A controller behind VFIO.
     Vfio(VfioOptions),
+    /// A controller that SPDK drives.
+    #[cfg(feature = "spdk")]
+    Spdk(SpdkOptions),
 }
 
 /// What is wrong with a device URI.
@@ -132,12 +142,14 @@ impl DeviceUri {
         &self.device
     }
 
-    /// The backend: `emulated`, `uring` or `vfio`.
+    /// The backend: `emulated`, `uring`, `vfio` or `spdk`.
     pub fn backend(&self) -> &'static str {
         match self.device {
             Device::Emulated(_) => crate::emulated::BACKEND,
             Device::Uring(_) => crate::uring::BACKEND,
             Device::Vfio(_) => crate::vfio::BACKEND,
+            #[cfg(feature = "spdk")]
+            Device::Spdk(_) => crate::spdk::BACKEND,
         }
     }
 }
@@ -157,6 +169,9 @@ impl FromStr for DeviceUri {
             "emulated" => Device::Emulated(parse_emulated(target, &options)?),
             "uring" => Device::Uring(parse_uring(target, &options)?),
             "vfio" => Device::Vfio(parse_vfio(target, &options)?),
+            #[cfg(feature = "spdk")]
+            "spdk" => Device::Spdk(parse_spdk(target, &options)?),
+            #[cfg(not(feature = "spdk"))]
             "spdk" => return Err(UriError::NotInThisBuild { scheme: "spdk" }),
             _ => return Err(UriError::UnknownScheme { scheme: scheme.to_owned() }),
         };
@@ -239,17 +254,33 @@ fn parse_vfio(target: &str, options: &[(&str, &str)]) -> Result<VfioOptions, Uri
     let mut device = VfioOptions::new(address);
     for &(name, value) in options {
         match name {
-            "ns" => {
-                const ALLOWED: &str = "the number of a namespace, 1 to 4294967294";
-                let number = parse_number(name, value, ALLOWED)?;
-                let number = u32::try_from(number).ok().filter(|ns| (1..u32::MAX).contains(ns));
-                device.namespace = Some(number.ok_or_else(|| invalid(name, value, ALLOWED))?);
-            }
+            "ns" => device.namespace = Some(parse_namespace(name, value)?),
             "interrupts" => device.interrupts = parse_choice(name, value, "0", "1")?,
             _ => return Err(unknown("vfio", name, VFIO_OPTIONS)),
         }
     }
     Ok(device)
+}
+
+#[cfg(feature = "spdk")]
+fn parse_spdk(target: &str, options: &[(&str, &str)]) -> Result<SpdkOptions, UriError> {
+    let target = parse_path(target)?.into_os_string().into_string();
+    let encoding = |text: OsString| UriError::Encoding { text: text.to_string_lossy().into() };
+    let mut device = SpdkOptions::new(target.map_err(encoding)?);
+    for &(name, value) in options {
+        match name {
+            "ns" => device.namespace = Some(parse_namespace(name, value)?),
+            _ => return Err(unknown("spdk", name, "ns")),
+        }
+    }
+    Ok(device)
+}
+
+fn parse_namespace(option: &str, value: &str) -> Result<u32, UriError> {
+    const ALLOWED: &str = "the number of a namespace, 1 to 4294967294";
+    let number = parse_number(option, value, ALLOWED)?;
+    let number = u32::try_from(number).ok().filter(|ns| (1..u32::MAX).contains(ns));
+    number.ok_or_else(|| invalid(option, value, ALLOWED))
 }
 
 fn unknown(scheme: &'static str, option: &str, allowed: &'static str) -> UriError {
@@ -401,6 +432,13 @@ impl fmt::Display for DeviceUri {
                 options
                     .write(namespace.is_some(), format_args!("ns={}", namespace.unwrap_or(0)))?;
                 options.write(!device.interrupts, format_args!("interrupts=0"))
+            }
+            #[cfg(feature = "spdk")]
+            Device::Spdk(device) => {
+                write!(f, "spdk:{}", Encoded(Path::new(&device.target)))?;
+                let mut options = OptionWriter { f, separator: '?' };
+                let namespace = device.namespace;
+                options.write(namespace.is_some(), format_args!("ns={}", namespace.unwrap_or(0)))
             }
         }
     }

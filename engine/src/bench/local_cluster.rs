@@ -429,7 +429,7 @@ pub fn emulated_bytes(uri: &str) -> Option<u64> {
     let uri: DeviceUri = uris(uri)[0].replace(NUMBER, "0").parse().ok()?;
     match uri.device() {
         Device::Emulated(options) => Some(options.bytes),
-        Device::Uring(_) | Device::Vfio(_) => None,
+        _ => None,
     }
 }
 
