@@ -97,5 +97,40 @@ fn queue_pair(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, queue_pair);
+/// The time stamp counter: cycles at the processor's nominal frequency.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+fn time_stamp() -> u64 {
+    // SAFETY: every x86-64 has the counter.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+/// Prints what a command costs in cycles, the controller included: the median of many runs.
+#[cfg(target_arch = "x86_64")]
+fn cycles(_: &mut Criterion) {
+    const RUNS: usize = 101;
+    let (name, uri) = BACKENDS[0];
+    for (depth, batch) in SHAPES {
+        for (kind, write) in [("read", false), ("write", true)] {
+            let mut bench = Bench::new(uri, depth);
+            let mut runs: Vec<u64> = (0..RUNS)
+                .map(|_| {
+                    let start = time_stamp();
+                    bench.run(batch, write);
+                    time_stamp() - start
+                })
+                .collect();
+            runs.sort_unstable();
+            let cycles = runs[RUNS / 2] / COMMANDS as u64;
+            println!(
+                "queue_pair/{name}/{kind}/depth{depth}_batch{batch}: {cycles} cycles a command"
+            );
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn cycles(_: &mut Criterion) {}
+
+criterion_group!(benches, cycles, queue_pair);
 criterion_main!(benches);
