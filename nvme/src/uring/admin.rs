@@ -16,25 +16,26 @@ const GET_ID: libc::Ioctl = 0x4e40;
 /// `_IOWR('N', 0x41, struct nvme_passthru_cmd)`.
 const ADMIN: libc::Ioctl = 0xc048_4e41_u32 as libc::Ioctl;
 
-/// `struct nvme_passthru_cmd`.
-#[derive(Default)]
+/// `struct nvme_passthru_cmd`, and `struct nvme_uring_cmd` but for its last field.
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
-struct AdminCommand {
-    opcode: u8,
-    flags: u8,
-    reserved: u16,
-    namespace: u32,
-    dwords_2: [u32; 2],
-    metadata: u64,
-    address: u64,
-    metadata_bytes: u32,
-    bytes: u32,
-    dwords_10: [u32; 6],
-    timeout_ms: u32,
-    result: u32,
+pub(super) struct PassedCommand {
+    pub(super) opcode: u8,
+    pub(super) flags: u8,
+    pub(super) reserved: u16,
+    pub(super) namespace: u32,
+    pub(super) dwords_2: [u32; 2],
+    pub(super) metadata: u64,
+    pub(super) address: u64,
+    pub(super) metadata_bytes: u32,
+    pub(super) bytes: u32,
+    pub(super) dwords_10: [u32; 6],
+    /// 0: what the driver allows.
+    pub(super) timeout_ms: u32,
+    pub(super) result: u32,
 }
 
-const _: () = assert!(size_of::<AdminCommand>() == 72);
+const _: () = assert!(size_of::<PassedCommand>() == 72);
 
 /// The namespace that a character device stands for.
 pub(super) fn namespace_id(file: &File) -> Result<NamespaceId, UringError> {
@@ -51,12 +52,12 @@ pub(super) fn identify<T: FromBytes + IntoBytes + Immutable>(
 ) -> Result<Box<T>, UringError> {
     const { assert!(size_of::<T>() == 4096) };
     let mut data = Box::new(T::new_zeroed());
-    let mut command = AdminCommand {
+    let mut command = PassedCommand {
         opcode: admin_opcode::IDENTIFY,
         namespace: namespace.0,
         address: std::ptr::from_mut(&mut *data) as u64,
         bytes: size_of::<T>() as u32,
-        ..AdminCommand::default()
+        ..PassedCommand::default()
     };
     command.dwords_10[0] = structure.into();
     run(file, &mut command)?;
@@ -66,13 +67,13 @@ pub(super) fn identify<T: FromBytes + IntoBytes + Immutable>(
 /// Whether the volatile write cache, which the controller has, is switched on.
 pub(super) fn is_cache_enabled(file: &File) -> Result<bool, UringError> {
     let mut command =
-        AdminCommand { opcode: admin_opcode::GET_FEATURES, ..AdminCommand::default() };
+        PassedCommand { opcode: admin_opcode::GET_FEATURES, ..PassedCommand::default() };
     command.dwords_10[0] = feature::VOLATILE_WRITE_CACHE.into();
     run(file, &mut command)?;
     Ok(command.result & 1 != 0)
 }
 
-fn run(file: &File, command: &mut AdminCommand) -> Result<(), UringError> {
+fn run(file: &File, command: &mut PassedCommand) -> Result<(), UringError> {
     // SAFETY: the structure is the one that the header names; the memory that it points at, if any, is
     // borrowed by the caller, has the length it says, and may hold any bytes.
     let status = unsafe { libc::ioctl(file.as_raw_fd(), ADMIN, std::ptr::from_mut(command)) };

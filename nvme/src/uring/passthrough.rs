@@ -14,6 +14,7 @@ use io_uring::{cqueue, opcode, squeue, types};
 use rustix::io::Errno;
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
+use super::admin::PassedCommand;
 use super::fixed_buffers::{FixedBuffers, Location};
 use super::generic::Generic;
 use super::ring::Ring;
@@ -35,23 +36,12 @@ const FILE: types::Fixed = types::Fixed(0);
 /// `_IOWR('N', 0x80, struct nvme_uring_cmd)`.
 const PASS_IO: u32 = 0xc048_4e80;
 
-/// `struct nvme_uring_cmd`, in the 80 bytes that an entry has for it.
+/// A command, in the 80 bytes that an entry has for it.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Passed {
-    opcode: u8,
-    flags: u8,
-    reserved: u16,
-    namespace: u32,
-    dwords_2: [u32; 2],
-    metadata: u64,
-    address: u64,
-    metadata_bytes: u32,
-    bytes: u32,
-    dwords_10: [u32; 6],
-    /// 0: what the driver allows.
-    timeout_ms: u32,
-    reserved_68: [u32; 3],
+    command: PassedCommand,
+    padding: u64,
 }
 
 const _: () = assert!(size_of::<Passed>() == 80);
@@ -199,15 +189,12 @@ impl Medium for Commands {
 /// The request that passes a command through; its data are `bytes` bytes long.
 #[inline]
 fn pass(entry: &SubmissionEntry, bytes: u32, place: Option<u16>) -> squeue::Entry128 {
-    let passed = Passed {
+    let command = PassedCommand {
         opcode: entry.opcode,
         flags: entry.flags,
-        reserved: 0,
         namespace: entry.namespace_id.get(),
         dwords_2: [entry.dword2.get(), entry.dword3.get()],
-        metadata: 0,
         address: entry.prp1.get(),
-        metadata_bytes: 0,
         bytes,
         dwords_10: [
             entry.dword10.get(),
@@ -217,9 +204,9 @@ fn pass(entry: &SubmissionEntry, bytes: u32, place: Option<u16>) -> squeue::Entr
             entry.dword14.get(),
             entry.dword15.get(),
         ],
-        timeout_ms: 0,
-        reserved_68: [0; 3],
+        ..PassedCommand::default()
     };
+    let passed = Passed { command, padding: 0 };
     let command = opcode::UringCmd80::new(FILE, PASS_IO).cmd(zerocopy::transmute!(passed));
     command.buf_index(place).build().user_data(u64::from(entry.command_id.get()))
 }
