@@ -1,3 +1,4 @@
+#![allow(unsafe_code)]
 //! What a 4 KiB command costs through a queue pair.
 //!
 //! One iteration keeps `depth` commands in flight in batches of `batch`: submit a batch, ring once,
@@ -99,7 +100,6 @@ fn queue_pair(criterion: &mut Criterion) {
 
 /// The time stamp counter: cycles at the processor's nominal frequency.
 #[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code)]
 fn time_stamp() -> u64 {
     // SAFETY: every x86-64 has the counter.
     unsafe { std::arch::x86_64::_rdtsc() }

@@ -9,7 +9,6 @@ mod clearing;
 mod model;
 mod rig;
 #[cfg(all(feature = "spdk", not(has_spdk)))]
-#[allow(unsafe_code)]
 mod spdk_stand_in;
 mod transfers;
 mod wakeups;

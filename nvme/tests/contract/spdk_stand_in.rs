@@ -1,3 +1,4 @@
+#![allow(unsafe_code)]
 //! What stands in for SPDK where it is not installed: the calls that the `spdk:` backend makes, over
 //! blocks in memory. It tries what is ours, and shows nothing of SPDK.
 //!
