@@ -100,6 +100,8 @@ pub fn options(number: u128) -> TransportOptions {
     let kind = if number == 1 { PeerKind::Node } else { PeerKind::Client };
     let mut options = TransportOptions::new(identity(number, kind), pool(16 << 20));
     options.lock_memory = false;
+    // An emulated machine may stand still for longer than a real one is waited for.
+    options.rdma.connect_timeout = Duration::from_secs(10);
     options
 }
 
@@ -243,6 +245,8 @@ impl Pair {
             self.client.transport.connect(&self.address, window).expect("somebody listens");
         let before = self.server.transport.counters().connections_opened;
         self.until(|pair| {
+            let lost = pair.client.closed_ids().contains(&client);
+            assert!(!lost, "it is not connected: {:?}", pair.client.closed());
             pair.client.connected() == Some(client)
                 && pair.server.transport.counters().connections_opened > before
                 && pair.server.connected().is_some()
