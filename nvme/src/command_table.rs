@@ -203,6 +203,23 @@ impl CommandTable {
         Some((command, status))
     }
 
+    /// Visits up to `budget` answers, oldest first; answers how many.
+    #[cold]
+    pub(crate) fn visit_answers(
+        &mut self,
+        budget: usize,
+        counters: &mut Counters,
+        complete: &mut dyn FnMut(Completion),
+    ) -> usize {
+        let mut visited = 0;
+        while visited < budget {
+            let Some((command, status)) = self.take_answer() else { break };
+            complete(command.complete(status, counters));
+            visited += 1;
+        }
+        visited
+    }
+
     /// The command that has been in flight for longest, among those without an answer.
     pub(crate) fn oldest(&mut self, now: Tick) -> Option<(CommandId, &mut Command)> {
         let slots = self.slots.iter_mut().enumerate();

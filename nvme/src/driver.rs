@@ -222,17 +222,6 @@ impl<B: Bus> Driver<B> {
         self.controller.abort(&mut self.bus, self.queue, id)
     }
 
-    /// Visits answers that came from no device.
-    fn visit_answers(&mut self, budget: usize, complete: &mut dyn FnMut(Completion)) -> usize {
-        let mut visited = 0;
-        while visited < budget {
-            let Some((command, status)) = self.commands.take_answer() else { break };
-            complete(command.complete(status, &mut self.counters));
-            visited += 1;
-        }
-        visited
-    }
-
     /// Visits one completion of the device; false when it was none of a command in flight.
     #[inline]
     fn visit(&mut self, entry: CompletionEntry, complete: &mut dyn FnMut(Completion)) -> bool {
@@ -348,7 +337,7 @@ impl<B: Bus> QueuePair for Driver<B> {
             self.follow_reset();
         }
         if self.commands.has_answer() {
-            visited = self.visit_answers(budget, complete);
+            visited = self.commands.visit_answers(budget, &mut self.counters, complete);
         }
         if self.lost {
             return visited;
@@ -364,7 +353,7 @@ impl<B: Bus> QueuePair for Driver<B> {
         // What the device posted before it went away was read above, or is read by a later poll.
         if self.bus.is_gone() && !self.completion.has_entry() {
             self.lose_device();
-            visited += self.visit_answers(budget - visited, complete);
+            visited += self.commands.visit_answers(budget - visited, &mut self.counters, complete);
         }
         visited
     }

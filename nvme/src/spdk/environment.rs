@@ -5,6 +5,7 @@
 //! cores it had, and what SPDK says goes into the log.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -91,16 +92,17 @@ pub(super) fn register(region: &Region) -> Result<(), RegisterError> {
         return Err(refused(io::Error::new(io::ErrorKind::InvalidInput, text)));
     }
     let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
-    let users = registered.entry(region.id()).or_default();
-    if *users == 0 {
-        // SAFETY: whoever registers a region keeps it mapped until it is unregistered.
-        let result = unsafe { ffi::spdk_mem_register(base.cast(), bytes) };
-        if result != 0 {
-            registered.remove(&region.id());
-            return Err(refused(errno(result).into()));
+    match registered.entry(region.id()) {
+        Entry::Occupied(mut users) => *users.get_mut() += 1,
+        Entry::Vacant(users) => {
+            // SAFETY: whoever registers a region keeps it mapped until it is unregistered.
+            let result = unsafe { ffi::spdk_mem_register(base.cast(), bytes) };
+            if result != 0 {
+                return Err(refused(errno(result).into()));
+            }
+            users.insert(1);
         }
     }
-    *registered.entry(region.id()).or_default() += 1;
     Ok(())
 }
 

@@ -128,7 +128,7 @@ pub struct Spdk {
     rung: usize,
     slots: Rc<[Slot]>,
     answers: Rc<Answers>,
-    ranges: Ranges,
+    ranges: Rc<Ranges>,
     regions: Vec<Region>,
     regions_max: u32,
     addressee: Addressee,
@@ -157,12 +157,12 @@ impl Spdk {
             padding: [0; 3],
         };
         let size = size_of::<ffi::QueuePairOptions>();
-        // SAFETY: the controller is connected; SPDK reads so many bytes of the options.
+        // SAFETY: SPDK's environment is set up, for the controller is connected.
         let ranges = unsafe {
             ffi::spdk_zmalloc(RANGES_BYTES * usize::from(depth), 4096, null_mut(), ANY_NODE, DMA)
         };
         let ranges = Ranges(NonNull::new(ranges.cast()).ok_or(failed(SpdkError::QueuePair))?);
-        // SAFETY: as above.
+        // SAFETY: the controller is connected; SPDK reads so many bytes of the options.
         let pair = unsafe {
             ffi::spdk_nvme_ctrlr_alloc_io_qpair(controller.controller.as_ptr(), &asked, size)
         };
@@ -177,7 +177,7 @@ impl Spdk {
             rung: 0,
             slots: (0..depth).map(slot).collect(),
             answers,
-            ranges,
+            ranges: Rc::new(ranges),
             regions: Vec::new(),
             regions_max: options.regions_max,
             addressee: Addressee::new(controller.id, &namespace, 0),
@@ -247,17 +247,6 @@ impl Spdk {
         }
         self.answers.borrow_mut().clear();
         self.commands.answer_all(Status::HOST_PATHING_ERROR);
-    }
-
-    /// Visits answers that came from no device.
-    fn visit_answers(&mut self, budget: usize, complete: &mut dyn FnMut(Completion)) -> usize {
-        let mut visited = 0;
-        while visited < budget {
-            let Some((command, status)) = self.commands.take_answer() else { break };
-            complete(command.complete(status, &mut self.counters));
-            visited += 1;
-        }
-        visited
     }
 }
 
@@ -363,7 +352,7 @@ impl QueuePair for Spdk {
     fn poll(&mut self, budget: usize, complete: &mut dyn FnMut(Completion)) -> usize {
         let mut visited = 0;
         if self.commands.has_answer() {
-            visited = self.visit_answers(budget, complete);
+            visited = self.commands.visit_answers(budget, &mut self.counters, complete);
         }
         self.hand_over();
         // To SPDK no limit is 0.
@@ -410,6 +399,9 @@ impl QueuePair for Spdk {
 
     /// Lets SPDK look after its controller: events, and connections that are kept alive.
     fn tend(&mut self, _now_ns: u64) {
+        if self.pair.is_none() {
+            return;
+        }
         let controller = self.controller.controller.as_ptr();
         // SAFETY: the controller is connected.
         let result = unsafe { ffi::spdk_nvme_ctrlr_process_admin_completions(controller) };
@@ -423,9 +415,12 @@ impl QueuePair for Spdk {
 impl Drop for Spdk {
     fn drop(&mut self) {
         self.lose();
-        self.visit_answers(usize::MAX, &mut drop);
+        self.commands.visit_answers(usize::MAX, &mut self.counters, &mut drop);
         if self.commands.in_flight() > 0 {
-            std::mem::forget(std::mem::replace(&mut self.commands, CommandTable::new(1)));
+            // SPDK still has the queue pair, and a device perhaps what commands name.
+            self.commands.forget();
+            std::mem::forget(std::mem::take(&mut self.regions));
+            std::mem::forget(Rc::clone(&self.ranges));
             std::mem::forget(Rc::clone(&self.slots));
             return std::mem::forget(Arc::clone(&self.controller));
         }

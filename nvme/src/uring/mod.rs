@@ -166,17 +166,6 @@ impl<M: Medium> UringPair<M> {
         complete(command.complete(status, &mut self.counters));
         true
     }
-
-    /// Visits answers that came from no kernel.
-    fn visit_answers(&mut self, budget: usize, complete: &mut dyn FnMut(Completion)) -> usize {
-        let mut visited = 0;
-        while visited < budget {
-            let Some((command, status)) = self.commands.take_answer() else { break };
-            complete(command.complete(status, &mut self.counters));
-            visited += 1;
-        }
-        visited
-    }
 }
 
 impl<M: Medium> QueuePair for UringPair<M> {
@@ -222,7 +211,7 @@ impl<M: Medium> QueuePair for UringPair<M> {
         }
         let mut visited = 0;
         if self.commands.has_answer() {
-            visited = self.visit_answers(budget, complete);
+            visited = self.commands.visit_answers(budget, &mut self.counters, complete);
         }
         self.counters.system_calls += self.ring.collect(self.commands.in_flight() > 0);
         let mut goes_on = false;
@@ -274,7 +263,7 @@ impl<M: Medium> QueuePair for UringPair<M> {
 impl<M: Medium> Drop for UringPair<M> {
     /// Waits until the kernel has let go of every buffer.
     fn drop(&mut self) {
-        self.visit_answers(usize::MAX, &mut drop);
+        self.commands.visit_answers(usize::MAX, &mut self.counters, &mut drop);
         while self.commands.in_flight() > 0 {
             if let Err(error) = self.ring.wait() {
                 tracing::error!(%error, "requests in flight could not be waited for: their memory is leaked, and the device stays claimed");

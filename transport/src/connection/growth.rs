@@ -76,8 +76,8 @@ impl Established {
     /// When a wish that was refused is to be said again, if somebody waits for the pages.
     pub(crate) fn wish_deadline(&self) -> Option<u64> {
         match self.wish {
-            Wish::Refused(until) => self.refused.pages.map(|_| until),
-            Wish::None | Wish::Due(_) | Wish::Said => None,
+            Wish::Refused(until) if self.remote.may_grow() => self.refused.pages.map(|_| until),
+            Wish::None | Wish::Due(_) | Wish::Said | Wish::Refused(_) => None,
         }
     }
 
