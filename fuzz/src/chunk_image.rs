@@ -34,6 +34,13 @@ fn load(mut bytes: &[u8], repaired: bool) {
         if repaired {
             repair(&mut piece);
         }
+        if piece.is_empty() {
+            // The end of the checkpoint, or of an increment; an increment follows.
+            if store.loaded().is_err() {
+                return;
+            }
+            store.load_increment();
+        }
         match store.load(&piece) {
             Ok(Loaded::Chunk(key)) => keys.push(key),
             Ok(Loaded::Part(_) | Loaded::Absences(_)) => {}
@@ -69,7 +76,7 @@ fn image(store: &mut Store, key: ChunkKey) -> Vec<Vec<u8>> {
     let frozen = store.freeze(key).expect("a chunk");
     let mut from = Some(0);
     while let Some(block) = from {
-        let encoded = store.encode_chunk(frozen, block, &mut out);
+        let encoded = store.encode_chunk(frozen, LogIndex(0), block, &mut out);
         pieces.push(out[..encoded.bytes].to_vec());
         from = encoded.next;
     }

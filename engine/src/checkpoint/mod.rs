@@ -1,4 +1,5 @@
-//! The checkpoint: the state of a shard as a stream of pages.
+//! The checkpoint: the state of a shard as a stream of pages, and behind it increments, each with
+//! what changed since.
 //!
 //! [`StreamWriter`] cuts sections into pages, [`StreamReader`] puts them together again, and
 //! [`CopysetImage`] collects what is kept of one copyset. Nothing here knows when a checkpoint is

@@ -24,7 +24,7 @@ pub enum CheckpointError {
     /// All pages are whole, but not the ones that the superblock names.
     #[error("the pages are not those that the superblock names")]
     Pages,
-    /// The stream ends before its end section, or goes on behind it.
+    /// The stream, or a part of it, does not end in a page's last section and its end section.
     #[error("the checkpoint does not end where it says")]
     End,
     /// A section of another version, or a bug.
@@ -46,8 +46,10 @@ pub struct StreamReader {
     pages_crc: u32,
     /// Bytes of sections that are not complete yet.
     pending: Vec<u8>,
+    /// Of the part at hand: the checkpoint, or an increment.
     copysets: u32,
     chunks: u32,
+    /// Nothing follows the last end section yet.
     ended: bool,
 }
 
@@ -81,14 +83,19 @@ impl StreamReader {
         let (body, crc) = parse_page(bytes, self.place.number, page, self.salt)
             .map_err(|source| CheckpointError::Page { page, source })?;
         self.page += 1;
-        if body.len() < PAGE_BODY_BYTES && self.page != self.place.pages {
-            return Err(CheckpointError::Page { page, source: PageError::Field("used") });
-        }
+        let full = body.len() == PAGE_BODY_BYTES;
         self.pages_crc = crc32c::crc32c_append(self.pages_crc, &crc.to_le_bytes());
         let mut pending = std::mem::take(&mut self.pending);
         pending.extend_from_slice(body);
+        // An increment begins with a page.
+        if std::mem::take(&mut self.ended) {
+            (self.copysets, self.chunks) = (0, 0);
+        }
         let mut at = 0;
         while let Some((section, end)) = self.section(&pending, at)? {
+            if self.ended {
+                return Err(CheckpointError::End);
+            }
             match section {
                 Section::Copyset(..) => self.copysets += 1,
                 Section::Chunk(_) => self.chunks += 1,
@@ -102,6 +109,10 @@ impl StreamReader {
             each(section);
             at = end;
         }
+        // Only behind an end section a page has room left, and nothing is there.
+        if (self.ended && at < pending.len()) || !(self.ended || full) {
+            return Err(CheckpointError::End);
+        }
         pending.drain(..at);
         self.pending = pending;
         Ok(())
@@ -113,9 +124,6 @@ impl StreamReader {
         pending: &'p [u8],
         at: usize,
     ) -> Result<Option<(Section<'p>, usize)>, CheckpointError> {
-        if self.ended && at < pending.len() {
-            return Err(CheckpointError::End);
-        }
         let Some(head) = pending.get(at..at + SECTION_HEAD_BYTES) else { return Ok(None) };
         let word = |from: usize| {
             u32::from_le_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]])

@@ -21,11 +21,20 @@ fn head(copyset: u32) -> CopysetHead {
 
 /// Cuts sections into pages, a run of `run_pages` at a time.
 fn pages(sections: &[Vec<u8>], run_pages: usize) -> (Vec<u8>, crate::device::CheckpointPlace) {
-    let mut writer = StreamWriter::new(4, salt());
+    write(StreamWriter::new(4, salt()), sections, run_pages)
+}
+
+/// The pages that `writer` makes of sections, and the place of the whole stream.
+fn write(
+    mut writer: StreamWriter,
+    sections: &[Vec<u8>],
+    run_pages: usize,
+) -> (Vec<u8>, crate::device::CheckpointPlace) {
+    let before = writer.first_page() as usize * BLOCK_SIZE;
     let mut run = vec![0xcc; run_pages * BLOCK_SIZE];
     let mut all = Vec::new();
     let mut take = |writer: &mut StreamWriter, run: &mut Vec<u8>| {
-        assert_eq!(all.len(), writer.first_page() as usize * BLOCK_SIZE);
+        assert_eq!(before + all.len(), writer.first_page() as usize * BLOCK_SIZE);
         all.extend_from_slice(&run[..writer.pages() as usize * BLOCK_SIZE]);
         writer.take();
     };
@@ -108,6 +117,27 @@ fn an_end_that_does_not_agree_is_refused() {
     let (bytes, place) = pages(&[chunk], 2);
     assert_eq!(read(&bytes, place), Err(CheckpointError::End));
     let (bytes, place) = pages(&[section_head(SectionKind::Chunk, 99).to_vec()], 2);
+    assert_eq!(read(&bytes, place), Err(CheckpointError::End));
+}
+
+#[test]
+fn an_increment_begins_with_a_page() {
+    let chunk = section(SectionKind::Chunk, b"piece");
+    let (mut bytes, whole) = pages(&[chunk.clone(), end(0, 1)], 2);
+    let (more, both) = write(StreamWriter::resume(&whole, salt()), &[end(0, 0)], 2);
+    bytes.extend(more);
+    assert_eq!((whole.pages, both.pages), (1, 2));
+    assert_eq!(read(&bytes, both).expect("whole").len(), 3);
+    assert_eq!(read(&bytes[..BLOCK_SIZE], whole).expect("as before").len(), 2);
+    // Its counts are its own.
+    let (more, both) = write(StreamWriter::resume(&whole, salt()), &[end(0, 1)], 2);
+    let wrong = [&bytes[..BLOCK_SIZE], &more].concat();
+    assert_eq!(read(&wrong, both), Err(CheckpointError::End));
+    // It does not begin before the end of what it goes on behind, nor in its last page.
+    let (cut, place) = pages(&[chunk], 2);
+    let (more, both) = write(StreamWriter::resume(&place, salt()), &[end(0, 1)], 2);
+    assert_eq!(read(&[cut, more].concat(), both), Err(CheckpointError::End));
+    let (bytes, place) = pages(&[end(0, 0), end(0, 0)], 2);
     assert_eq!(read(&bytes, place), Err(CheckpointError::End));
 }
 

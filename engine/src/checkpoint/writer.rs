@@ -28,6 +28,13 @@ impl StreamWriter {
         StreamWriter { salt, number, taken: 0, full: 0, filled: 0, pages_crc: 0 }
     }
 
+    /// Goes on behind a stream that was ended.
+    #[must_use]
+    pub fn resume(place: &CheckpointPlace, salt: Salt) -> StreamWriter {
+        let CheckpointPlace { number, pages, pages_crc, .. } = *place;
+        StreamWriter { taken: pages, pages_crc, ..StreamWriter::new(number, salt) }
+    }
+
     /// Puts bytes into the run at hand; returns how many fitted.
     pub fn put(&mut self, run: &mut [u8], bytes: &[u8]) -> usize {
         let run_pages = (run.len() / BLOCK_SIZE) as u32;

@@ -19,8 +19,8 @@ pub(super) enum Phase {
     Copysets(Option<CopysetId>),
     /// The chunks of this copyset behind this chunk are next.
     Chunks(CopysetId, Option<ChunkId>),
-    /// A chunk is being encoded, from this block on.
-    Chunk(ChunkKey, FrozenId, u32),
+    /// A chunk is being encoded: what is above the index, from the block on.
+    Chunk(ChunkKey, FrozenId, LogIndex, u32),
     /// Everything was captured; the last pages are on their way.
     Ending,
     /// All pages are written; a batch not before this one has to carry all notes.
@@ -39,6 +39,11 @@ pub(super) struct Checkpointing {
     /// Position from which replay will begin.
     pub(super) position: u64,
     pub(super) area: u32,
+    /// It goes on behind the one before, with what has changed since.
+    pub(super) increment: bool,
+    /// Pages of the checkpoint that increments go on behind; zero: the next is none, since an opening
+    /// or a checkpoint that was given up has left nothing to tell what changed.
+    pub(super) whole_pages: u32,
     pub(super) writer: Option<StreamWriter>,
     /// Bytes of sections, and how many of them are in pages already.
     pub(super) stream: Vec<u8>,
@@ -67,6 +72,8 @@ impl Checkpointing {
             phase: Phase::Idle,
             position: 0,
             area: 0,
+            increment: false,
+            whole_pages: 0,
             writer: None,
             stream: Vec::new(),
             put: 0,

@@ -4,6 +4,10 @@
 //! and encoded piece by piece; a batch that carries all notes, waited for; flush; superblock. Each
 //! turn writes a bounded number of pages. A failure of the device poisons the shard as anywhere;
 //! a checkpoint that outgrows its area is given up, and the old one still counts.
+//!
+//! Most checkpoints are increments: they go on behind the one before, in the same area, and have
+//! of each chunk only the blocks whose log index is above that of its last image. What changes
+//! otherwise makes the image a whole one; an opening, or a checkpoint that was given up, all images.
 
 use culvert_nvme::Operation;
 
@@ -11,8 +15,8 @@ use super::checkpoint_stream::{Checkpointing, Phase};
 use super::config::CHUNK_PIECE_BYTES;
 use super::{Event, Purpose, Shard};
 use crate::checkpoint::{CopysetHead, CopysetImage, SectionKind, StreamWriter};
-use crate::device::{STRUCTURE_BYTES, Superblock};
-use crate::ids::{BLOCK_SIZE, BatchNumber, ChunkId, CopysetId};
+use crate::device::{CheckpointPlace, STRUCTURE_BYTES, Superblock};
+use crate::ids::{BLOCK_SIZE, BatchNumber, ChunkId, CopysetId, LogIndex};
 use crate::journal::Space;
 use crate::store::{FreezeError, PIECE_BYTES_MIN, Store};
 
@@ -33,12 +37,19 @@ impl Shard {
             return;
         }
         let place = self.superblock.checkpoint;
-        let number = place.map_or(0, |place| place.number) + 1;
         let state = &mut self.checkpointing;
         state.phase = Phase::Copysets(None);
         state.position = self.appender.ring().head();
-        state.area = place.map_or(0, |place| 1 - place.area);
-        state.writer = Some(StreamWriter::new(number, self.salt));
+        // An increment begins while those before it are shorter together than what they go on
+        // behind: an opening reads little more than twice as much.
+        let more = |place: &CheckpointPlace| place.pages < 2 * state.whole_pages;
+        let (area, writer) = match place {
+            Some(place) if more(&place) => (place.area, StreamWriter::resume(&place, self.salt)),
+            Some(place) => (1 - place.area, StreamWriter::new(place.number + 1, self.salt)),
+            None => (0, StreamWriter::new(1, self.salt)),
+        };
+        state.increment = writer.first_page() > 0;
+        (state.area, state.writer) = (area, Some(writer));
         state.copysets = 0;
         state.pieces = 0;
         state.forget.clear();
@@ -94,9 +105,12 @@ impl Shard {
 
     /// Sets at how many bytes of payload the next checkpoint begins.
     pub(super) fn plan_checkpoint(&mut self) {
-        let pages = self.superblock.checkpoint.map_or(0, |place| u64::from(place.pages));
+        let pages = match self.checkpointing.whole_pages {
+            0 => self.superblock.checkpoint.map_or(0, |place| place.pages),
+            pages => pages,
+        };
         let map = self.store.statistics().mapped_blocks * MAP_BYTES_PER_BLOCK;
-        let size = map.max(pages * BLOCK_SIZE as u64);
+        let size = map.max(u64::from(pages) * BLOCK_SIZE as u64);
         let bytes = size.saturating_mul(self.config.checkpoint_bytes_factor);
         self.checkpoint_at_bytes = bytes.max(self.config.checkpoint_bytes_min);
     }
@@ -157,14 +171,14 @@ impl Shard {
                 true
             }
             Phase::Chunks(copyset, after) => self.capture_next_chunk(copyset, after),
-            Phase::Chunk(key, frozen, from) => {
+            Phase::Chunk(key, frozen, since, from) => {
                 let store = &self.store;
                 let next = self.checkpointing.piece(CHUNK_PIECE_BYTES, |out| {
-                    let encoded = store.encode_chunk(frozen, from, out);
+                    let encoded = store.encode_chunk(frozen, since, from, out);
                     (encoded.bytes, encoded.next)
                 });
                 self.checkpointing.phase = match next {
-                    Some(from) => Phase::Chunk(key, frozen, from),
+                    Some(from) => Phase::Chunk(key, frozen, since, from),
                     None => {
                         self.store.thaw(frozen);
                         self.touched = true;
@@ -192,9 +206,10 @@ impl Shard {
             };
             return true;
         };
-        match self.store.freeze(summary.key) {
-            Ok(frozen) => {
-                self.checkpointing.phase = Phase::Chunk(summary.key, frozen, 0);
+        match self.store.freeze_changes(summary.key) {
+            Ok((frozen, saved)) => {
+                let since = if self.checkpointing.increment { saved } else { LogIndex(0) };
+                self.checkpointing.phase = Phase::Chunk(summary.key, frozen, since, 0);
                 true
             }
             Err(FreezeError::Full) => false,
@@ -221,7 +236,13 @@ impl Shard {
         let bytes = u64::from(pages) * BLOCK_SIZE as u64;
         let at = first * BLOCK_SIZE as u64;
         if at + bytes > self.layout.checkpoint_bytes {
-            self.give_up();
+            let increment = self.checkpointing.increment;
+            self.abandon();
+            if increment {
+                self.start_checkpoint();
+            } else {
+                self.outgrown();
+            }
             return false;
         }
         writer.take();
@@ -234,11 +255,10 @@ impl Shard {
         true
     }
 
-    /// Gives a checkpoint up; the old one still counts. The next is tried when the journal has gone
-    /// on for 1/16 of its ring.
-    fn give_up(&mut self) {
+    /// Gives a checkpoint up; the old one still counts. What is marked as saved in this one is not.
+    fn abandon(&mut self) {
         let state = &mut self.checkpointing;
-        if let Phase::Chunk(_, frozen, _) = state.phase {
+        if let Phase::Chunk(_, frozen, ..) = state.phase {
             self.store.thaw(frozen);
             self.touched = true;
         }
@@ -249,10 +269,16 @@ impl Shard {
         }
         state.writer = None;
         state.phase = Phase::Idle;
+        state.whole_pages = 0;
+        self.groups.keep_none();
+    }
+
+    /// A whole checkpoint does not fit its area. The next is tried when the journal has gone on for
+    /// 1/16 of its ring.
+    fn outgrown(&mut self) {
         self.checkpoint_too_large = true;
         let ring = self.appender.ring();
         self.checkpoint_not_before = ring.head() + ring.blocks() / 16;
-        self.groups.keep_none();
         self.plan_checkpoint();
     }
 
@@ -332,6 +358,11 @@ impl Shard {
         state.run_done(state.run_number);
         state.phase = Phase::Idle;
         self.superblock = state.next;
+        let pages = self.superblock.checkpoint.map_or(0, |place| place.pages);
+        if !state.increment {
+            state.whole_pages = pages;
+            self.counters.whole_checkpoints += 1;
+        }
         self.appender.release(state.position);
         for (copyset, through) in state.forget.drain(..) {
             self.store.forget_deletions(copyset, through);
@@ -340,7 +371,6 @@ impl Shard {
         self.counters.checkpoints += 1;
         self.checkpoint_not_before = 0;
         self.plan_checkpoint();
-        let pages = self.superblock.checkpoint.map_or(0, |place| place.pages);
         events.push(Event::CheckpointDone { pages });
     }
 }

@@ -27,6 +27,8 @@ pub struct ShardCounters {
     pub reads: u64,
     /// Checkpoints that came to count.
     pub checkpoints: u64,
+    /// Those of them that had everything, and not only what changed.
+    pub whole_checkpoints: u64,
     /// Bytes of checkpoints and superblocks written.
     pub checkpoint_bytes: u64,
     /// Extents told to the device as free.

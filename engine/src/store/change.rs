@@ -240,11 +240,14 @@ impl ChunkMap {
         swing.finish();
     }
 
-    /// Takes a chunk in hand without moving its applied index.
+    /// Takes a chunk in hand without moving its applied index: what changes keeps its index, or
+    /// has one that was not the chunk's last. So its next image has to be a whole one.
     pub(super) fn reopen(&mut self, key: ChunkKey) -> Swing<'_> {
+        let chunk = self.chunks.get_mut(&key).expect("a chunk");
+        chunk.saved = LogIndex(0);
         Swing {
             key,
-            chunk: self.chunks.get_mut(&key).expect("a chunk"),
+            chunk,
             leaves: &mut self.leaves,
             shared: self.frozen.holds(key),
             frozen: &self.frozen,

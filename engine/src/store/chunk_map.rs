@@ -29,6 +29,9 @@ pub(super) struct Chunk {
     pub(super) birth: LogIndex,
     pub(super) applied: LogIndex,
     pub(super) mapped: u32,
+    /// What has a later index differs from the checkpoint's image of the chunk, and nothing else
+    /// does; zero: nothing is known of such an image.
+    pub(super) saved: LogIndex,
     pub(super) leaves: Box<[LeafId]>,
 }
 
@@ -36,7 +39,13 @@ impl Chunk {
     /// A chunk without a touched block.
     pub(super) fn born(index: LogIndex, chunk_blocks: u32) -> Chunk {
         let leaves = vec![LeafId::NONE; chunk_blocks.div_ceil(LEAF_BLOCKS) as usize];
-        Chunk { birth: index, applied: index, mapped: 0, leaves: leaves.into_boxed_slice() }
+        Chunk {
+            birth: index,
+            applied: index,
+            mapped: 0,
+            saved: LogIndex(0),
+            leaves: leaves.into_boxed_slice(),
+        }
     }
 
     fn summary(&self, key: ChunkKey) -> ChunkSummary {
@@ -152,6 +161,17 @@ impl ChunkMap {
             self.leaves.share(leaf);
         }
         Ok(id)
+    }
+
+    /// Freezes a chunk for a checkpoint; returns what [`Store::freeze_changes`](super::Store::freeze_changes)
+    /// does.
+    pub(super) fn freeze_changes(
+        &mut self,
+        key: ChunkKey,
+    ) -> Result<(FrozenId, LogIndex), FreezeError> {
+        let frozen = self.freeze(key)?;
+        let chunk = self.chunks.get_mut(&key).expect("just frozen");
+        Ok((frozen, std::mem::replace(&mut chunk.saved, chunk.applied)))
     }
 
     pub(super) fn thaw(&mut self, id: FrozenId, releases: &mut Releases) {

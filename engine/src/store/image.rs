@@ -60,7 +60,9 @@ struct PieceHeader {
     items: U32,
     /// Mapped blocks of the whole chunk; zero for absences.
     mapped: U32,
-    reserved: [u8; 12],
+    /// Entries above this index only, to be added to the chunk as it was there; zero: all.
+    since: U64,
+    reserved: [u8; 4],
 }
 
 /// What is said of one leaf; `entries` entries follow.
@@ -118,18 +120,46 @@ pub enum ImageError {
     Order,
 }
 
+/// How far loading is.
+#[derive(Debug, Default)]
+pub(super) struct Loader {
+    /// The chunk whose pieces are being loaded.
+    current: Option<Loading>,
+    /// The chunks that the checkpoint, or the increment to it, has had, ascending.
+    loaded: Vec<ChunkKey>,
+}
+
+impl Loader {
+    /// The chunk that more pieces are needed of.
+    pub(super) fn unfinished(&self) -> Option<ChunkKey> {
+        self.current.map(|loading| loading.key)
+    }
+
+    fn has(&self, key: ChunkKey) -> bool {
+        self.loaded.binary_search(&key).is_ok()
+    }
+}
+
 /// The chunk whose pieces are being loaded.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Loading {
-    pub(super) key: ChunkKey,
+struct Loading {
+    key: ChunkKey,
     mapped: u32,
+    since: LogIndex,
     /// The leaf that the next section is of, or one behind it.
     leaf: u32,
 }
 
 impl ChunkMap {
-    /// Encodes the image from block `from` (zero, or what the last call returned) on.
-    pub(super) fn encode_chunk(&self, id: FrozenId, from: u32, out: &mut [u8]) -> Encoded<u32> {
+    /// Encodes what is above `since` of the image from block `from` (zero, or what the last call
+    /// returned) on.
+    pub(super) fn encode_chunk(
+        &self,
+        id: FrozenId,
+        since: LogIndex,
+        from: u32,
+        out: &mut [u8],
+    ) -> Encoded<u32> {
         assert!(out.len() >= PIECE_BYTES_MIN);
         assert_eq!(from % LEAF_BLOCKS, 0);
         let frozen = self.frozen.get(id);
@@ -139,21 +169,22 @@ impl ChunkMap {
             applied: summary.applied.0.into(),
             chunk: summary.key.chunk.0.into(),
             mapped: summary.mapped.into(),
+            since: since.0.into(),
             ..self.piece_header(KIND_CHUNK, summary.key.copyset)
         };
         let mut bytes = HEADER_BYTES;
         let mut next = None;
         let mut sections = 0;
         for (number, &leaf) in (0..).zip(&*frozen.leaves).skip((from / LEAF_BLOCKS) as usize) {
-            if leaf == LeafId::NONE {
+            if self.leaves.newest(leaf) <= since {
                 continue;
             }
-            let Some(section) = self.encode_leaf(number, leaf, &mut out[bytes..]) else {
+            let Some(section) = self.encode_leaf(number, leaf, since, &mut out[bytes..]) else {
                 next = Some(number * LEAF_BLOCKS);
                 break;
             };
             bytes += section;
-            sections += 1;
+            sections += u32::from(section > 0);
         }
         header.items = U32::new(sections);
         header.flags |= if from == 0 { FLAG_FIRST } else { 0 };
@@ -174,15 +205,25 @@ impl ChunkMap {
         }
     }
 
-    /// Encodes a leaf and returns its bytes; `None` if it does not fit.
-    fn encode_leaf(&self, number: u32, leaf: LeafId, out: &mut [u8]) -> Option<usize> {
+    /// Encodes what is above `since` of a leaf and returns its bytes, none if nothing is; `None` if
+    /// it does not fit.
+    fn encode_leaf(
+        &self,
+        number: u32,
+        leaf: LeafId,
+        since: LogIndex,
+        out: &mut [u8],
+    ) -> Option<usize> {
         let mut section = SectionHeader::new_zeroed();
         let mut entries = 0;
         for (at, entry) in self.leaves.entries(leaf).enumerate() {
-            if entry.index() > LogIndex(0) {
+            if entry.index() > since {
                 section.present[at / 8] |= 1 << (at % 8);
                 entries += 1;
             }
+        }
+        if entries == 0 {
+            return Some(0);
         }
         let bytes = SECTION_BYTES + entries * ENTRY_BYTES;
         let out = out.get_mut(..bytes)?;
@@ -190,7 +231,7 @@ impl ChunkMap {
         section.entries = U16::new(entries as u16);
         let (head, body) = out.split_at_mut(SECTION_BYTES);
         head.copy_from_slice(section.as_bytes());
-        let touched = self.leaves.entries(leaf).filter(|entry| entry.index() > LogIndex(0));
+        let touched = self.leaves.entries(leaf).filter(|entry| entry.index() > since);
         for (entry, bytes) in touched.zip(body.chunks_exact_mut(ENTRY_BYTES)) {
             bytes.copy_from_slice(entry.as_bytes());
         }
@@ -245,29 +286,41 @@ impl ChunkMap {
         &mut self,
         piece: &[u8],
         data_blocks: u32,
-        loading: &mut Option<Loading>,
+        loader: &mut Loader,
     ) -> Result<Loaded, ImageError> {
         let (header, body) = PieceHeader::ref_from_prefix(piece).map_err(|_| ImageError::Length)?;
         header.check(piece.len(), self.chunk_blocks)?;
         let copyset = CopysetId(header.copyset.get());
         if header.kind == KIND_ABSENCES {
-            if loading.is_some() {
+            if loader.current.is_some() {
                 return Err(ImageError::Order);
             }
-            self.load_absences(header, body)?;
+            self.load_absences(header, body, loader)?;
             return Ok(Loaded::Absences(copyset));
         }
         let key = ChunkKey { copyset, chunk: ChunkId(header.chunk.get()) };
-        let mut current = self.continue_loading(header, key, loading.take())?;
+        let mut current = self.continue_loading(header, key, loader)?;
         self.load_sections(header, body, data_blocks, &mut current)?;
         if header.flags & FLAG_LAST == 0 {
-            *loading = Some(current);
+            loader.current = Some(current);
             return Ok(Loaded::Part(key));
         }
         if self.chunks[&key].mapped != current.mapped {
             return Err(ImageError::Field("mapped"));
         }
+        loader.loaded.push(key);
         Ok(Loaded::Chunk(key))
+    }
+
+    pub(super) fn loaded(&mut self, loader: &mut Loader) -> Result<(), ImageError> {
+        if loader.current.is_some() {
+            return Err(ImageError::Order);
+        }
+        let gone: Vec<ChunkKey> =
+            self.chunks.keys().copied().filter(|key| !loader.has(*key)).collect();
+        gone.into_iter().for_each(|key| self.drop_loaded(key));
+        loader.loaded.clear();
+        Ok(())
     }
 
     /// Checks that the piece begins a chunk or follows the last one.
@@ -275,27 +328,37 @@ impl ChunkMap {
         &mut self,
         header: &PieceHeader,
         key: ChunkKey,
-        loading: Option<Loading>,
+        loader: &mut Loader,
     ) -> Result<Loading, ImageError> {
         let (birth, applied) = (LogIndex(header.birth.get()), LogIndex(header.applied.get()));
-        let mapped = header.mapped.get();
+        let (mapped, since) = (header.mapped.get(), LogIndex(header.since.get()));
         let first = header.flags & FLAG_FIRST != 0;
-        if let Some(loading) = loading {
+        if let Some(loading) = loader.current.take() {
             let chunk = &self.chunks[&loading.key];
             let same = loading.key == key
-                && loading.mapped == mapped
+                && (loading.mapped, loading.since) == (mapped, since)
                 && (chunk.birth, chunk.applied) == (birth, applied);
             return if same && !first { Ok(loading) } else { Err(ImageError::Order) };
         }
-        if !first || self.chunks.contains_key(&key) || self.absences.covers(key, birth) {
+        let ascends = loader.loaded.last().is_none_or(|last| *last < key);
+        if !first || !ascends || self.absences.covers(key, birth) {
             return Err(ImageError::Order);
         }
-        if birth == LogIndex(0) || birth > applied || applied > LOG_INDEX_MAX {
+        if birth == LogIndex(0) || birth > applied || applied > LOG_INDEX_MAX || since > applied {
             return Err(ImageError::Field("applied"));
         }
-        let chunk = Chunk { applied, ..Chunk::born(birth, self.chunk_blocks) };
-        self.chunks.insert(key, chunk);
-        Ok(Loading { key, mapped, leaf: 0 })
+        if since > LogIndex(0) {
+            let chunk = self.chunks.get_mut(&key);
+            let before = chunk.filter(|chunk| (chunk.birth, chunk.applied) == (birth, since));
+            before.ok_or(ImageError::Field("since"))?.applied = applied;
+        } else {
+            if self.chunks.contains_key(&key) {
+                self.drop_loaded(key);
+            }
+            let chunk = Chunk { applied, ..Chunk::born(birth, self.chunk_blocks) };
+            self.chunks.insert(key, chunk);
+        }
+        Ok(Loading { key, mapped, since, leaf: 0 })
     }
 
     fn load_sections(
@@ -342,7 +405,7 @@ impl ChunkMap {
             .map(|at| leaf * LEAF_BLOCKS + at);
         let chunk_blocks = self.chunk_blocks;
         let chunk = &self.chunks[&loading.key];
-        let lived = chunk.birth..=chunk.applied;
+        let lived = chunk.birth.max(loading.since.next())..=chunk.applied;
         let mut swing = self.reopen(loading.key);
         for (block, entry) in blocks.zip(entries) {
             let state = entry.state();
@@ -376,7 +439,12 @@ impl ChunkMap {
         }
     }
 
-    fn load_absences(&mut self, header: &PieceHeader, body: &[u8]) -> Result<(), ImageError> {
+    fn load_absences(
+        &mut self,
+        header: &PieceHeader,
+        body: &[u8],
+        loader: &mut Loader,
+    ) -> Result<(), ImageError> {
         use ImageError::Field;
         let copyset = CopysetId(header.copyset.get());
         let list = LogIndex(header.applied.get());
@@ -400,6 +468,7 @@ impl ChunkMap {
                 return Err(Field("absence"));
             }
             if let Some(chunk) = self.chunks.get(&key)
+                && loader.has(key)
                 && chunk.birth <= deleted
             {
                 // Captured, and deleted before the absences were captured.
@@ -426,10 +495,10 @@ impl PieceHeader {
         }
         let (flags, mapped) = match self.kind {
             KIND_CHUNK => (FLAG_FIRST | FLAG_LAST, chunk_blocks),
-            KIND_ABSENCES => (0, 0),
+            KIND_ABSENCES if self.since.get() == 0 => (0, 0),
             _ => return Err(Field("kind")),
         };
-        if self.flags & !flags != 0 || self.reserved != [0; 12] {
+        if self.flags & !flags != 0 || self.reserved != [0; 4] {
             return Err(Field("flags"));
         }
         if self.mapped.get() > mapped {

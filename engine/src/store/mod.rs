@@ -81,9 +81,10 @@ pub use statistics::StoreStatistics;
 pub use tickets::ReadTicket;
 
 use crate::ids::{BatchNumber, BlockRange, ChunkId, CopysetId, Extent, Extents, LogIndex};
+use crate::store::absence::Absences;
 use crate::store::allocator::Allocator;
 use crate::store::chunk_map::ChunkMap;
-use crate::store::image::Loading;
+use crate::store::image::Loader;
 use crate::store::releases::Releases;
 
 /// The maps, the releases and the free space of one shard.
@@ -96,7 +97,7 @@ pub struct Store {
     space: Option<Allocator>,
     /// Blocks taken for chunks of a peer that are not installed yet.
     arriving_blocks: u32,
-    loading: Option<Loading>,
+    loader: Loader,
 }
 
 impl Store {
@@ -123,7 +124,7 @@ impl Store {
             releases: Releases::new(geometry.deallocate, true),
             space: None,
             arriving_blocks: 0,
-            loading: None,
+            loader: Loader::default(),
         }
     }
 
@@ -147,7 +148,27 @@ impl Store {
     /// If the shard does not recover.
     pub fn load(&mut self, piece: &[u8]) -> Result<Loaded, ImageError> {
         assert!(self.space.is_none(), "recovery is over");
-        self.map.load(piece, self.geometry.data_blocks, &mut self.loading)
+        self.map.load(piece, self.geometry.data_blocks, &mut self.loader)
+    }
+
+    /// Everything of the checkpoint, or of an increment to it, was loaded: chunks that it did not
+    /// have are no more.
+    ///
+    /// # Errors
+    ///
+    /// If an image was cut short; the store is of no use then.
+    ///
+    /// # Panics
+    ///
+    /// If the shard does not recover.
+    pub fn loaded(&mut self) -> Result<(), ImageError> {
+        assert!(self.space.is_none(), "recovery is over");
+        self.map.loaded(&mut self.loader)
+    }
+
+    /// An increment follows what was loaded.
+    pub fn load_increment(&mut self) {
+        self.map.absences = Absences::default();
     }
 
     /// Whether the chunk, or what is known of its absence, is at or beyond `index`: an entry of
@@ -175,8 +196,8 @@ impl Store {
         damaged: &[CopysetId],
     ) -> Result<Vec<(CopysetId, u64)>, SpaceError> {
         assert!(self.space.is_none(), "recovery is over");
-        if let Some(loading) = self.loading {
-            return Err(SpaceError::Unfinished(loading.key));
+        if let Some(key) = self.loader.unfinished() {
+            return Err(SpaceError::Unfinished(key));
         }
         let (space, lost) = recovery::derive(&self.map, self.geometry.data_blocks, live, damaged)?;
         for &(key, block) in &lost {
@@ -408,6 +429,17 @@ impl Store {
         self.map.freeze(key)
     }
 
+    /// Captures a chunk for a checkpoint; with it comes the index above which its image differs from
+    /// the one that the call before this was for: zero, if all of it may differ.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::freeze`].
+    pub fn freeze_changes(&mut self, key: ChunkKey) -> Result<(FrozenId, LogIndex), FreezeError> {
+        assert!(self.space.is_some(), "nothing is frozen while a shard recovers");
+        self.map.freeze_changes(key)
+    }
+
     /// Drops an image and releases what only it named.
     pub fn thaw(&mut self, frozen: FrozenId) {
         self.map.thaw(frozen, &mut self.releases);
@@ -431,13 +463,20 @@ impl Store {
     }
 
     /// Encodes as much of the image as fits into `out`, from block `from` on: zero, or what the
-    /// last call returned.
+    /// last call returned. Blocks whose index is not above `since` are left out: the image before
+    /// has them.
     ///
     /// # Panics
     ///
     /// If `out` is shorter than [`PIECE_BYTES_MIN`].
-    pub fn encode_chunk(&self, frozen: FrozenId, from: u32, out: &mut [u8]) -> Encoded<u32> {
-        self.map.encode_chunk(frozen, from, out)
+    pub fn encode_chunk(
+        &self,
+        frozen: FrozenId,
+        since: LogIndex,
+        from: u32,
+        out: &mut [u8],
+    ) -> Encoded<u32> {
+        self.map.encode_chunk(frozen, since, from, out)
     }
 
     /// Encodes as much as fits of what is known of the copyset's absent chunks behind `after`. It

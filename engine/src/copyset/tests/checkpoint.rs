@@ -67,7 +67,7 @@ impl Checkpoint {
         let frozen = node.store.freeze(chunk.key).expect("a chunk");
         let mut from = Some(0);
         while let Some(block) = from {
-            let encoded = node.store.encode_chunk(frozen, block, &mut out);
+            let encoded = node.store.encode_chunk(frozen, LogIndex(0), block, &mut out);
             self.pieces.push(out[..encoded.bytes].to_vec());
             from = encoded.next;
         }

@@ -58,7 +58,7 @@ enum Purpose {
 enum Stage {
     Flush,
     Superblocks([Option<Result<Superblock, SuperblockError>>; 2]),
-    Checkpoint(RangeReader, Box<StreamReader>),
+    Checkpoint(RangeReader, Box<Loading>),
     Ring(RangeReader, Box<Scan>),
     Payload(Box<Verify>),
     /// The verdict's commands are in flight; so many.
@@ -66,6 +66,13 @@ enum Stage {
     /// The command of the block behind it is in flight.
     Mark,
     Done,
+}
+
+/// A checkpoint that is being loaded.
+struct Loading {
+    stream: StreamReader,
+    /// Nothing follows its last end section yet: what does is an increment.
+    ended: bool,
 }
 
 /// See the module's documentation.
@@ -315,7 +322,7 @@ impl Opening {
         reader.add(at..at + u64::from(place.pages) * BLOCK_SIZE as u64);
         let stream = StreamReader::new(place, self.salt);
         self.report.checkpoint_pages = place.pages;
-        self.stage = Stage::Checkpoint(reader, Box::new(stream));
+        self.stage = Stage::Checkpoint(reader, Box::new(Loading { stream, ended: false }));
         Ok(())
     }
 
@@ -352,7 +359,7 @@ impl Opening {
 
     /// Takes the pages that are there; true at the checkpoint's end.
     fn checkpoint_step(&mut self) -> Result<bool, OpenError> {
-        let Stage::Checkpoint(reader, stream) = &mut self.stage else { return Ok(false) };
+        let Stage::Checkpoint(reader, loading) = &mut self.stage else { return Ok(false) };
         let store = self.store.as_mut().expect("a checkpoint fills a store");
         let replay = &mut self.replay;
         let mut outcome = Ok(());
@@ -361,7 +368,7 @@ impl Opening {
             if outcome.is_ok() {
                 outcome = match part {
                     Part::Unreadable(_) => Err(CheckpointError::Unreadable { page }.into()),
-                    Part::Bytes(bytes) => load_pages(bytes, stream, store, replay),
+                    Part::Bytes(bytes) => load_pages(bytes, loading, store, replay),
                 };
             }
             page += 1;
@@ -370,7 +377,7 @@ impl Opening {
         if !reader.is_done() {
             return Ok(false);
         }
-        stream.finish()?;
+        loading.stream.finish()?;
         Ok(true)
     }
 
@@ -483,22 +490,31 @@ fn check(status: Status, place: Place) -> Result<(), OpenError> {
 /// Loads pages of the checkpoint into the store and the groups.
 fn load_pages(
     bytes: &[u8],
-    stream: &mut StreamReader,
+    loading: &mut Loading,
     store: &mut Store,
     replay: &mut Replay,
 ) -> Result<(), OpenError> {
     let mut outcome = Ok(());
+    let Loading { stream, ended } = loading;
     for page in bytes.chunks_exact(BLOCK_SIZE) {
         stream.page(page, |section| {
             if outcome.is_err() {
                 return;
+            }
+            if std::mem::take(ended) {
+                // Copysets stand in it whole.
+                *replay = Replay::default();
+                store.load_increment();
             }
             outcome = match section {
                 Section::Copyset(head, items, image) => {
                     replay.copyset(&head, items, image).map_err(OpenError::from)
                 }
                 Section::Chunk(piece) => store.load(piece).map(drop).map_err(OpenError::from),
-                Section::End(..) => Ok(()),
+                Section::End(..) => {
+                    *ended = true;
+                    store.loaded().map_err(OpenError::from)
+                }
             };
         })?;
         outcome?;

@@ -4,6 +4,7 @@ use culvert_nvme::{FaultTarget, Lba, QueuePair, Times};
 
 use super::composer::Composer;
 use super::rig::{Random, Rig, RigOptions};
+use crate::device::{CHECKPOINT_BYTES_MIN, LayoutOptions};
 use crate::ids::{BatchNumber, CopysetId, Extent, LogIndex};
 use crate::journal::{BLOCK_HEADER_BYTES, Space};
 use crate::shard::check::{HeldPayload, Rebuilt, check};
@@ -264,13 +265,12 @@ fn a_ring_that_openings_have_filled_is_emptied() {
 fn a_damaged_checkpoint_falls_back_to_the_one_before() {
     let (mut rig, mut composer) = start(&RigOptions::default(), 2);
     let mut random = Random::new(8);
-    for _ in 0..2 {
-        work(&mut rig, &mut composer, &mut random, 10);
-        composer.shard.start_checkpoint();
-        while composer.shard.is_checkpointing() {
-            work(&mut rig, &mut composer, &mut random, 1);
-        }
-    }
+    save(&mut rig, &mut composer, &mut random);
+    // The first after an opening is a whole one.
+    rig.crash();
+    let recovered = rig.open();
+    let mut composer = composer.resume(&mut rig, recovered);
+    save(&mut rig, &mut composer, &mut random);
     rig.crash();
     let area = composer.shard.layout().checkpoint(1);
     rig.overwrite(area, |page| page[100] ^= 1);
@@ -282,6 +282,102 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
     rig.overwrite(area, |page| page[100] ^= 1);
     let error = rig.try_open(OpeningMode::Run).err().expect("nothing to fall back to");
     assert!(matches!(error, OpenError::Checkpoint(_)), "{error:?}");
+}
+
+/// Works a little, and writes a checkpoint beside more work; returns its pages.
+fn save(rig: &mut Rig, composer: &mut Composer, random: &mut Random) -> u32 {
+    work(rig, composer, random, 10);
+    rig.events.clear();
+    composer.shard.start_checkpoint();
+    while composer.shard.is_checkpointing() {
+        work(rig, composer, random, 1);
+    }
+    let pages = |event: &Event| match event {
+        Event::CheckpointDone { pages } => Some(*pages),
+        _ => None,
+    };
+    rig.events.iter().find_map(pages).expect("it counts")
+}
+
+#[test]
+fn an_increment_goes_on_behind_a_checkpoint_and_is_dropped_when_damaged() {
+    let (mut rig, mut composer) = start(&RigOptions::default(), 2);
+    let mut random = Random::new(8);
+    let whole = save(&mut rig, &mut composer, &mut random);
+    let both = save(&mut rig, &mut composer, &mut random);
+    assert!(both > whole);
+    assert_eq!(composer.shard.counters().whole_checkpoints, 1);
+    rig.crash();
+    let recovered = rig.open();
+    assert_eq!(recovered.report.checkpoint_pages, both);
+    // The device as it is now, without what the opening writes.
+    let composer = composer.resume(&mut rig, recovered);
+    rig.crash();
+    let page = composer.shard.layout().checkpoint(0) + u64::from(whole) * 4096;
+    rig.overwrite(page, |page| page[100] ^= 1);
+    let recovered = rig.open();
+    assert!(recovered.report.fell_back, "the part before it is whole");
+    assert_eq!(recovered.report.checkpoint_pages, whole);
+    drop(composer.resume(&mut rig, recovered));
+}
+
+#[test]
+fn increments_are_no_longer_than_what_they_go_on_behind() {
+    let (mut rig, mut composer) = start(&RigOptions::default(), 3);
+    let mut random = Random::new(11);
+    let (mut before, mut whole, mut increments) = (0, 0, 0);
+    for _ in 0..40 {
+        let pages = save(&mut rig, &mut composer, &mut random);
+        if pages > before && whole > 0 {
+            assert!(before < 2 * whole);
+            increments += 1;
+        } else {
+            assert!(before >= 2 * whole);
+            whole = pages;
+        }
+        before = pages;
+    }
+    let counters = *composer.shard.counters();
+    assert!(increments >= 15, "{increments}");
+    assert_eq!(counters.checkpoints - counters.whole_checkpoints, increments);
+    rig.crash();
+    let recovered = rig.open();
+    drop(composer.resume(&mut rig, recovered));
+}
+
+#[test]
+fn an_increment_that_outgrows_the_area_becomes_a_whole_checkpoint() {
+    let layout = LayoutOptions {
+        checkpoint_bytes: Some(CHECKPOINT_BYTES_MIN),
+        ..RigOptions::default().layout
+    };
+    let options = RigOptions { bytes: 64 << 20, layout, ..RigOptions::default() };
+    let (mut rig, mut composer) = start(&options, 1);
+    let mut random = Random::new(12);
+    // Entries that are not applied stand in each increment again: they take more than half of the
+    // area.
+    let area_pages = (CHECKPOINT_BYTES_MIN / 4096) as u32;
+    while composer.shard.counters().item_bytes < CHECKPOINT_BYTES_MIN * 2 / 3 {
+        for _ in 0..20 {
+            assert!(composer.append(&rig, CopysetId(1), &mut random));
+        }
+        rig.settle(&mut composer.shard);
+    }
+    for whole in 1..=3 {
+        composer.shard.start_checkpoint();
+        while composer.shard.is_checkpointing() {
+            composer.checkpoint(&mut random);
+            rig.settle(&mut composer.shard);
+        }
+        let counters = composer.shard.counters();
+        assert_eq!((counters.checkpoints, counters.whole_checkpoints), (whole, whole));
+        assert!(!composer.shard.is_checkpoint_too_large());
+        rig.crash();
+        let pages = rig.inspect().report.checkpoint_pages;
+        assert!(pages > area_pages / 2, "{pages}");
+    }
+    let recovered = rig.open();
+    drop(composer.resume(&mut rig, recovered));
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn pieces(store: &mut Store, chunk: u64, limit: usize) -> Vec<Vec<u8>> {
     if let Ok(frozen) = store.freeze(key(chunk)) {
         let mut from = Some(0);
         while let Some(block) = from {
-            let encoded = store.encode_chunk(frozen, block, &mut out);
+            let encoded = store.encode_chunk(frozen, LogIndex(0), block, &mut out);
             pieces.push(out[..encoded.bytes].to_vec());
             from = encoded.next;
         }
@@ -114,7 +114,7 @@ fn a_large_chunk_goes_in_pieces_at_one_index() {
     let mut pieces = Vec::new();
     let mut from = Some(0);
     while let Some(block) = from {
-        let encoded = store.encode_chunk(frozen, block, &mut out);
+        let encoded = store.encode_chunk(frozen, LogIndex(0), block, &mut out);
         pieces.push(out[..encoded.bytes].to_vec());
         from = encoded.next;
         // The chunk is written to while its image is.

@@ -56,6 +56,10 @@ enum Step {
     Durable {
         behind: u64,
     },
+    /// A checkpoint, or an increment to the one before.
+    Save {
+        whole: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -78,6 +82,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(|pick| Step::ReadEnd { pick }),
         3 => Just(Step::Seal),
         3 => (0_u64..3).prop_map(|behind| Step::Durable { behind }),
+        1 => prop::bool::weighted(0.2).prop_map(|whole| Step::Save { whole }),
     ]
 }
 
@@ -107,6 +112,8 @@ struct Harness {
     /// Named by nobody any more since a batch (`None`: not sealed yet).
     released: BTreeMap<u32, Option<u64>>,
     durable: u64,
+    /// The pieces of a checkpoint and its increments.
+    saved: Vec<Vec<Vec<u8>>>,
 }
 
 impl Harness {
@@ -122,6 +129,7 @@ impl Harness {
             tickets: Vec::new(),
             released: BTreeMap::new(),
             durable: 0,
+            saved: Vec::new(),
         }
     }
 
@@ -203,8 +211,65 @@ impl Harness {
                 self.durable = self.durable.max(self.batch.saturating_sub(behind));
                 self.store.durable(BatchNumber(self.durable));
             }
+            Step::Save { whole } => self.save(whole),
             Step::Thaw { .. } | Step::Truncate { .. } | Step::ReadEnd { .. } => {}
         }
+    }
+
+    /// Saves what changed, and checks that all that was saved together is what there is.
+    fn save(&mut self, whole: bool) {
+        if whole {
+            self.saved.clear();
+        }
+        let mut pieces = Vec::new();
+        let mut out = vec![0; PIECE_BYTES_MIN];
+        for &chunk in self.chunks.keys() {
+            let Ok((frozen, saved)) = self.store.freeze_changes(key(chunk)) else {
+                // What the next image would have to begin from is not saved now.
+                self.saved.clear();
+                return;
+            };
+            let since = if self.saved.is_empty() { LogIndex(0) } else { saved };
+            let mut from = Some(0);
+            while let Some(block) = from {
+                let encoded = self.store.encode_chunk(frozen, since, block, &mut out);
+                pieces.push(out[..encoded.bytes].to_vec());
+                from = encoded.next;
+            }
+            self.store.thaw(frozen);
+        }
+        let absences = self.store.encode_absences(COPYSET, None, &mut out);
+        assert_eq!(absences.next, None);
+        if absences.bytes > 0 {
+            pieces.push(out[..absences.bytes].to_vec());
+        }
+        self.saved.push(pieces);
+        let mut loaded = Store::recovering(self.store.geometry());
+        for (number, part) in self.saved.iter().enumerate() {
+            if number > 0 {
+                loaded.load_increment();
+            }
+            for piece in part {
+                loaded.load(piece).expect("our own");
+            }
+            loaded.loaded().expect("whole");
+        }
+        for chunk in 0..CHUNKS {
+            assert_eq!(loaded.chunk(key(chunk)), self.store.chunk(key(chunk)));
+            for first in (0..CHUNK_BLOCKS - 30).step_by(25) {
+                let range = range(first, 30);
+                assert_eq!(
+                    states(&loaded, key(chunk), range),
+                    states(&self.store, key(chunk), range)
+                );
+            }
+            for index in [1, self.index / 2, self.index, self.index + 1] {
+                let index = LogIndex(index.max(1));
+                assert_eq!(loaded.covers(key(chunk), index), self.store.covers(key(chunk), index));
+            }
+        }
+        assert_eq!(loaded.mapped_blocks(COPYSET), self.store.mapped_blocks(COPYSET));
+        loaded.finish_recovery([], &[]).expect("sound");
     }
 
     fn seal(&mut self) {
