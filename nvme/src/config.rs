@@ -28,6 +28,9 @@ pub const WRITE_ZEROES_BLOCKS_MAX: u32 = 1 << 16;
 /// Most ranges of one deallocation.
 pub const DEALLOCATE_RANGES_MAX: usize = 16;
 
+/// Bytes of metadata that travel with one block ([`Operation::WriteWithMetadata`](crate::Operation::WriteWithMetadata)).
+pub const METADATA_BYTES: usize = 64;
+
 /// Regions registered with one queue pair when the caller does not say.
 pub const REGIONS_DEFAULT: u32 = 1024;
 

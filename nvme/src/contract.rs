@@ -23,7 +23,7 @@ use std::os::fd::BorrowedFd;
 use arrayvec::ArrayVec;
 use culvert_memory::{Buffer, Pages, Region};
 
-use crate::config::DEALLOCATE_RANGES_MAX;
+use crate::config::{DEALLOCATE_RANGES_MAX, METADATA_BYTES};
 use crate::counters::Counters;
 use crate::identify::AsciiField;
 use crate::status::Status;
@@ -104,6 +104,27 @@ pub enum Operation {
         /// Force unit access: complete only when the data are durable.
         fua: bool,
     },
+    /// Writes one block of 4096 bytes, and what the namespace keeps beside it: a power failure leaves
+    /// both or neither. For namespaces with at least [`METADATA_BYTES`](crate::METADATA_BYTES) bytes
+    /// of metadata; what they have more of is zero.
+    WriteWithMetadata {
+        /// The block.
+        lba: Lba,
+        /// Its data, one page.
+        pages: Pages,
+        /// Force unit access: complete only when the block is durable.
+        fua: bool,
+        /// Its metadata.
+        metadata: [u8; METADATA_BYTES],
+    },
+    /// Fills the buffer but for its last page with blocks from `lba` on, and that page with their
+    /// metadata, [`Namespace::metadata_bytes`] for each, one behind the other.
+    ReadWithMetadata {
+        /// First block.
+        lba: Lba,
+        /// Where it all goes; handed back in the completion, whatever its status.
+        buffer: Buffer,
+    },
     /// Makes every write durable whose completion was seen before this was submitted.
     Flush,
     /// Makes blocks read as zeroes.
@@ -157,8 +178,8 @@ pub struct Namespace {
     pub volatile_write_cache: bool,
     /// Largest read or write in bytes.
     pub transfer_bytes_max: u32,
-    /// Bytes of metadata that the namespace keeps beside each block. They are not used: what is written
-    /// there means nothing.
+    /// Bytes of metadata that the namespace keeps beside each block. Writes that do not name any leave
+    /// zeroes there.
     pub metadata_bytes: u32,
     /// Model of the device (Identify Controller, bytes 63:24).
     pub model: AsciiField<40>,

@@ -21,7 +21,7 @@ use crate::command_table::{CommandTable, Tick};
 use crate::completion_entry::CompletionEntry;
 use crate::completion_queue::CompletionQueue;
 use crate::compose::{Addressee, DataPointer};
-use crate::config::TIMEOUT_TICKS;
+use crate::config::{METADATA_BYTES, TIMEOUT_TICKS};
 use crate::contract::{
     Completion, LbaRange, Namespace, QueuePair, RegisterError, Submission, Tag, Wake,
 };
@@ -284,6 +284,10 @@ impl<B: Bus> DataPointer for Reach<'_, B> {
 
     fn ranges(&mut self, id: CommandId, ranges: &[LbaRange]) -> PrpPair {
         PrpPair { prp1: self.memory.write_ranges(id, ranges), prp2: 0 }
+    }
+
+    fn metadata(&mut self, id: CommandId, written: &[u8; METADATA_BYTES]) -> u64 {
+        self.memory.write_metadata(id, written)
     }
 }
 

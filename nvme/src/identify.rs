@@ -270,6 +270,7 @@ impl IdentifyNamespace {
         identify.utilization = U64::new(geometry.blocks);
         identify.deallocate_features = DEALLOCATED_READ_ZEROES;
         identify.formats[0].block_size_power = geometry.block_size.trailing_zeros() as u8;
+        identify.formats[0].metadata_bytes = U16::new(geometry.metadata_bytes as u16);
         identify
     }
 

@@ -20,6 +20,8 @@ use culvert_memory::{Backing, Mapping, MappingError, MappingOptions, PAGE_SIZE, 
 
 use crate::bus::Bus;
 use crate::completion_entry::CompletionEntry;
+use crate::compose::UnnamedMetadata;
+use crate::config::METADATA_BYTES;
 use crate::contract::{LbaRange, Namespace};
 use crate::controller_error::ControllerError;
 use crate::prp::{self, LIST_ENTRIES_MAX};
@@ -145,7 +147,8 @@ pub(crate) struct QueueMemory {
     completion_page: usize,
     lists_page: usize,
     lists: u16,
-    /// Where metadata of all commands come from and go to, where the namespace has them.
+    /// Where metadata of commands come from and go to, where the namespace has them: a page for those
+    /// of each command that names some, behind them the unnamed.
     metadata: Option<DevicePages>,
 }
 
@@ -177,22 +180,37 @@ impl QueueMemory {
         self.pages.map(bus)
     }
 
-    /// Makes memory for the metadata of the largest transfer, and gives its address for the device; 0
-    /// where there are none.
+    /// Makes memory for metadata, those of the largest transfer among them, where there are any.
     pub(crate) fn map_metadata(
         &mut self,
         bus: &mut impl Bus,
         namespace: &Namespace,
-    ) -> Result<u64, ControllerError> {
+    ) -> Result<UnnamedMetadata, ControllerError> {
         let blocks = namespace.transfer_bytes_max / namespace.block_size;
         let bytes = blocks as usize * namespace.metadata_bytes as usize;
         if bytes == 0 {
-            return Ok(0);
+            return Ok(UnnamedMetadata::default());
         }
-        let pages = DevicePages::new(bytes.div_ceil(PAGE_SIZE));
+        let (named, unnamed) = (usize::from(self.lists), bytes.div_ceil(PAGE_SIZE));
+        let pages = DevicePages::new(named + 2 * unnamed);
         let metadata = self.metadata.insert(pages.map_err(|_| ControllerError::QueueMemory)?);
         metadata.map(bus)?;
-        Ok(metadata.device_base)
+        Ok(UnnamedMetadata {
+            read: metadata.at::<u8>(named).1,
+            written: metadata.at::<u8>(named + unnamed).1,
+        })
+    }
+
+    /// Writes the metadata of the block that a command writes, and returns their address. What the
+    /// namespace has more of stays zero.
+    pub(crate) fn write_metadata(&mut self, id: CommandId, bytes: &[u8; METADATA_BYTES]) -> u64 {
+        assert!(id.0 < self.lists, "command identifiers are below the depth");
+        let pages = self.metadata.as_ref().expect("the namespace has metadata");
+        let (page, address) = pages.at::<[u8; METADATA_BYTES]>(usize::from(id.0));
+        // SAFETY: the page belongs to this command alone, and the controller does not read it before
+        // the doorbell says so.
+        unsafe { page.write(*bytes) };
+        address
     }
 
     /// Takes it away from the device.

@@ -1,8 +1,8 @@
 //! Device addresses: which backend, which device, which options.
 //!
 //! ```text
-//! emulated:SIZE[?file=PATH][&block=512|4096][&cache=none|volatile][&cache_blocks=N]
-//!              [&thread=0|1][&order=fetched|shuffled][&medium=ram|null][&seed=N]
+//! emulated:SIZE[?file=PATH][&block=512|4096][&metadata=0|64][&cache=none|volatile]
+//!              [&cache_blocks=N][&thread=0|1][&order=fetched|shuffled][&medium=ram|null][&seed=N]
 //! uring:PATH[?block=512|4096][&size=SIZE][&polled=0|1]
 //! vfio:DOMAIN:BUS:DEVICE.FUNCTION[?ns=N][&interrupts=0|1]
 //! spdk:DOMAIN:BUS:DEVICE.FUNCTION[?ns=N]
@@ -19,7 +19,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::config::{CACHE_BLOCKS_DEFAULT, CACHE_BLOCKS_MAX};
+use crate::config::{CACHE_BLOCKS_DEFAULT, CACHE_BLOCKS_MAX, METADATA_BYTES};
 use crate::emulated::{CommandOrder, EmulatedOptions, MediumKind};
 #[cfg(feature = "spdk")]
 use crate::spdk::SpdkOptions;
@@ -30,7 +30,8 @@ use crate::vfio::VfioOptions;
 const SCHEMES: &str = "emulated:, uring:, vfio:";
 #[cfg(feature = "spdk")]
 const SCHEMES: &str = "emulated:, uring:, vfio:, spdk:";
-const EMULATED_OPTIONS: &str = "file, block, cache, cache_blocks, thread, order, medium, seed";
+const EMULATED_OPTIONS: &str =
+    "file, block, metadata, cache, cache_blocks, thread, order, medium, seed";
 const URING_OPTIONS: &str = "block, size, polled";
 const VFIO_OPTIONS: &str = "ns, interrupts";
 const BLOCK_SIZES: &str = "512 or 4096";
@@ -202,6 +203,10 @@ fn parse_emulated(target: &str, options: &[(&str, &str)]) -> Result<EmulatedOpti
         match name {
             "file" => device.medium = MediumKind::File(parse_path(value)?),
             "block" => device.block_size = parse_block_size(value)?,
+            "metadata" => {
+                let beside = parse_choice(name, value, "0", "64")?;
+                device.metadata_bytes = if beside { METADATA_BYTES as u32 } else { 0 };
+            }
             "cache" => cache = parse_choice(name, value, "none", "volatile")?,
             "cache_blocks" => cache_blocks = Some(parse_cache_blocks(value)?),
             "thread" => device.thread = parse_choice(name, value, "0", "1")?,
@@ -214,6 +219,9 @@ fn parse_emulated(target: &str, options: &[(&str, &str)]) -> Result<EmulatedOpti
             }
             _ => return Err(unknown("emulated", name, EMULATED_OPTIONS)),
         }
+    }
+    if device.metadata_bytes > 0 && device.block_size != 4096 {
+        return Err(UriError::Contradiction { first: "metadata=64", second: "block=512" });
     }
     if null {
         if device.medium != MediumKind::Memory {
@@ -454,6 +462,8 @@ fn write_emulated(device: &EmulatedOptions, f: &mut fmt::Formatter<'_>) -> fmt::
     }
     let EmulatedOptions { block_size, cache_blocks, thread, order, seed, .. } = device;
     options.write(*block_size != 4096, format_args!("block={block_size}"))?;
+    let metadata = device.metadata_bytes;
+    options.write(metadata != 0, format_args!("metadata={metadata}"))?;
     options.write(*cache_blocks > 0, format_args!("cache=volatile"))?;
     let unusual = *cache_blocks > 0 && *cache_blocks != CACHE_BLOCKS_DEFAULT;
     options.write(unusual, format_args!("cache_blocks={cache_blocks}"))?;

@@ -6,8 +6,8 @@ use std::path::Path;
 use culvert_memory::{Buffer, Pool, PoolOptions};
 use culvert_nvme::{
     ANYWHERE, Access, AnyQueuePair, Completion, DeviceClaim, Emulated, FaultTarget, Lba, Loss,
-    OpenError, OpenOptions, Operation, QueuePair, Status, Submission, Tag, Times, open,
-    open_claimed,
+    METADATA_BYTES, OpenError, OpenOptions, Operation, QueuePair, Status, Submission, Tag, Times,
+    open, open_claimed,
 };
 
 struct Rig {
@@ -242,6 +242,37 @@ fn a_power_failure_loses_keeps_and_tears() {
     assert_eq!(rig.read(2), torn);
     assert_eq!(rig.read(3), [3; 4096]);
     assert_eq!(rig.device().unflushed(), 0);
+}
+
+/// A block and its metadata are lost or kept together.
+#[test]
+fn a_power_failure_parts_no_block_from_its_metadata() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("device");
+    let options = "metadata=64&cache=volatile";
+    let mut rig = Rig::on(&Rig::claim_file(&path, options));
+    let write = |rig: &mut Rig, lba, byte, fua| {
+        let pages = rig.filled(1, byte).freeze();
+        let metadata = [byte; METADATA_BYTES];
+        let write = Operation::WriteWithMetadata { lba: Lba(lba), pages, fua, metadata };
+        assert!(rig.run(write).status.is_success());
+    };
+    (0..3).for_each(|lba| write(&mut rig, lba, 1, false));
+    assert!(rig.flush().is_success());
+    (0..2).for_each(|lba| write(&mut rig, lba, 2, false));
+    write(&mut rig, 2, 3, true);
+    rig.device().drop_unflushed(&mut |lba| if lba.0 == 0 { Loss::Lose } else { Loss::Keep });
+    drop(rig);
+    let mut rig = Rig::on(&Rig::claim_file(&path, options));
+    let buffer = rig.filled(5, 9);
+    let read = rig.run(Operation::ReadWithMetadata { lba: Lba(0), buffer });
+    assert!(read.status.is_success());
+    let buffer = read.buffer.expect("a read hands its buffer back");
+    let (data, metadata) = buffer.as_slice().split_at(4 * 4096);
+    for (block, byte) in [1, 2, 3, 0].into_iter().enumerate() {
+        assert_eq!(data[block * 4096..(block + 1) * 4096], [byte; 4096]);
+        assert_eq!(metadata[block * 64..(block + 1) * 64], [byte; 64]);
+    }
 }
 
 #[test]

@@ -71,8 +71,10 @@ impl<Q: QueuePair> UndoLogged<Q> {
     fn note_submission(&mut self, submission: &Submission) {
         let block = u64::from(self.inner.namespace().block_size);
         let pending = match &submission.operation {
-            Operation::Read { .. } => return,
-            Operation::Write { lba, pages, fua } => {
+            Operation::Read { .. } | Operation::ReadWithMetadata { .. } => return,
+            // A file refuses the latter.
+            Operation::Write { lba, pages, fua }
+            | Operation::WriteWithMetadata { lba, pages, fua, .. } => {
                 let id = self.keep(&[(lba.0 * block, pages.len() as u64)]);
                 Pending::Write { id, fua: *fua }
             }

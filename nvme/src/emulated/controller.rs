@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::admin::Admin;
 use super::faults::{FaultTarget, Faults, Struck};
-use super::host_memory::HostMemory;
+use super::host_memory::{HostBytes, HostMemory};
 use super::pending::{Pending, PendingCommand};
 use super::register_file::RegisterFile;
 use super::rings::{Answer, CompletionRing, SubmissionRing};
@@ -317,17 +317,19 @@ impl Controller {
     #[inline]
     fn read(&mut self, entry: &SubmissionEntry, memory: &HostMemory) -> Result<(), Struck> {
         let range = self.transfer(entry, memory)?;
+        let metadata = self.metadata(entry, range, memory)?;
         self.strike(FaultTarget::Reads, Some(range))?;
-        self.store.read(range.start, &self.segments, memory);
+        self.store.read(range, &self.segments, metadata, memory);
         Ok(())
     }
 
     #[inline]
     fn write(&mut self, entry: &SubmissionEntry, memory: &HostMemory) -> Result<(), Struck> {
         let range = self.transfer(entry, memory)?;
+        let metadata = self.metadata(entry, range, memory)?;
         self.strike(FaultTarget::Writes, Some(range))?;
         let fua = entry.dword12.get() & FORCE_UNIT_ACCESS != 0;
-        self.store.write(range, fua, self.posted, &self.segments, memory);
+        self.store.write(range, fua, self.posted, (&self.segments, metadata), memory);
         Ok(())
     }
 
@@ -392,6 +394,22 @@ impl Controller {
         }
         self.segments.resolve(entry.prps(), bytes as usize, memory)?;
         Ok(range)
+    }
+
+    /// The metadata of a read or write, which lie in one piece; `None` where the namespace has none.
+    #[inline]
+    fn metadata<'a>(
+        &self,
+        entry: &SubmissionEntry,
+        range: LbaRange,
+        memory: &'a HostMemory,
+    ) -> Result<Option<HostBytes<'a>>, Status> {
+        let each = self.store.geometry().metadata_bytes as usize;
+        if each == 0 {
+            return Ok(None);
+        }
+        let bytes = memory.translate(entry.metadata.get(), range.blocks as usize * each);
+        bytes.map(Some).ok_or(Status::DATA_TRANSFER_ERROR)
     }
 
     #[inline]

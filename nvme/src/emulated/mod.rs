@@ -97,9 +97,9 @@ impl Emulated {
         let geometry = Geometry {
             block_size: device.block_size,
             blocks: device.bytes / u64::from(device.block_size),
-            metadata_bytes: 0,
+            metadata_bytes: device.metadata_bytes,
         };
-        let medium = open_medium(device, file.as_deref())?;
+        let medium = open_medium(device, geometry, file.as_deref())?;
         let copies = !matches!(medium, Medium::Null);
         let store = Store::new(geometry, medium, device.cache_blocks);
         // MDTS is a power of two of pages.
@@ -186,13 +186,19 @@ pub(crate) fn open_file(
     }
 }
 
-fn open_medium(device: &EmulatedOptions, file: Option<&File>) -> Result<Medium, OpenError> {
+fn open_medium(
+    device: &EmulatedOptions,
+    geometry: Geometry,
+    file: Option<&File>,
+) -> Result<Medium, OpenError> {
+    // Metadata lie behind all blocks.
+    let bytes = device.bytes + geometry.blocks * u64::from(geometry.metadata_bytes);
     match &device.medium {
         MediumKind::Null => Ok(Medium::Null),
-        MediumKind::Memory => Medium::memory(device.bytes).map_err(OpenError::Medium),
+        MediumKind::Memory => Medium::memory(bytes).map_err(OpenError::Medium),
         MediumKind::File(path) => {
             let file = file.expect("whoever claims a device with a file opens it");
-            Medium::file(file, device.bytes)
+            Medium::file(file, bytes)
                 .map_err(|source| OpenError::File { path: path.clone(), source })
         }
     }

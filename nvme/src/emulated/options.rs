@@ -32,6 +32,8 @@ pub struct EmulatedOptions {
     pub medium: MediumKind,
     /// Size of a logical block in bytes: 512 or 4096.
     pub block_size: u32,
+    /// Bytes of metadata that the namespace keeps beside each block: 0 or 64.
+    pub metadata_bytes: u32,
     /// Blocks that the volatile write cache holds; zero is no such cache.
     pub cache_blocks: u32,
     /// Whether the controller works on a thread of its own.
@@ -49,6 +51,7 @@ impl EmulatedOptions {
             bytes,
             medium: MediumKind::Memory,
             block_size: 4096,
+            metadata_bytes: 0,
             cache_blocks: 0,
             thread: false,
             order: CommandOrder::default(),

@@ -4,10 +4,10 @@
 //! cache where there is one and it does not force unit access; a flush moves to the medium what
 //! was completed before it was submitted, and nothing else.
 
-use super::host_memory::HostMemory;
+use super::host_memory::{HostBytes, HostMemory};
 use super::medium::Medium;
 use super::segments::Segments;
-use super::write_cache::WriteCache;
+use super::write_cache::{CacheSlot, WriteCache};
 use crate::contract::{Lba, LbaRange};
 use crate::identify::Geometry;
 
@@ -41,8 +41,9 @@ pub(super) struct Store {
 impl Store {
     /// `cache_blocks` of zero is no volatile cache.
     pub(super) fn new(geometry: Geometry, medium: Medium, cache_blocks: u32) -> Store {
-        let cache = (cache_blocks > 0)
-            .then(|| WriteCache::new(geometry.block_size, geometry.blocks, cache_blocks));
+        let kept = geometry.block_size + geometry.metadata_bytes;
+        let cache =
+            (cache_blocks > 0).then(|| WriteCache::new(kept, geometry.blocks, cache_blocks));
         let block_shift = geometry.block_size.trailing_zeros();
         Store { geometry, block_shift, medium, cache }
     }
@@ -61,10 +62,20 @@ impl Store {
         self.cache.as_ref().map_or(0, WriteCache::len)
     }
 
-    /// Copies blocks from `start` on to the host bytes that `segments` name.
+    /// Copies blocks to the host bytes that `segments` name, and what is kept beside them to
+    /// `metadata`.
     #[inline]
-    pub(super) fn read(&self, start: Lba, segments: &Segments, memory: &HostMemory) {
-        let mut offset = start.0 << self.block_shift;
+    pub(super) fn read(
+        &self,
+        range: LbaRange,
+        segments: &Segments,
+        metadata: Option<HostBytes<'_>>,
+        memory: &HostMemory,
+    ) {
+        if let Some(metadata) = metadata {
+            self.read_metadata(range, metadata);
+        }
+        let mut offset = range.start.0 << self.block_shift;
         match &self.cache {
             Some(cache) if !cache.is_empty() => self.read_through(cache, offset, segments, memory),
             _ => segments.for_each(memory, |target| {
@@ -74,22 +85,25 @@ impl Store {
         }
     }
 
-    /// Copies the host bytes that `segments` name to blocks from `range.start` on. `sequence` is
-    /// the number of the command's completion.
+    /// Copies the host bytes that `segments` name to blocks, and the others to what is kept beside
+    /// them. `sequence` is the number of the command's completion.
     #[inline]
     pub(super) fn write(
         &mut self,
         range: LbaRange,
         fua: bool,
         sequence: u64,
-        segments: &Segments,
+        (segments, metadata): (&Segments, Option<HostBytes<'_>>),
         memory: &HostMemory,
     ) {
         if self.cache.is_some() {
             if !fua {
-                return self.write_to_cache(range.start, sequence, segments, memory);
+                return self.write_to_cache(range.start, sequence, (segments, metadata), memory);
             }
             self.forget(range);
+        }
+        if let Some(metadata) = metadata {
+            self.medium.write(self.beside(range.start.0), metadata);
         }
         let mut offset = range.start.0 << self.block_shift;
         segments.for_each(memory, |source| {
@@ -117,38 +131,52 @@ impl Store {
         self.forget(range);
         let bytes = u64::from(range.blocks) << self.block_shift;
         self.medium.zero(range.start.0 << self.block_shift, bytes);
+        if self.geometry.metadata_bytes > 0 {
+            let bytes = u64::from(range.blocks) * u64::from(self.geometry.metadata_bytes);
+            self.medium.zero(self.beside(range.start.0), bytes);
+        }
     }
 
     /// Moves to the medium every block that a completion numbered below `before` made dirty.
     pub(super) fn flush(&mut self, before: u64) {
-        let Store { cache: Some(cache), medium, block_shift, .. } = self else { return };
-        while let Some((slot, block, dirty_since)) = cache.oldest() {
+        while let Some((slot, block, dirty_since)) =
+            self.cache.as_ref().and_then(WriteCache::oldest)
+        {
             if dirty_since >= before {
                 break;
             }
-            medium.write_slice(block << *block_shift, cache.bytes(slot));
-            cache.release(slot);
+            self.destage(slot, block, u8::MAX);
         }
     }
 
     /// The power fails: `decide` says for each unflushed block, oldest first, what reached the
-    /// medium.
+    /// medium. Metadata share the fate of the last sector.
     pub(super) fn drop_unflushed(&mut self, decide: &mut impl FnMut(Lba) -> Loss) {
-        let Store { cache: Some(cache), medium, block_shift, .. } = self else { return };
-        while let Some((slot, block, _)) = cache.oldest() {
+        while let Some((slot, block, _)) = self.cache.as_ref().and_then(WriteCache::oldest) {
             let sectors = match decide(Lba(block)) {
                 Loss::Lose => 0,
                 Loss::Keep => u8::MAX,
                 Loss::Tear { sectors } => sectors,
             };
-            let start = block << *block_shift;
-            for (index, sector) in cache.bytes(slot).chunks_exact(SECTOR_BYTES).enumerate() {
-                if sectors & (1 << index) != 0 {
-                    medium.write_slice(start + (index * SECTOR_BYTES) as u64, sector);
-                }
-            }
-            cache.release(slot);
+            self.destage(slot, block, sectors);
         }
+    }
+
+    /// Moves sectors of a dirty block to the medium, and forgets it.
+    fn destage(&mut self, slot: CacheSlot, block: u64, sectors: u8) {
+        let (start, beside) = (block << self.block_shift, self.beside(block));
+        let last = self.block_size() / SECTOR_BYTES - 1;
+        let Store { cache: Some(cache), medium, geometry, .. } = self else { return };
+        let (data, metadata) = cache.bytes(slot).split_at(geometry.block_size as usize);
+        for (index, sector) in data.chunks_exact(SECTOR_BYTES).enumerate() {
+            if sectors & (1 << index) != 0 {
+                medium.write_slice(start + (index * SECTOR_BYTES) as u64, sector);
+            }
+        }
+        if !metadata.is_empty() && sectors & (1 << last) != 0 {
+            medium.write_slice(beside, metadata);
+        }
+        cache.release(slot);
     }
 
     /// Flips bits of one byte of a block on the medium.
@@ -186,13 +214,26 @@ impl Store {
         });
     }
 
+    /// Copies what is kept beside blocks of which some may be dirty.
+    fn read_metadata(&self, range: LbaRange, target: HostBytes<'_>) {
+        let each = self.geometry.metadata_bytes as usize;
+        for (number, block) in (range.start.0..).take(range.blocks as usize).enumerate() {
+            let part = target.part(number * each, each);
+            match self.cache.as_ref().and_then(|cache| Some((cache, cache.find(block)?))) {
+                Some((cache, slot)) => part.copy_from(&cache.bytes(slot)[self.block_size()..]),
+                None => self.medium.read(self.beside(block), part),
+            }
+        }
+    }
+
     fn write_to_cache(
         &mut self,
         start: Lba,
         sequence: u64,
-        segments: &Segments,
+        (segments, metadata): (&Segments, Option<HostBytes<'_>>),
         memory: &HostMemory,
     ) {
+        let (block_size, each) = (self.block_size(), self.geometry.metadata_bytes as usize);
         let mut offset = start.0 << self.block_shift;
         segments.for_each(memory, |source| {
             let mut done = 0;
@@ -203,6 +244,10 @@ impl Store {
                 if let Some(cache) = &mut self.cache {
                     let slot = cache.claim(block, sequence);
                     part.copy_to(&mut cache.bytes_mut(slot)[inside..inside + part.len()]);
+                    if let Some(metadata) = metadata {
+                        let part = metadata.part((block - start.0) as usize * each, each);
+                        part.copy_to(&mut cache.bytes_mut(slot)[block_size..]);
+                    }
                 }
                 done += part.len();
                 offset += part.len() as u64;
@@ -212,13 +257,12 @@ impl Store {
 
     /// Destages the block that has been dirty longest when `block` needs a slot and there is none.
     fn make_room(&mut self, block: u64) {
-        let Store { cache: Some(cache), medium, block_shift, .. } = self else { return };
+        let Some(cache) = &self.cache else { return };
         if !cache.is_full() || cache.find(block).is_some() {
             return;
         }
         if let Some((slot, oldest, _)) = cache.oldest() {
-            medium.write_slice(oldest << *block_shift, cache.bytes(slot));
-            cache.release(slot);
+            self.destage(slot, oldest, u8::MAX);
         }
     }
 
@@ -233,6 +277,11 @@ impl Store {
                 cache.release(slot);
             }
         }
+    }
+
+    /// Where on the medium the metadata of a block are: behind all blocks.
+    fn beside(&self, block: u64) -> u64 {
+        (self.geometry.blocks << self.block_shift) + block * u64::from(self.geometry.metadata_bytes)
     }
 
     fn block_size(&self) -> usize {

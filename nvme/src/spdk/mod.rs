@@ -26,7 +26,7 @@ use culvert_memory::Region;
 use rustix::io::Errno;
 
 use crate::command_table::CommandTable;
-use crate::compose::{Addressee, DataPointer};
+use crate::compose::{Addressee, DataPointer, UnnamedMetadata};
 use crate::config::DEALLOCATE_RANGES_MAX;
 use crate::contract::{
     Completion, LbaRange, Namespace, QueuePair, RegisterError, Submission, Wake,
@@ -180,7 +180,7 @@ impl Spdk {
             ranges: Rc::new(ranges),
             regions: Vec::new(),
             regions_max: options.regions_max,
-            addressee: Addressee::new(controller.id, &namespace, 0),
+            addressee: Addressee::new(controller.id, &namespace, UnnamedMetadata::default()),
             namespace,
             counters: Counters::default(),
             controller,

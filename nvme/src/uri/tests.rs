@@ -15,6 +15,7 @@ fn defaults_are_not_written() {
         "emulated:2GiB",
         "emulated:4KiB?file=/dev/shm/disk",
         "emulated:1536MiB?medium=null&block=512",
+        "emulated:2GiB?metadata=64",
         "emulated:1TiB?cache=volatile&thread=1&order=shuffled&seed=7",
         "emulated:8KiB?cache=volatile&cache_blocks=2",
         "uring:/dev/nvme0n1",
@@ -61,7 +62,7 @@ fn errors_say_what_is_wrong_and_what_is_allowed() {
     assert_eq!(message("emulated:1GiB?block=1024"), "block=1024: expected 512 or 4096");
     assert_eq!(
         message("emulated:1GiB?cahce=volatile"),
-        "unknown option \"cahce\" of emulated: known are file, block, cache, cache_blocks, \
+        "unknown option \"cahce\" of emulated: known are file, block, metadata, cache, cache_blocks, \
          thread, order, medium, seed"
     );
     assert_eq!(
@@ -76,6 +77,10 @@ fn errors_say_what_is_wrong_and_what_is_allowed() {
     assert_eq!(
         message("emulated:1GiB?medium=null&file=/x"),
         "medium=null and file exclude each other"
+    );
+    assert_eq!(
+        message("emulated:1GiB?metadata=64&block=512"),
+        "metadata=64 and block=512 exclude each other"
     );
     assert_eq!(
         message("emulated:1GiB?cache_blocks=5"),

@@ -133,6 +133,13 @@ impl Medium for Files {
                 let bytes = part.unwrap_or(0) as u32;
                 (entry, Command::new(tag, Kind::Write, Held::Pages(pages), bytes))
             }
+            // A file keeps nothing beside its blocks.
+            Operation::WriteWithMetadata { pages, .. } => {
+                (Err(Status::INVALID_FIELD), Command::new(tag, Kind::Write, Held::Pages(pages), 0))
+            }
+            Operation::ReadWithMetadata { buffer, .. } => {
+                (Err(Status::INVALID_FIELD), Command::new(tag, Kind::Read, Held::Buffer(buffer), 0))
+            }
             Operation::Flush => {
                 (Ok(request::flush(id)), Command::new(tag, Kind::Flush, Held::Nothing, 0))
             }

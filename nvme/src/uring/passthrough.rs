@@ -20,7 +20,7 @@ use super::generic::Generic;
 use super::ring::Ring;
 use super::{Medium, Next, Passthrough, UringPair, errno};
 use crate::command_table::Command;
-use crate::compose::{Addressee, DataPointer};
+use crate::compose::{Addressee, DataPointer, UnnamedMetadata};
 use crate::config::DEALLOCATE_RANGES_MAX;
 use crate::contract::{Lba, LbaRange, Submission};
 use crate::open::{OpenError, OpenOptions};
@@ -72,7 +72,7 @@ impl Passthrough {
         let ring = ring.map_err(|source| OpenError::Uring { path: device.path.clone(), source })?;
         let namespace = target.namespace.clone();
         let commands = Commands {
-            addressee: Addressee::new(target.id, &namespace, 0),
+            addressee: Addressee::new(target.id, &namespace, UnnamedMetadata::default()),
             ranges: vec![Ranges::new_zeroed(); usize::from(depth)].into_boxed_slice(),
             fixed: takes_fixed_buffers(&target, device.polled),
             target,

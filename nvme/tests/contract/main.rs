@@ -6,6 +6,7 @@
 mod arguments;
 mod batches;
 mod clearing;
+mod metadata;
 mod model;
 mod rig;
 #[cfg(all(feature = "spdk", not(has_spdk)))]
@@ -45,6 +46,8 @@ macro_rules! suite {
                 arguments::errors_hand_every_buffer_back,
                 arguments::errors_do_not_disturb_neighbours,
                 arguments::a_full_table_of_regions_is_an_error,
+                metadata::metadata_travel_with_their_block,
+                metadata::what_metadata_do_not_fit_is_an_invalid_field,
                 wakeups::a_sleeper_is_woken,
                 wakeups::arming_sees_what_is_there,
                 model::agrees_with_a_model,
@@ -69,9 +72,11 @@ suite! {
     inline_small_cache_512: "emulated:64MiB?cache=volatile&cache_blocks=9&block=512";
     inline_shuffled: "emulated:64MiB?order=shuffled&seed=1";
     inline_shuffled_cache: "emulated:64MiB?order=shuffled&seed=2&cache=volatile&cache_blocks=64";
+    inline_metadata: "emulated:64MiB?metadata=64";
+    inline_metadata_cache: "emulated:64MiB?metadata=64&cache=volatile&cache_blocks=5";
     thread_4096: "emulated:64MiB?thread=1";
     thread_512: "emulated:64MiB?thread=1&block=512&cache=volatile";
-    thread_file_shuffled: "emulated:64MiB?thread=1&file=FILE&order=shuffled&seed=3";
+    thread_file_shuffled: "emulated:64MiB?thread=1&file=FILE&order=shuffled&seed=3&metadata=64";
     uring_4096: "uring:FILE?size=64MiB";
     uring_512: "uring:FILE?size=64MiB&block=512";
     uring_block_device: "uring:DEVICE?block=512";

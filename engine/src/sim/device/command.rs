@@ -95,6 +95,13 @@ impl Command {
                 let checked = limits.transfer(lba, bytes, pages.len(), pages.region());
                 (Kind::Write, Held::Pages(pages), fua, checked)
             }
+            // The modelled namespace keeps nothing beside its blocks.
+            Operation::WriteWithMetadata { pages, fua, .. } => {
+                (Kind::Write, Held::Pages(pages), fua, Err(Status::INVALID_FIELD))
+            }
+            Operation::ReadWithMetadata { buffer, .. } => {
+                (Kind::Read, Held::Buffer(buffer), false, Err(Status::INVALID_FIELD))
+            }
             Operation::Flush => (Kind::Flush, Held::Nothing, false, Ok(Vec::new())),
             Operation::WriteZeroes { lba, blocks, .. } => {
                 (Kind::WriteZeroes, Held::Nothing, false, limits.write_zeroes(lba, blocks))
