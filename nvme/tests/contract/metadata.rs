@@ -66,14 +66,17 @@ pub fn metadata_travel_with_their_block(mut rig: Rig<impl QueuePair>) {
         assert_eq!(data, pattern(seed.into(), 4096));
         assert_eq!(found, [beside(seed)]);
     }
-    let several = read(&rig, 99, 10);
+    // QEMU 7.2 hands over nothing behind the first odd part where metadata are longer than 512 bytes,
+    // and no multiple of those.
+    let several = read(&rig, 96, 16);
     let (data, found) = parts(rig.run_well(several), each);
-    assert_eq!(data[4096..2 * 4096], pattern(0, 4096));
-    assert_eq!(data[8 * 4096..9 * 4096], pattern(7, 4096));
+    assert_eq!(data[4 * 4096..5 * 4096], pattern(0, 4096));
+    assert_eq!(data[11 * 4096..12 * 4096], pattern(7, 4096));
     let zero = vec![0; each];
-    assert_eq!(found[0], zero);
-    assert_eq!(found[9], zero);
-    assert!(found[1..9].iter().eq((0..8).map(beside).collect::<Vec<_>>().iter()));
+    for (block, found) in (96..112).zip(found) {
+        let expected = if (100..108).contains(&block) { beside(block - 100) } else { zero.clone() };
+        assert_eq!(found, expected, "block {block}");
+    }
     // Reads that name no metadata lead nobody to believe in what they left.
     assert_eq!(rig.read(103, 2).as_slice()[..4096], pattern(3, 4096));
     let plain = rig.filled(2, 77);
