@@ -25,6 +25,9 @@ const FLOOD_BLOCKS: u64 = 32;
 /// How long a client thinks at most while it writes as fast as it can.
 const STORM_NS: u64 = 600_000;
 
+/// How many discards are of whole chunks, in a million.
+const DELETES: u32 = 150_000;
+
 /// Blocks that the writing of a whole volume writes at a time.
 const FILL_BLOCKS: u64 = 12;
 
@@ -194,7 +197,8 @@ impl Guest {
         match self.random.below(100) {
             kind if changes && kind < writes => self.write(history, first, blocks as u32, now_ns),
             kind if changes && kind < writes + writes / 20 => {
-                self.discard(history, first, blocks, now_ns);
+                let whole = self.random.chance(DELETES);
+                self.discard(history, first, blocks, whole, now_ns);
             }
             _ => self.read(history, first, blocks as u32, now_ns),
         }
@@ -210,10 +214,28 @@ impl Guest {
         self.wake_ns = now_ns;
     }
 
-    fn discard(&mut self, history: &mut History, first: u64, blocks: u64, now_ns: u64) {
+    /// Unmaps a run of blocks, or deletes the chunks that its first block is among: to those who read
+    /// that is the same.
+    fn discard(
+        &mut self,
+        history: &mut History,
+        first: u64,
+        blocks: u64,
+        whole: bool,
+        now_ns: u64,
+    ) {
+        let volume = self.volume;
+        let set = volume.set_blocks();
+        let set_first = first - first % set;
+        let set_blocks = set.min(self.volume_blocks - set_first);
+        let (first, blocks) = if whole { (set_first, set_blocks) } else { (first, blocks) };
         let id = history.invoke(Kind::Discard, self.number as u32, first, blocks, now_ns);
-        let discard = Operation::Discard { volume: self.volume, offset_blocks: first, blocks };
-        self.submit(discard, id, blocks, true);
+        let offset_blocks = first;
+        let operation = match whole {
+            true => Operation::Delete { volume, offset_blocks, blocks },
+            false => Operation::Discard { volume, offset_blocks, blocks },
+        };
+        self.submit(operation, id, blocks, true);
         self.wake_ns = now_ns;
     }
 
