@@ -33,6 +33,7 @@ fn lives(seed: u64, lives: u32, turns: u64) -> (u64, u64, u64) {
             turn(&mut rig, &mut composer, &mut random);
         }
         checkpoints += composer.shard.counters().checkpoints;
+        let counted = composer.shard.superblock.position;
         if random.chance(3) {
             rig.restart();
             rig.open_and_crash(random.below(40) + 40);
@@ -44,6 +45,8 @@ fn lives(seed: u64, lives: u32, turns: u64) -> (u64, u64, u64) {
         }
         let recovered = rig.open();
         assert!(!recovered.report.fell_back, "a checkpoint counts only when it is durable");
+        // What it made free may be overwritten already.
+        assert!(recovered.report.position >= counted, "a checkpoint counted and is lost");
         laps = recovered.report.end / composer.shard.ring_use().1;
         composer = composer.resume(&mut rig, recovered);
     }
