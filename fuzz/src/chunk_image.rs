@@ -40,6 +40,8 @@ fn load(mut bytes: &[u8], repaired: bool) {
                 return;
             }
             store.load_increment();
+            bytes = rest;
+            continue;
         }
         match store.load(&piece) {
             Ok(Loaded::Chunk(key)) => keys.push(key),
@@ -90,7 +92,7 @@ fn repair(piece: &mut [u8]) {
     set(piece, 6, &1_u16.to_le_bytes());
     set(piece, 8, &length);
     set(piece, 40, &CHUNK_BLOCKS.to_le_bytes());
-    set(piece, 52, &[0; 12]);
+    set(piece, 60, &[0; 4]);
 }
 
 /// Two chunks, one of them in two pieces, and what is known of others that were deleted.
@@ -118,9 +120,22 @@ pub(crate) fn pieces() -> Vec<Vec<u8>> {
     pieces
 }
 
-/// The pieces as one input.
+/// The pieces as one input; and with an increment behind them in which nothing has changed.
 pub fn seeds() -> Vec<Vec<u8>> {
     let behind_length =
         |piece: &Vec<u8>| [&(piece.len() as u16).to_le_bytes(), &piece[..]].concat();
-    vec![pieces().iter().flat_map(behind_length).collect()]
+    let whole = pieces();
+    let mut both = whole.clone();
+    both.push(Vec::new());
+    let (absences, chunks) = whole.split_last().expect("chunks, and absences");
+    for chunk in chunks {
+        let mut unchanged = chunk[..64].to_vec();
+        set(&mut unchanged, 8, &64_u32.to_le_bytes());
+        set(&mut unchanged, 44, &0_u32.to_le_bytes());
+        // Since what it was applied to.
+        set(&mut unchanged, 52, &chunk[32..40]);
+        both.push(unchanged);
+    }
+    both.push(absences.clone());
+    [whole, both].map(|pieces| pieces.iter().flat_map(behind_length).collect()).into()
 }

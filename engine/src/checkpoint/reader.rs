@@ -24,7 +24,8 @@ pub enum CheckpointError {
     /// All pages are whole, but not the ones that the superblock names.
     #[error("the pages are not those that the superblock names")]
     Pages,
-    /// The stream, or a part of it, does not end in a page's last section and its end section.
+    /// The stream or an increment breaks off before its end section, or goes on behind it in the same
+    /// page.
     #[error("the checkpoint does not end where it says")]
     End,
     /// A section of another version, or a bug.

@@ -167,7 +167,12 @@ impl Store {
     }
 
     /// An increment follows what was loaded.
+    ///
+    /// # Panics
+    ///
+    /// If the shard does not recover.
     pub fn load_increment(&mut self) {
+        assert!(self.space.is_none(), "recovery is over");
         self.map.absences = Absences::default();
     }
 
