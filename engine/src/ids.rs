@@ -14,6 +14,15 @@ pub const OPERATION_BLOCKS_MAX: u32 = 32;
 /// because a follower cannot refuse an entry for want of a longer run.
 pub const OPERATION_EXTENTS_MAX: usize = OPERATION_BLOCKS_MAX as usize;
 
+/// Segments of journal entries in metadata that a superblock names.
+pub const SEGMENTS_NAMED: usize = 3;
+
+/// ... one that only the superblock before names, and one that the next will.
+pub const SEGMENTS_MAX: usize = SEGMENTS_NAMED + 2;
+
+/// A segment is at most so many times as long as it is to have free blocks.
+pub const SEGMENT_LENGTH_FACTOR: u32 = 2;
+
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*

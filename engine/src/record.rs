@@ -322,6 +322,12 @@ impl<'a> RecordView<'a> {
         BlockRange { first: self.header.first_block.get(), blocks: self.header.blocks.get() }
     }
 
+    /// Curve's sequence number; zero for native clients.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.header.sequence.get()
+    }
+
     /// Fencing epoch the client held.
     #[must_use]
     pub fn epoch(&self) -> Epoch {

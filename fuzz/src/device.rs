@@ -1,9 +1,10 @@
 //! The header of a device and the superblocks of its shards.
 
 use culvert::device::{
-    CheckpointPlace, DEVICE_VERSION, DeviceHeader, Layout, STRUCTURE_BYTES, Salt, ShardLayout,
-    Superblock,
+    CheckpointPlace, DEVICE_VERSION, DEVICE_VERSION_METADATA, DeviceHeader, Layout,
+    STRUCTURE_BYTES, Salt, ShardLayout, Superblock,
 };
+use culvert::ids::Extent;
 use uuid::Uuid;
 
 use crate::set;
@@ -20,10 +21,12 @@ pub fn run(bytes: &[u8]) {
 
     let mut header = block;
     set(&mut header, 0, b"CULVERT\0");
-    set(&mut header, 8, &DEVICE_VERSION.to_le_bytes());
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&header[..12]), &header[16..]);
-    set(&mut header, 12, &crc.to_le_bytes());
-    look_at_header(&header);
+    for version in [DEVICE_VERSION, DEVICE_VERSION_METADATA] {
+        set(&mut header, 8, &version.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&header[..12]), &header[16..]);
+        set(&mut header, 12, &crc.to_le_bytes());
+        look_at_header(&header);
+    }
 
     let mut superblock = block;
     set(&mut superblock, 0, b"CVSUPER\0");
@@ -55,7 +58,12 @@ fn look_at_header(bytes: &[u8; STRUCTURE_BYTES]) {
     let Ok(header) = DeviceHeader::parse(bytes) else { return };
     assert_eq!(DeviceHeader::parse(&header.emit()).as_ref(), Ok(&header));
     // Both may refuse; the geometry of a header that is believed has no overflow in it.
-    let _fits = header.check_geometry(header.layout.device_bytes, header.layout.block_size);
+    let _fits = header.check_geometry(header.layout.device_bytes, header.layout.block_size, 64);
+    header
+        .layout
+        .shards
+        .iter()
+        .for_each(|shard| assert!(header.layout.kept_blocks(shard) <= shard.data_blocks().into()));
     let mut free_from = 0;
     for shard in &header.layout.shards {
         let end = end(shard);
@@ -80,15 +88,23 @@ pub fn seeds() -> Vec<Vec<u8>> {
         device_bytes: 256 << 20,
         block_size: 4096,
         chunk_blocks: 64,
+        metadata: true,
         shards: vec![shard(), second],
     };
     let header = DeviceHeader { uuid: DEVICE, created_ns: 1, layout };
     let place = CheckpointPlace { area: 1, number: 2, pages: 3, pages_crc: 4 };
-    let full =
-        Superblock { sequence: 3, position: 10, mark: 12, incarnation: 1, checkpoint: Some(place) };
+    let segment = |start| Extent { start, blocks: 512 };
+    let full = Superblock {
+        sequence: 3,
+        position: 10,
+        mark: 12,
+        incarnation: 1,
+        checkpoint: Some(place),
+        segments: [segment(0), segment(512), segment(2048)],
+    };
     vec![
         header.emit()[..128].to_vec(),
-        full.emit(0, salt())[..64].to_vec(),
+        full.emit(0, salt())[..88].to_vec(),
         Superblock::empty().emit(0, salt())[..64].to_vec(),
     ]
 }

@@ -7,8 +7,9 @@ use culvert::record::RECORD_BYTES_MAX;
 use culvert::wire::{
     AppendHeader, AppendReader, AppendWriter, CATCH_UP_BODY_BYTES, CatchUpHead, CatchUpKind,
     ChunkBlock, ChunkName, FRAME_HEADER_BYTES, FrameKind, ManifestItem, PeerMessage,
-    PeerMessageKind, PeerMessages, PeerMessagesWriter, RepairFrame, RepairKind, Reply, ReplyStatus, Request,
-    RequestKind, catch_up_items, emit_catch_up, live_mask_of, parse_catch_up, parse_header,
+    PeerMessageKind, PeerMessages, PeerMessagesWriter, RepairFrame, RepairKind, Reply, ReplyStatus,
+    Request, RequestKind, catch_up_items, emit_catch_up, live_mask_of, parse_catch_up,
+    parse_header,
 };
 
 use crate::{record, set};

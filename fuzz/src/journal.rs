@@ -1,7 +1,7 @@
 //! The journal: blocks of a ring, and the items in them.
 //!
 //! The first four bytes of an input say where the scan of the ring begins; the rest is cut into
-//! blocks. Items are looked for in the whole input as well.
+//! blocks, and once more into metadata. Items are looked for in the whole input as well.
 
 use std::borrow::Cow;
 
@@ -9,8 +9,8 @@ use culvert::device::Salt;
 use culvert::ids::{ChunkId, CopysetId, Extent, LogIndex, ReplicaId, Term};
 use culvert::journal::{
     BLOCK_HEADER_BYTES, BatchWriter, BlockView, ChunkInstalled, ChunkList, Entry, GroupVerdict,
-    HardState, ITEM_HEADER_BYTES, InstalledBlock, InstalledHead, Item, ReplicaIdentity, Scan,
-    Stamp, StatePart, Step, Verdict,
+    HardState, ITEM_HEADER_BYTES, InstalledBlock, InstalledHead, Item, MetadataEntry,
+    ReplicaIdentity, Scan, Stamp, StatePart, Step, Verdict,
 };
 use culvert::record::{RECORD_BYTES_MAX, RecordView};
 use uuid::Uuid;
@@ -19,6 +19,8 @@ use crate::{record, set, u16_at};
 
 /// Short blocks, so that an input has many.
 const BLOCK: usize = 160;
+/// Bytes of the metadata of a block.
+const METADATA: usize = 64;
 /// Bytes before the first block.
 const HEAD: usize = 4;
 
@@ -109,7 +111,7 @@ fn scan(bytes: &[u8], repaired: bool) {
     let ring = blocks.len() as u64;
     let from = u64::from(head[0]);
     let mark = from + u64::from(head[1]) % (ring + 1);
-    let mut scan = Scan::new(salt(), ring, from, mark, u32::from(head[2]));
+    let mut scan = Scan::new(salt(), ring, from, mark, u32::from(head[2] % 4));
     for (block, at) in blocks.zip(from..) {
         let mut block = block.to_vec();
         if repaired {
@@ -125,6 +127,9 @@ fn scan(bytes: &[u8], repaired: bool) {
         }
     }
     assert_eq!(scan.remaining(), 0);
+    if head[3] & 2 != 0 {
+        metadata(rest, from, ring, repaired, &mut scan);
+    }
     let scanned = scan.finish();
     assert!((from..=from + ring).contains(&scanned.end));
     for hole in scanned.holes() {
@@ -134,6 +139,26 @@ fn scan(bytes: &[u8], repaired: bool) {
     for step in scanned.steps().take_while(Result::is_ok).flatten() {
         if let Step::Item(located) = step {
             look(&located.item);
+        }
+    }
+}
+
+/// Passes the bytes as metadata; `repaired` makes entries of them whose positions are near the ring.
+fn metadata(rest: &[u8], from: u64, ring: u64, repaired: bool, scan: &mut Scan) {
+    for (chunk, place) in rest.chunks_exact(METADATA).zip(0..) {
+        let mut bytes: [u8; METADATA] = chunk.try_into().expect("as long as metadata");
+        if repaired {
+            let position = from + u64::from(bytes[4]) % (2 * ring);
+            bytes[4..10].copy_from_slice(&position.to_le_bytes()[..6]);
+            let incarnation = u32::from(bytes[17] % 4);
+            bytes[17..21].copy_from_slice(&incarnation.to_le_bytes());
+            let crc = salt().crc(&u32::to_le_bytes(place));
+            let crc = crc32c::crc32c_append(crc, &bytes[4..]);
+            bytes[..4].copy_from_slice(&crc.to_le_bytes());
+        }
+        if let Some(entry) = MetadataEntry::parse(&bytes, place, salt()) {
+            assert!(entry.stamp.mark <= entry.stamp.position);
+            scan.metadata(&entry);
         }
     }
 }

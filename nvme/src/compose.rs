@@ -52,6 +52,8 @@ pub(crate) struct Addressee {
     unnamed: UnnamedMetadata,
     /// Of each block.
     metadata_bytes: u32,
+    /// Bytes that a page of blocks has with its metadata.
+    page_bytes: u32,
 }
 
 impl Addressee {
@@ -66,6 +68,7 @@ impl Addressee {
             limits: Limits::new(namespace),
             unnamed,
             metadata_bytes: namespace.metadata_bytes,
+            page_bytes: PAGE_SIZE as u32 + namespace.blocks_per_page() * namespace.metadata_bytes,
         }
     }
 
@@ -84,6 +87,15 @@ impl Addressee {
         let mut entry = entry(range, memory.data(id, region, pointer, bytes)?);
         entry.metadata = U64::new(metadata);
         Ok(entry)
+    }
+
+    /// What a write of so many bytes brings to the device: metadata, too.
+    #[inline]
+    fn written(self, bytes: usize) -> u32 {
+        match self.metadata_bytes {
+            0 => bytes as u32,
+            _ => (bytes as u64 * u64::from(self.page_bytes) / PAGE_SIZE as u64) as u32,
+        }
     }
 
     /// Whether blocks have room for metadata that are named.
@@ -156,10 +168,10 @@ impl Addressee {
                 let place = (pages.region(), pages.as_ptr(), bytes);
                 let write = |range, data| SubmissionEntry::write(id, self.id, range, data, fua);
                 let entry = self.transfer(memory, id, lba, place, self.unnamed.written, write);
-                (entry, Command::new(tag, Kind::Write, Held::Pages(pages), bytes as u32))
+                (entry, Command::new(tag, Kind::Write, Held::Pages(pages), self.written(bytes)))
             }
             Operation::WriteWithMetadata { lba, pages, fua, metadata } => {
-                let bytes = pages.len() as u32;
+                let bytes = self.written(pages.len());
                 let write = |range, data| SubmissionEntry::write(id, self.id, range, data, fua);
                 let entry = self.write_with_metadata(memory, id, lba, (&pages, &metadata), write);
                 (entry, Command::new(tag, Kind::Write, Held::Pages(pages), bytes))
@@ -171,7 +183,7 @@ impl Addressee {
                     let place = (pages.region(), pages.as_ptr(), bytes);
                     self.transfer(memory, id, lba, place, self.unnamed.written, write)
                 });
-                let bytes = part.unwrap_or(0) as u32;
+                let bytes = self.written(part.unwrap_or(0));
                 (entry, Command::new(tag, Kind::Write, Held::Pages(pages), bytes))
             }
             Operation::Flush => {

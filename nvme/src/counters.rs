@@ -25,7 +25,7 @@ pub struct Counters {
     pub deallocates: u64,
     /// Bytes read from the device by successful reads.
     pub bytes_read: u64,
-    /// Bytes written to the device by successful writes.
+    /// Bytes written to the device by successful writes, metadata included.
     pub bytes_written: u64,
     /// Bytes copied by the CPU that stand for a device's DMA: the emulated controller's one copy
     /// between page and medium.

@@ -94,6 +94,7 @@ impl LocalCluster {
             let uri = device_uri(&options.device, number, &scratch).refuse()?;
             let layout = LayoutOptions {
                 chunk_blocks: (chunk_size.bytes() / BLOCK_SIZE as u64) as u32,
+                metadata: has_metadata(&uri),
                 ..LayoutOptions::default()
             };
             let header = format_device(&uri, None, layout, options.force)?;
@@ -422,6 +423,13 @@ fn device_uri(list: &str, number: usize, scratch: &Scratch) -> anyhow::Result<St
         )),
         _ => Ok(text),
     }
+}
+
+/// Whether an emulated device has metadata: entries of the journal stand there then.
+fn has_metadata(uri: &str) -> bool {
+    let uri = uri.parse::<DeviceUri>();
+    let emulated = uri.as_ref().map(DeviceUri::device);
+    matches!(emulated, Ok(Device::Emulated(options)) if options.metadata_bytes > 0)
 }
 
 /// The size of an emulated device, from its URI; `None` for others.

@@ -35,6 +35,8 @@ pub struct DeviceStatus {
     pub backend: &'static str,
     /// Bytes of a logical block.
     pub block_size: u32,
+    /// Whether the journal's entries of single blocks stand in the metadata of these blocks.
+    pub metadata: bool,
     /// Whether its writes may be lost until it is flushed: durable means more than complete then.
     pub volatile_write_cache: bool,
 }

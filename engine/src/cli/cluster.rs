@@ -186,8 +186,12 @@ fn reactors(config: &NodeConfig) -> Outcome<Vec<Reactor>> {
 fn quota_blocks(nodes: &[PlannedNode], wishes: Wishes) -> Outcome<u64> {
     let shards = nodes.iter().flat_map(|node| {
         let reserve = u64::from(node.config.store.reserve_blocks);
-        let shards = node.devices.iter().flat_map(|header| &header.layout.shards);
-        shards.map(move |shard| u64::from(shard.data_blocks()).saturating_sub(reserve))
+        let layouts = node.devices.iter().map(|header| &header.layout);
+        let shards = layouts.flat_map(|layout| layout.shards.iter().map(move |one| (layout, one)));
+        shards.map(move |(layout, shard)| {
+            let data_blocks = u64::from(shard.data_blocks()) - layout.kept_blocks(shard);
+            data_blocks.saturating_sub(reserve)
+        })
     });
     let sizes: Vec<u64> = shards.collect();
     let smallest = sizes.iter().copied().min().unwrap_or(0);

@@ -21,6 +21,7 @@ Examples:
   culvert format uring:/dev/nvme0n1
   culvert format 'uring:/data/disk?size=10GiB'            # a file, made if it is missing
   culvert format 'emulated:2GiB?file=/dev/shm/disk' --shards 2
+  culvert format vfio:0000:5e:00.0 --metadata             # see docs/format/journal.md
   culvert format uring:/dev/nvme0n1 uring:/dev/nvme1n1 --json
 
 A device that is Culvert's already, or whose first 128KiB are not all zeroes (a filesystem, a
@@ -50,6 +51,10 @@ pub struct FormatArgs {
     /// shard]
     #[arg(long, value_name = "SIZE")]
     checkpoint_size: Option<ByteSize>,
+    /// Let the journal's entry of a 4KiB write stand in the metadata of its block, one command and one
+    /// write for both: needs blocks of 4096 bytes with at least 64 bytes of separate metadata
+    #[arg(long)]
+    metadata: bool,
     /// Name of the device, where it takes the place of one that was lost [default: a new one]
     ///
     /// Its node then starts with --rejoin-replicas, once.
@@ -75,6 +80,7 @@ pub fn run(arguments: &FormatArgs) -> Outcome {
         chunk_blocks: chunk_blocks.ok_or_else(|| {
             refuse!("--chunk-size {} is not whole blocks of 4KiB", arguments.chunk_size)
         })?,
+        metadata: arguments.metadata,
     };
     if arguments.uuid.is_some() && arguments.devices.len() > 1 {
         return Err(refuse!("--uuid names one device, and {} are given", arguments.devices.len()));
@@ -118,12 +124,13 @@ fn device_line(uri: &str, header: &DeviceHeader, paint: Paint) -> String {
     let shard = &header.layout.shards[0];
     let data: u64 = header.layout.shards.iter().map(|shard| shard.data_bytes).sum();
     format!(
-        "{} {uri}: {} shards, {} for data, rings of {}, blocks of {}",
+        "{} {uri}: {} shards, {} for data, rings of {}, blocks of {}{}",
         paint.strong(&header.uuid.to_string()),
         header.layout.shards.len(),
         ByteSize(data).approximate(),
         ByteSize(shard.ring_bytes).approximate(),
-        header.layout.block_size
+        header.layout.block_size,
+        if header.layout.metadata { ", entries in metadata" } else { "" }
     )
 }
 
@@ -134,6 +141,7 @@ fn device_json(uri: &str, header: &DeviceHeader) -> Value {
         "uri": uri,
         "bytes": layout.device_bytes,
         "block_size": layout.block_size,
+        "metadata": layout.metadata,
         "chunk_size": u64::from(layout.chunk_blocks) * BLOCK_SIZE as u64,
         "shards": layout.shards.iter().map(|shard| json!({
             "ring_bytes": shard.ring_bytes,

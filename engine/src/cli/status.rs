@@ -152,6 +152,8 @@ pub struct DeviceView {
     pub backend: String,
     /// Bytes of a logical block.
     pub block_size: u32,
+    /// Whether entries of the journal stand in metadata.
+    pub metadata: bool,
     /// Whether it has a volatile write cache.
     pub volatile_write_cache: bool,
 }
@@ -443,9 +445,10 @@ fn blocks_line(view: &ReactorView, paint: Paint) -> Option<String> {
 fn shard_line(shard: &ShardView, paint: Paint) -> String {
     let device = &shard.device;
     let cache = if device.volatile_write_cache { "volatile cache" } else { "no volatile cache" };
+    let metadata = if device.metadata { "entries in metadata, " } else { "" };
     let used = shard.data_blocks - shard.free_blocks.min(shard.data_blocks);
     let mut line = format!(
-        "shard {} of {} ({}; blocks of {}, {cache}): ring {}, data {}",
+        "shard {} of {} ({}; blocks of {}, {metadata}{cache}): ring {}, data {}",
         shard.shard,
         device.uri,
         device.uuid,

@@ -47,6 +47,15 @@ pub enum FormatError {
         /// The first byte that is not zero.
         at: u64,
     },
+    /// Device: entries in metadata were asked for, and its blocks have none, or too few.
+    #[error(
+        "its blocks have {metadata_bytes} bytes of metadata; entries in them need at least {}",
+        culvert_nvme::METADATA_BYTES
+    )]
+    Metadata {
+        /// Bytes of metadata of each block.
+        metadata_bytes: u32,
+    },
     /// The layout is impossible.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -84,6 +93,10 @@ pub fn format<Q: QueuePair + ?Sized>(
         refuse_formatted(queue, pool)?;
     }
     let layout = Layout::plan(bytes, block_size, &options.layout)?;
+    let metadata_bytes = queue.namespace().metadata_bytes;
+    if layout.metadata && (metadata_bytes as usize) < culvert_nvme::METADATA_BYTES {
+        return Err(FormatError::Metadata { metadata_bytes });
+    }
     let header = DeviceHeader { uuid: options.uuid, created_ns: options.now_ns, layout };
     let mut device = Blocking::new(queue);
     // An interrupted format must not leave the old header over new superblocks.
@@ -141,15 +154,14 @@ pub fn read_header<Q: QueuePair + ?Sized>(
     queue: &mut Q,
     pool: &Pool,
 ) -> Result<DeviceHeader, OpenDeviceError> {
-    let bytes = queue.namespace().bytes();
-    let block_size = queue.namespace().block_size;
     let header = match read_copies(queue, pool)? {
         [Ok(header), _] | [_, Ok(header)] => header,
         [Err(HeaderError::NotCulvert), Err(error)] | [Err(error), Err(_)] => {
             return Err(error.into());
         }
     };
-    header.check_geometry(bytes, block_size)?;
+    let namespace = queue.namespace();
+    header.check_geometry(namespace.bytes(), namespace.block_size, namespace.metadata_bytes)?;
     Ok(header)
 }
 

@@ -12,6 +12,9 @@ use crate::ids::BLOCK_SIZE;
 /// The version of the format that this code writes and reads.
 pub const DEVICE_VERSION: u32 = 1;
 
+/// The same, with the journal's entries of single blocks in the metadata of these blocks.
+pub const DEVICE_VERSION_METADATA: u32 = 2;
+
 const MAGIC: [u8; 8] = *b"CULVERT\0";
 const CRC_AT: usize = 12;
 
@@ -51,7 +54,10 @@ pub enum HeaderError {
     #[error("not a Culvert device")]
     NotCulvert,
     /// Another version of Culvert formatted it.
-    #[error("format version {found}; this program knows version {DEVICE_VERSION}")]
+    #[error(
+        "format version {found}; this program knows versions {DEVICE_VERSION} and \
+         {DEVICE_VERSION_METADATA}"
+    )]
     Version {
         /// The version found.
         found: u32,
@@ -76,6 +82,16 @@ pub enum HeaderError {
         device_bytes: u64,
         /// Block size of the device.
         device_block_size: u32,
+    },
+    /// Entries of the journal stand in metadata, which the device has not, or no more.
+    #[error(
+        "its journal is in part in the metadata of blocks, {} bytes beside each, and the device has \
+         {metadata_bytes}",
+        culvert_nvme::METADATA_BYTES
+    )]
+    Metadata {
+        /// Bytes of metadata of each block of the device.
+        metadata_bytes: u32,
     },
     /// The header is whole, but it is not the device that was asked for.
     #[error("the device is {found}, not {expected}")]
@@ -108,9 +124,10 @@ impl DeviceHeader {
             checkpoint_bytes: U64::ZERO,
             data_bytes: U64::ZERO,
         };
+        let version = if self.layout.metadata { DEVICE_VERSION_METADATA } else { DEVICE_VERSION };
         let mut fields = HeaderBytes {
             magic: MAGIC,
-            version: DEVICE_VERSION.into(),
+            version: version.into(),
             crc: U32::ZERO,
             uuid: *self.uuid.as_bytes(),
             created_ns: self.created_ns.into(),
@@ -146,9 +163,11 @@ impl DeviceHeader {
         if fields.magic != MAGIC {
             return Err(HeaderError::NotCulvert);
         }
-        if fields.version.get() != DEVICE_VERSION {
-            return Err(HeaderError::Version { found: fields.version.get() });
-        }
+        let metadata = match fields.version.get() {
+            DEVICE_VERSION => false,
+            DEVICE_VERSION_METADATA => true,
+            found => return Err(HeaderError::Version { found }),
+        };
         if crc_without_itself(bytes) != fields.crc.get() {
             return Err(HeaderError::Checksum);
         }
@@ -156,6 +175,9 @@ impl DeviceHeader {
             return Err(HeaderError::Field("granule"));
         }
         if !matches!(fields.block_size.get(), 512 | 4096) {
+            return Err(HeaderError::Field("block size"));
+        }
+        if metadata && fields.block_size.get() != BLOCK_SIZE as u32 {
             return Err(HeaderError::Field("block size"));
         }
         if fields.chunk_blocks.get() == 0 {
@@ -168,17 +190,24 @@ impl DeviceHeader {
                 device_bytes: fields.device_bytes.get(),
                 block_size: fields.block_size.get(),
                 chunk_blocks: fields.chunk_blocks.get(),
+                metadata,
                 shards: parse_shards(fields)?,
             },
         })
     }
 
-    /// Checks that the header belongs on a device of this geometry.
+    /// Checks that the header belongs on a device of this geometry: bytes, bytes of a block, and of
+    /// metadata beside each.
     ///
     /// # Errors
     ///
-    /// [`HeaderError::Foreign`] if it does not.
-    pub fn check_geometry(&self, bytes: u64, block_size: u32) -> Result<(), HeaderError> {
+    /// [`HeaderError::Foreign`] or [`HeaderError::Metadata`] if it does not.
+    pub fn check_geometry(
+        &self,
+        bytes: u64,
+        block_size: u32,
+        metadata_bytes: u32,
+    ) -> Result<(), HeaderError> {
         if self.layout.device_bytes > bytes || self.layout.block_size != block_size {
             return Err(HeaderError::Foreign {
                 bytes: self.layout.device_bytes,
@@ -186,6 +215,9 @@ impl DeviceHeader {
                 device_bytes: bytes,
                 device_block_size: block_size,
             });
+        }
+        if self.layout.metadata && (metadata_bytes as usize) < culvert_nvme::METADATA_BYTES {
+            return Err(HeaderError::Metadata { metadata_bytes });
         }
         Ok(())
     }

@@ -1,12 +1,15 @@
 //! Where the parts of a device lie.
 
-use crate::ids::BLOCK_SIZE;
+use crate::ids::{BLOCK_SIZE, SEGMENTS_MAX};
 
 /// Most shards of a device: their superblocks fit between the two copies of the header.
 pub const SHARDS_MAX: u32 = 64;
 
 /// Smallest journal ring of a shard, in bytes.
 pub const RING_BYTES_MIN: u64 = 4 << 20;
+
+/// One of so many parts of the data space goes into a segment of entries in metadata, at most.
+pub const SEGMENT_DATA_SHARE: u64 = 16;
 
 /// Smallest checkpoint area, in bytes.
 pub const CHECKPOINT_BYTES_MIN: u64 = 512 << 10;
@@ -40,11 +43,19 @@ pub struct LayoutOptions {
     pub checkpoint_bytes: Option<u64>,
     /// Blocks of 4 KiB in a chunk.
     pub chunk_blocks: u32,
+    /// Whether the journal's entry of a single block stands in that block's metadata.
+    pub metadata: bool,
 }
 
 impl Default for LayoutOptions {
     fn default() -> LayoutOptions {
-        LayoutOptions { shards: 1, ring_bytes: None, checkpoint_bytes: None, chunk_blocks: 4096 }
+        LayoutOptions {
+            shards: 1,
+            ring_bytes: None,
+            checkpoint_bytes: None,
+            chunk_blocks: 4096,
+            metadata: false,
+        }
     }
 }
 
@@ -60,6 +71,16 @@ pub enum LayoutError {
     /// Device: its logical blocks are neither 512 nor 4096 bytes.
     #[error("logical blocks of {block_size} bytes; 512 and 4096 are supported")]
     BlockSize {
+        /// Their size.
+        block_size: u32,
+    },
+    /// Device: metadata can say an entry of a whole block only.
+    #[error(
+        "logical blocks of {block_size} bytes; entries in metadata need blocks of 4096, and at least \
+         {} bytes of metadata beside each",
+        culvert_nvme::METADATA_BYTES
+    )]
+    Metadata {
         /// Their size.
         block_size: u32,
     },
@@ -143,6 +164,14 @@ impl ShardLayout {
         (self.data_bytes / GRANULE) as u32
     }
 
+    /// Blocks that a segment of entries in metadata is to have: as many as the ring takes until a
+    /// checkpoint begins, where the data space is not small.
+    #[must_use]
+    pub fn segment_blocks(&self) -> u32 {
+        let of_data = u64::from(self.data_blocks()) / SEGMENT_DATA_SHARE;
+        (self.ring_bytes / GRANULE / 2).min(of_data) as u32
+    }
+
     /// The byte behind the shard; `None` if no such number exists.
     pub(super) fn end(&self) -> Option<u64> {
         let areas = self.checkpoint_bytes.checked_mul(2)?;
@@ -160,11 +189,19 @@ pub struct Layout {
     pub block_size: u32,
     /// Blocks of 4 KiB in a chunk.
     pub chunk_blocks: u32,
+    /// Whether the journal's entry of a single block stands in that block's metadata.
+    pub metadata: bool,
     /// The shards, in order of number and place.
     pub shards: Vec<ShardLayout>,
 }
 
 impl Layout {
+    /// Blocks of a shard's data space that its segments of entries in metadata may keep from use.
+    #[must_use]
+    pub fn kept_blocks(&self, shard: &ShardLayout) -> u64 {
+        if self.metadata { SEGMENTS_MAX as u64 * u64::from(shard.segment_blocks()) } else { 0 }
+    }
+
     /// Lays out a device of `device_bytes` bytes.
     ///
     /// # Errors
@@ -175,12 +212,15 @@ impl Layout {
         block_size: u32,
         options: &LayoutOptions,
     ) -> Result<Layout, LayoutError> {
-        let LayoutOptions { shards, chunk_blocks, .. } = *options;
+        let LayoutOptions { shards, chunk_blocks, metadata, .. } = *options;
         if !(1..=SHARDS_MAX).contains(&shards) {
             return Err(LayoutError::Shards { shards });
         }
         if !matches!(block_size, 512 | 4096) {
             return Err(LayoutError::BlockSize { block_size });
+        }
+        if metadata && block_size as usize != BLOCK_SIZE {
+            return Err(LayoutError::Metadata { block_size });
         }
         if chunk_blocks == 0 {
             return Err(LayoutError::Chunk);
@@ -207,7 +247,7 @@ impl Layout {
                 data_bytes,
             })
             .collect();
-        Ok(Layout { device_bytes, block_size, chunk_blocks, shards })
+        Ok(Layout { device_bytes, block_size, chunk_blocks, metadata, shards })
     }
 }
 

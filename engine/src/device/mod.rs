@@ -20,10 +20,10 @@ pub(crate) use format::read_copies;
 pub use format::{
     FormatError, FormatOptions, OpenDeviceError, format, read_and_mend_header, read_header,
 };
-pub use header::{DEVICE_VERSION, DeviceHeader, HeaderError};
+pub use header::{DEVICE_VERSION, DEVICE_VERSION_METADATA, DeviceHeader, HeaderError};
 pub use layout::{
-    CHECKPOINT_BYTES_MIN, Layout, LayoutError, LayoutOptions, RING_BYTES_MIN, SHARDS_MAX,
-    ShardLayout,
+    CHECKPOINT_BYTES_MIN, Layout, LayoutError, LayoutOptions, RING_BYTES_MIN, SEGMENT_DATA_SHARE,
+    SHARDS_MAX, ShardLayout,
 };
 pub use salt::Salt;
 pub use superblock::{CheckpointPlace, Superblock, SuperblockError};

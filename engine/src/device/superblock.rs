@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::STRUCTURE_BYTES;
 use super::layout::ShardLayout;
 use super::salt::Salt;
-use crate::ids::BLOCK_SIZE;
+use crate::ids::{BLOCK_SIZE, Extent, SEGMENT_LENGTH_FACTOR, SEGMENTS_NAMED};
 
 const MAGIC: [u8; 8] = *b"CVSUPER\0";
 const CRC_AT: usize = 8;
@@ -27,9 +27,10 @@ struct SuperblockBytes {
     number: U64,
     pages: U32,
     pages_crc: U32,
+    segments: [[U32; 2]; SEGMENTS_NAMED],
 }
 
-const _: () = assert!(size_of::<SuperblockBytes>() == 64);
+const _: () = assert!(size_of::<SuperblockBytes>() == 88);
 const _: () = assert!(std::mem::offset_of!(SuperblockBytes, crc) == CRC_AT);
 
 /// Why a slot holds no superblock.
@@ -75,13 +76,23 @@ pub struct Superblock {
     pub incarnation: u32,
     /// The checkpoint; none: the shard was empty at position 0.
     pub checkpoint: Option<CheckpointPlace>,
+    /// Ranges of the data space in which journal entries stand in metadata; the one for entries from
+    /// the next superblock on is the last. Those without blocks are none.
+    pub segments: [Extent; SEGMENTS_NAMED],
 }
 
 impl Superblock {
     /// The superblock of a shard that holds nothing.
     #[must_use]
     pub fn empty() -> Superblock {
-        Superblock { sequence: 1, position: 0, mark: 0, incarnation: 0, checkpoint: None }
+        Superblock {
+            sequence: 1,
+            position: 0,
+            mark: 0,
+            incarnation: 0,
+            checkpoint: None,
+            segments: Default::default(),
+        }
     }
 
     /// The superblock as it is written.
@@ -105,6 +116,7 @@ impl Superblock {
             number: place.number.into(),
             pages: place.pages.into(),
             pages_crc: place.pages_crc.into(),
+            segments: self.segments.map(|extent| [extent.start.into(), extent.blocks.into()]),
         };
         let mut bytes = [0; STRUCTURE_BYTES];
         bytes[..size_of::<SuperblockBytes>()].copy_from_slice(fields.as_bytes());
@@ -153,12 +165,25 @@ impl Superblock {
         if pages * BLOCK_SIZE as u64 > layout.checkpoint_bytes {
             return Err(SuperblockError::Field("pages"));
         }
+        let segments = fields
+            .segments
+            .map(|[start, blocks]| Extent { start: start.get(), blocks: blocks.get() });
+        let longest = u64::from(layout.segment_blocks()) * u64::from(SEGMENT_LENGTH_FACTOR);
+        let inside = |extent: &Extent| {
+            let end = extent.start.checked_add(extent.blocks);
+            let short = u64::from(extent.blocks) <= longest;
+            short && end.is_some_and(|end| end <= layout.data_blocks())
+        };
+        if !segments.iter().all(inside) {
+            return Err(SuperblockError::Field("segments"));
+        }
         Ok(Superblock {
             sequence: fields.sequence.get(),
             position: fields.position.get(),
             mark: fields.mark.get(),
             incarnation: fields.incarnation.get(),
             checkpoint,
+            segments,
         })
     }
 }

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::ids::Extent;
 
 fn plan(bytes: u64, shards: u32) -> Layout {
     Layout::plan(bytes, 4096, &LayoutOptions { shards, ..LayoutOptions::default() })
@@ -39,9 +40,9 @@ fn header_is_read_back_and_refused_when_damaged() {
         assert_eq!(DeviceHeader::parse(&bytes), Err(expected));
         bytes[at] ^= 1;
     }
-    let other = header().check_geometry(1 << 29, 4096);
+    let other = header().check_geometry(1 << 29, 4096, 0);
     assert!(matches!(other, Err(HeaderError::Foreign { .. })));
-    assert!(header().check_geometry(1 << 31, 4096).is_ok());
+    assert!(header().check_geometry(1 << 31, 4096, 0).is_ok());
     let other = header().check_identity(Uuid::nil());
     assert!(matches!(other, Err(HeaderError::Identity { .. })));
 }
@@ -74,14 +75,25 @@ fn superblock_bytes_are_pinned_and_checked() {
     let layout = plan(1 << 30, 2).shards[1];
     let salt = header().salt(1);
     let place = CheckpointPlace { area: 1, number: 5, pages: 6, pages_crc: 7 };
-    let superblock =
-        Superblock { sequence: 2, position: 3, mark: 9, incarnation: 4, checkpoint: Some(place) };
+    let segment = |start| Extent { start, blocks: 8 };
+    let superblock = Superblock {
+        sequence: 2,
+        position: 3,
+        mark: 9,
+        incarnation: 4,
+        checkpoint: Some(place),
+        segments: [segment(10), segment(11), segment(12)],
+    };
     let mut bytes = superblock.emit(1, salt);
     assert_eq!(bytes[..8], *b"CVSUPER\0");
     assert_eq!(bytes[12..16], [1, 0, 0, 0]);
     assert_eq!(bytes[16..40].iter().step_by(8).copied().collect::<Vec<_>>(), [2, 3, 9]);
     assert_eq!(bytes[40..64].iter().step_by(4).copied().collect::<Vec<_>>(), [4, 1, 5, 0, 6, 7]);
+    assert_eq!(bytes[64..88].iter().step_by(4).copied().collect::<Vec<_>>(), [10, 8, 11, 8, 12, 8]);
     assert_eq!(Superblock::parse(&bytes, &layout, salt), Ok(superblock));
+    let outside = Superblock { segments: [segment(layout.data_blocks() - 7); 3], ..superblock };
+    let parsed = Superblock::parse(&outside.emit(1, salt), &layout, salt);
+    assert_eq!(parsed, Err(SuperblockError::Field("segments")));
     let other = Superblock::parse(&bytes, &layout, header().salt(0));
     assert_eq!(other, Err(SuperblockError::Checksum));
     for at in 0..bytes.len() {

@@ -1,8 +1,10 @@
 //! Writing: items into the blocks of one batch, in the memory that the device will read.
 
 use super::block::{BLOCK_HEADER_BYTES, Stamp, seal_block};
-use super::item::{Item, Sink};
+use super::entry::{NOWHERE, record_length};
+use super::item::{ITEM_HEADER_BYTES, Item, Sink, kind, u32_at};
 use crate::device::Salt;
+use crate::record::RecordView;
 
 /// Offsets of two fields of the block header that are known while items are added.
 const FIRST_AT: usize = 36;
@@ -54,6 +56,21 @@ impl BatchWriter {
     #[must_use]
     pub fn blocks(&self) -> usize {
         self.cursor.div_ceil(self.block_size)
+    }
+
+    /// The record of the batch's only entry and where its only block lies, if that is all there is.
+    #[must_use]
+    pub fn only_block<'a>(&self, memory: &'a [u8]) -> Option<(RecordView<'a>, u32)> {
+        let item = memory.get(BLOCK_HEADER_BYTES..self.cursor.min(self.block_size))?;
+        if self.items != 1 || item.len() < ITEM_HEADER_BYTES || item[7] != kind::ENTRY {
+            return None;
+        }
+        let body = &item[ITEM_HEADER_BYTES..];
+        let (record, local) = body.split_at(record_length(body).ok()?);
+        if local.len() != 8 || u32_at(local, 4) != 1 || u32_at(local, 0) == NOWHERE {
+            return None;
+        }
+        Some((RecordView::trusted(record), u32_at(local, 0)))
     }
 
     /// Adds an item.

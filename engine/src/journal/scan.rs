@@ -1,7 +1,8 @@
-//! Reading: all blocks of a ring go in, in the order of the positions expected of them; what
-//! counts comes out.
+//! Reading: all blocks of a ring go in, in the order of the positions expected of them, and the
+//! entries that stand in metadata; what counts comes out.
 
-use super::block::{BlockError, BlockView};
+use super::block::{BlockError, BlockView, Stamp};
+use super::metadata::MetadataEntry;
 use super::scanned::{Held, Piece, Scanned};
 use crate::device::Salt;
 
@@ -21,7 +22,12 @@ pub struct Scan {
     held: Vec<Held>,
     bytes: Vec<u8>,
     bad_blocks: u64,
+    stale_blocks: u64,
     ahead: Option<u64>,
+    /// The incarnation that wrote the superblock, and with it gave up what earlier ones left here.
+    begun: u32,
+    /// Blocks of the data space with an entry in their metadata, from `from` on.
+    places: Vec<u32>,
 }
 
 impl Scan {
@@ -38,7 +44,10 @@ impl Scan {
             held: Vec::new(),
             bytes: Vec::new(),
             bad_blocks: 0,
+            stale_blocks: 0,
             ahead: None,
+            begun: incarnation,
+            places: Vec::new(),
         }
     }
 
@@ -70,9 +79,7 @@ impl Scan {
             }
             return;
         }
-        self.mark = self.mark.max(block.mark());
-        self.incarnation = self.incarnation.max(block.incarnation());
-        self.held.push(Held {
+        let held = Held {
             position: expected,
             mark: block.mark(),
             start: block.start(),
@@ -82,8 +89,45 @@ impl Scan {
             body: self.bytes.len(),
             body_bytes: block.body().len() as u16,
             first_item: block.first_item().map(|at| at as u16),
-        });
+        };
         self.bytes.extend_from_slice(block.body());
+        self.hold(held);
+    }
+
+    /// Passes an entry that stands in the metadata of its block; in any order.
+    pub fn metadata(&mut self, entry: &MetadataEntry) {
+        let Stamp { position, mark, start, incarnation } = entry.stamp;
+        if position < self.from {
+            return;
+        }
+        self.places.push(entry.place());
+        if position >= self.from + self.ring_blocks {
+            self.ahead = Some(position);
+            return;
+        }
+        let body = self.bytes.len();
+        entry.emit(&mut self.bytes);
+        self.hold(Held {
+            position,
+            mark,
+            start,
+            incarnation,
+            first_of_batch: true,
+            last_of_batch: true,
+            body,
+            body_bytes: (self.bytes.len() - body) as u16,
+            first_item: Some(0),
+        });
+    }
+
+    fn hold(&mut self, held: Held) {
+        if held.incarnation < self.begun {
+            self.stale_blocks += 1;
+            return;
+        }
+        self.mark = self.mark.max(held.mark);
+        self.incarnation = self.incarnation.max(held.incarnation);
+        self.held.push(held);
     }
 
     /// Passes slots that could not be read.
@@ -98,7 +142,8 @@ impl Scan {
     pub fn finish(mut self) -> Scanned {
         let seen = self.held.len();
         self.drop_stale();
-        let stale_blocks = (seen - self.held.len()) as u64;
+        let stale_blocks = self.stale_blocks + (seen - self.held.len()) as u64;
+        self.sort();
         let mut pieces = Vec::new();
         let (used, after_mark) = self.pieces_below_mark(&mut pieces);
         let (end, used) = self.batches_from_mark(&mut pieces, used, after_mark);
@@ -111,6 +156,7 @@ impl Scan {
             stale_blocks,
             torn_blocks: (self.held.len() - used) as u64,
             ahead: self.ahead,
+            places: self.places,
             held: self.held,
             bytes: self.bytes,
             doubts: doubts(&pieces),
@@ -135,6 +181,22 @@ impl Scan {
                 incarnation > block.incarnation && start <= block.position
             })
         });
+    }
+
+    /// Puts what stands in metadata where its position is; items may span blocks that follow each
+    /// other, so the bodies go with them.
+    fn sort(&mut self) {
+        if self.places.is_empty() {
+            return;
+        }
+        self.held.sort_unstable_by_key(|block| block.position);
+        let mut bytes = Vec::with_capacity(self.bytes.len());
+        for block in &mut self.held {
+            let body = block.body..block.body_end();
+            block.body = bytes.len();
+            bytes.extend_from_slice(&self.bytes[body]);
+        }
+        self.bytes = bytes;
     }
 
     /// Cuts the blocks below the mark into runs and holes. Returns the number of blocks used and

@@ -26,7 +26,7 @@ impl Held {
         self.first_of_batch == before.last_of_batch && (same || (begins && self.first_of_batch))
     }
 
-    fn body_end(&self) -> usize {
+    pub(super) fn body_end(&self) -> usize {
         self.body + usize::from(self.body_bytes)
     }
 }
@@ -89,6 +89,8 @@ pub struct Scanned {
     /// A block of a later lap than the superblock's position allows: that superblock is not the
     /// newest there was.
     pub ahead: Option<u64>,
+    /// Blocks of the data space whose metadata are needed: they hold entries from `from` on.
+    pub places: Vec<u32>,
     pub(super) held: Vec<Held>,
     pub(super) bytes: Vec<u8>,
     pub(super) pieces: Vec<Piece>,

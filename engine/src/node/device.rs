@@ -148,7 +148,8 @@ fn check_quota(
     let shard = layout.shard;
     let quota_blocks = cluster.shard_quota_blocks(header.uuid, shard);
     let reserve_blocks = u64::from(config.store.reserve_blocks);
-    let data_blocks = u64::from(layout.data_blocks());
+    let kept_blocks = header.layout.kept_blocks(layout);
+    let data_blocks = u64::from(layout.data_blocks()) - kept_blocks;
     if quota_blocks + reserve_blocks > data_blocks {
         return Err(NodeError::Quota {
             uri: device.uri.clone(),
@@ -156,6 +157,7 @@ fn check_quota(
             quota_blocks,
             reserve_blocks,
             data_blocks,
+            kept_blocks,
         });
     }
     Ok(())
@@ -249,6 +251,7 @@ fn status_of(device: &DeviceConfig, namespace: &Namespace, header: &DeviceHeader
         uuid: header.uuid.to_string(),
         backend: namespace.backend,
         block_size: namespace.block_size,
+        metadata: header.layout.metadata,
         volatile_write_cache: namespace.volatile_write_cache,
     }
 }

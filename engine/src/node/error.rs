@@ -103,7 +103,8 @@ pub enum NodeError {
     /// The quotas promise more than the shard holds.
     #[error(
         "device {uri} shard {shard}: the quotas of its copysets are {quota_blocks} blocks and a \
-         reserve of {reserve_blocks}, its data space has {data_blocks}; lower the quotas"
+         reserve of {reserve_blocks}, its data space has {data_blocks}{}; lower the quotas",
+        kept(*kept_blocks)
     )]
     Quota {
         /// Which device.
@@ -114,8 +115,10 @@ pub enum NodeError {
         quota_blocks: u64,
         /// Reserve.
         reserve_blocks: u64,
-        /// Blocks there are.
+        /// Blocks there are for them.
         data_blocks: u64,
+        /// Blocks that entries in metadata may keep besides.
+        kept_blocks: u64,
     },
     /// The reserve is too small for the cluster's chunks.
     #[error(
@@ -197,4 +200,11 @@ pub enum NodeError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+fn kept(blocks: u64) -> String {
+    match blocks {
+        0 => String::new(),
+        _ => format!(" besides {blocks} that entries in metadata may keep"),
+    }
 }

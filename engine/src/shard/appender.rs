@@ -9,6 +9,7 @@ use super::config::ShardConfig;
 use crate::device::Salt;
 use crate::ids::{BLOCK_SIZE, BatchNumber};
 use crate::journal::{BLOCK_HEADER_BYTES, BatchWriter, Item, Ring, Space, Stamp};
+use crate::record::RecordView;
 
 /// What the writing side needs to know of its shard.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +56,8 @@ pub(super) struct Appender {
     waiting: VecDeque<(BatchNumber, Filled)>,
     /// The memory of the batch in flight.
     writing: Option<Pages>,
+    /// Whether the batch in flight stands in metadata, and has no memory.
+    in_metadata: bool,
 }
 
 impl Appender {
@@ -74,6 +77,7 @@ impl Appender {
             spare: spare?,
             waiting: VecDeque::with_capacity(config.batch_buffers),
             writing: None,
+            in_metadata: false,
         };
         appender.fill_open();
         Some(appender)
@@ -113,9 +117,31 @@ impl Appender {
         self.open.as_ref().map_or(0, |open| open.writer.room())
     }
 
-    /// Whether the open batch holds an item.
-    pub(super) fn has_items(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.writer.items() > 0)
+    /// Items of the open batch.
+    pub(super) fn items(&self) -> u32 {
+        self.open.as_ref().map_or(0, |open| open.writer.items())
+    }
+
+    /// The record of the open batch's only entry and where its only block lies, if that is all it
+    /// holds and metadata can say it behind the ring's head; with its stamp.
+    pub(super) fn only_block(&self, mark: u64) -> Option<(RecordView<'_>, u32, Stamp)> {
+        let open = self.open.as_ref()?;
+        let (record, place) = open.writer.only_block(open.memory.as_slice())?;
+        let AppenderOptions { incarnation, start, .. } = self.options;
+        let stamp = Stamp { position: self.ring.head(), mark, start, incarnation };
+        (self.ring.free() > 0).then_some((record, place, stamp))
+    }
+
+    /// The open batch goes to the device in metadata: takes its place in the ring, whose block is not
+    /// written, and forgets its items. Returns the position behind it.
+    pub(super) fn written_in_metadata(&mut self) -> u64 {
+        assert!(!self.is_writing() && self.waiting.is_empty(), "one journal write at a time");
+        self.in_metadata = true;
+        let open = self.open.as_mut().expect("an open batch");
+        open.writer.clear();
+        open.weighty = false;
+        self.ring.advance(1);
+        self.ring.head()
     }
 
     /// Whether a batch waits.
@@ -125,7 +151,7 @@ impl Appender {
 
     /// Whether a journal write is in flight.
     pub(super) fn is_writing(&self) -> bool {
-        self.writing.is_some()
+        self.writing.is_some() || self.in_metadata
     }
 
     /// Whether the open batch can be closed: it has memory to be written from.
@@ -164,7 +190,7 @@ impl Appender {
         let (batch, filled) = self.waiting.front()?;
         let blocks = filled.writer.blocks().max(1) as u64;
         let room = if *batch <= urgent { self.ring.unused() } else { self.ring.free() };
-        (self.writing.is_none() && blocks <= room).then_some(*batch)
+        (!self.is_writing() && blocks <= room).then_some(*batch)
     }
 
     /// Seals the oldest batch that waits and passes its commands on.
@@ -174,7 +200,7 @@ impl Appender {
         forced: bool,
         mut submit: impl FnMut(Operation),
     ) -> Written {
-        assert!(self.writing.is_none(), "one journal write at a time");
+        assert!(!self.is_writing(), "one journal write at a time");
         let (batch, mut filled) = self.waiting.pop_front().expect("a batch waits");
         let position = self.ring.head();
         let AppenderOptions { salt, incarnation, start, .. } = self.options;
@@ -240,6 +266,11 @@ impl Appender {
             blocks -= now;
         }
         commands
+    }
+
+    /// The write of a batch that stands in metadata is complete.
+    pub(super) fn metadata_written(&mut self) {
+        self.in_metadata = false;
     }
 
     /// The journal write is complete and all its commands have given their pages back.

@@ -3,7 +3,7 @@
 //! A batch is *complete* when its journal write and every payload write counted to it were seen
 //! to complete. It is *durable* when it and all before it are complete and, on a device with a
 //! volatile write cache, covered: by a flush that was submitted after that, or by force unit
-//! access where the batch had no payload.
+//! access where the batch had no payload, or went to the device with its payload, in one block.
 
 use std::collections::VecDeque;
 
@@ -21,6 +21,8 @@ struct Batch {
     had_payload: bool,
     /// Whether the journal write forces unit access.
     forced: bool,
+    /// Whether its entry stands in the metadata of its payload, whose write forces unit access.
+    in_metadata: bool,
     /// Whether it needs no flush any more.
     covered: bool,
     /// Position behind its last block.
@@ -97,6 +99,11 @@ impl Batches {
         self.batches.len() < BATCHES_MAX
     }
 
+    /// Payload writes of the open batch that are outstanding.
+    pub(super) fn open_payloads(&self) -> u32 {
+        self.batches.back().expect("the open batch").payloads
+    }
+
     /// Whether the open batch has payload.
     pub(super) fn open_has_payload(&self) -> bool {
         self.batches.back().expect("the open batch").had_payload
@@ -137,6 +144,13 @@ impl Batches {
         state.mark = mark;
     }
 
+    /// Notes that a closed batch has no journal write: its entry goes with its only payload.
+    pub(super) fn submitted_in_metadata(&mut self, batch: BatchNumber, end: u64, mark: u64) {
+        self.submitted(batch, 0, end, mark);
+        let at = self.at(batch);
+        self.batches[at].in_metadata = true;
+    }
+
     /// Notes a payload write that was seen to complete.
     pub(super) fn payload_done(&mut self, batch: BatchNumber) {
         let at = self.at(batch);
@@ -155,7 +169,8 @@ impl Batches {
     fn look_at(&mut self, at: usize) {
         let state = &mut self.batches[at];
         if state.is_complete() {
-            state.covered = !self.volatile || (state.forced && !state.had_payload);
+            let forced = state.in_metadata || (state.forced && !state.had_payload);
+            state.covered = !self.volatile || forced;
         }
     }
 
@@ -256,6 +271,19 @@ mod tests {
         assert_eq!(batches.begin_flush(), Some(second));
         batches.flush_done();
         assert_eq!(batches.advance(), Some(second));
+    }
+
+    #[test]
+    fn a_batch_in_metadata_is_durable_with_its_payload() {
+        let mut batches = Batches::new(true, 7, 7);
+        let first = batches.add_payload();
+        assert_eq!(batches.close(), first);
+        batches.submitted_in_metadata(first, 8, 7);
+        assert_eq!(batches.advance(), None);
+        batches.payload_done(first);
+        assert_eq!(batches.begin_flush(), None);
+        assert_eq!(batches.advance(), Some(first));
+        assert_eq!(batches.durable_end(), 8);
     }
 
     #[test]

@@ -337,6 +337,7 @@ impl Shard {
             mark: self.batches.durable_end(),
             incarnation: self.incarnation,
             checkpoint: Some(writer.place(state.area)),
+            segments: self.store.open_segment(),
         };
         let bytes = state.next.emit(self.layout.shard, self.salt);
         let (run, mut memory) = state.spare.pop().expect("all runs are back");
@@ -358,6 +359,7 @@ impl Shard {
         state.run_done(state.run_number);
         state.phase = Phase::Idle;
         self.superblock = state.next;
+        self.store.advance_segments();
         let pages = self.superblock.checkpoint.map_or(0, |place| place.pages);
         if !state.increment {
             state.whole_pages = pages;

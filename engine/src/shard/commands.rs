@@ -42,15 +42,24 @@ impl<P> Commands<P> {
         self.slots.len()
     }
 
-    /// Queues a command.
+    /// Queues a command, and names it.
     ///
     /// # Panics
     ///
     /// If all slots are taken; callers look at [`Commands::free`] first.
-    pub(super) fn push(&mut self, purpose: P, operation: Operation) {
+    pub(super) fn push(&mut self, purpose: P, operation: Operation) -> Tag {
         let command = InFlight { purpose, submitted_ns: 0 };
         let Ok(slot) = self.slots.insert(command) else { panic!("a command slot is free") };
-        self.queue.push_back(Submission { tag: self.tag(slot), operation });
+        let tag = self.tag(slot);
+        self.queue.push_back(Submission { tag, operation });
+        tag
+    }
+
+    /// Changes a command that the device has not seen; `None` if it has.
+    pub(super) fn queued_mut(&mut self, tag: Tag) -> Option<(&mut P, &mut Operation)> {
+        let submission = self.queue.iter_mut().rev().find(|queued| queued.tag == tag)?;
+        let command = self.slots.get_mut(slot_of(tag))?;
+        Some((&mut command.purpose, &mut submission.operation))
     }
 
     /// The next command for the device.

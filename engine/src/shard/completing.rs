@@ -69,6 +69,10 @@ impl Shard {
     fn advance(&mut self, purpose: Purpose, events: &mut Vec<Event>) {
         match purpose {
             Purpose::Payload(batch) => self.batches.payload_done(batch),
+            Purpose::PayloadWithEntry(batch) => {
+                self.batches.payload_done(batch);
+                self.appender.metadata_written();
+            }
             Purpose::Journal(batch) => {
                 if self.batches.journal_done(batch) {
                     self.appender.written();
@@ -99,7 +103,7 @@ impl Shard {
 /// The stage that ends with a command.
 fn stage_of(purpose: Purpose) -> Option<Stage> {
     match purpose {
-        Purpose::Payload(_) => Some(Stage::DeviceWrite),
+        Purpose::Payload(_) | Purpose::PayloadWithEntry(_) => Some(Stage::DeviceWrite),
         Purpose::Journal(_) => Some(Stage::JournalWrite),
         Purpose::Flush => Some(Stage::DeviceFlush),
         Purpose::Read { .. } => Some(Stage::DeviceRead),
@@ -112,7 +116,7 @@ fn stage_of(purpose: Purpose) -> Option<Stage> {
 
 fn failed_command(purpose: Purpose) -> FailedCommand {
     match purpose {
-        Purpose::Payload(_) => FailedCommand::Payload,
+        Purpose::Payload(_) | Purpose::PayloadWithEntry(_) => FailedCommand::Payload,
         Purpose::Journal(_) => FailedCommand::Journal,
         Purpose::Flush | Purpose::CheckpointFlush => FailedCommand::Flush,
         Purpose::CheckpointRun(_) => FailedCommand::Checkpoint,

@@ -17,6 +17,9 @@ pub const COMMANDS_RESERVED: u32 = 64;
 /// is no longer than half as many transfers.
 pub const JOURNAL_COMMANDS_MAX: usize = 32;
 
+/// Batches in metadata that one batch with notes is for: what is released waits for it.
+pub(super) const UNNOTED_MAX: u32 = 128;
+
 /// Extents told to the device in one deallocate.
 pub const DEALLOCATE_EXTENTS_MAX: usize = culvert_nvme::DEALLOCATE_RANGES_MAX;
 

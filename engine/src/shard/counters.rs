@@ -7,7 +7,7 @@ pub struct ShardCounters {
     pub payload_bytes: u64,
     /// Payload write commands.
     pub payload_commands: u64,
-    /// Bytes of journal blocks written, headers and filling included.
+    /// Bytes of journal blocks written, headers and filling included, and of entries in metadata.
     pub journal_bytes: u64,
     /// Bytes of items in them.
     pub item_bytes: u64,
@@ -19,6 +19,8 @@ pub struct ShardCounters {
     pub entries: u64,
     /// Most items in one batch.
     pub batch_items_max: u32,
+    /// Those of them that stand in the metadata of the block that they write.
+    pub metadata_batches: u64,
     /// Batches written only to carry a note, a release or the mark.
     pub idle_batches: u64,
     /// Flushes.

@@ -1,7 +1,7 @@
 //! What the shard itself knows of each group: its replica's name and how far it has applied.
 
 use crate::by_copyset::ByCopyset;
-use crate::ids::{CopysetId, LogIndex};
+use crate::ids::{CopysetId, LogIndex, ReplicaId, Term};
 use crate::journal::ReplicaIdentity;
 
 /// One group.
@@ -12,6 +12,8 @@ pub(super) struct Group {
     pub(super) applied: LogIndex,
     /// Whether the note is due to be journalled.
     pub(super) dirty: bool,
+    /// Term and vote that were journalled last since the opening.
+    pub(super) voted: Option<(Term, ReplicaId)>,
     /// Whether the replica may have forgotten votes and acknowledgements.
     pub(super) in_doubt: bool,
     /// Whether the checkpoint in progress keeps it.

@@ -67,15 +67,20 @@ use appender::{Appender, AppenderOptions};
 use batches::Batches;
 use checkpoint_stream::Checkpointing;
 use commands::Commands;
+use config::UNNOTED_MAX;
 use groups::Groups;
 
 /// What a command of a running shard is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     Payload(BatchNumber),
+    /// The batch's entry stands in the metadata.
+    PayloadWithEntry(BatchNumber),
     Journal(BatchNumber),
     Flush,
-    Read { token: u64 },
+    Read {
+        token: u64,
+    },
     CheckpointRun(usize),
     CheckpointFlush,
     Superblock,
@@ -88,6 +93,8 @@ struct DeviceMeasures {
     block_size: u64,
     transfer_pages_max: u32,
     volatile: bool,
+    /// Whether entries of single blocks stand in their metadata.
+    metadata: bool,
 }
 
 impl DeviceMeasures {
@@ -96,6 +103,7 @@ impl DeviceMeasures {
             block_size: u64::from(namespace.block_size),
             transfer_pages_max: namespace.transfer_bytes_max / BLOCK_SIZE as u32,
             volatile: namespace.volatile_write_cache,
+            metadata: false,
         }
     }
 
@@ -121,6 +129,8 @@ struct Parts {
     mark: u64,
     groups: Groups,
     store: Store,
+    /// Blocks whose metadata hold entries that the next recovery may need.
+    entry_places: Vec<u32>,
 }
 
 /// A running shard. See the module's documentation.
@@ -152,6 +162,12 @@ pub struct Shard {
     close_now: bool,
     /// The last batch at whose closing no note was left over.
     all_noted: BatchNumber,
+    /// The payload write queued last.
+    last_payload: Tag,
+    /// Batches in metadata since the last one with notes.
+    batches_unnoted: u32,
+    /// Until [`Shard::finish_recovery`]: blocks whose metadata hold entries.
+    entry_places: Vec<u32>,
     /// When an idle batch is due.
     idle_at: Option<u64>,
     /// Extents that the device is being told of.
@@ -206,6 +222,9 @@ impl Shard {
             touched: false,
             close_now: false,
             all_noted: BatchNumber(0),
+            last_payload: Tag(0),
+            batches_unnoted: 0,
+            entry_places: parts.entry_places,
             idle_at: None,
             deallocating: ArrayVec::new(),
             deallocate_scratch: Vec::with_capacity(DEALLOCATE_EXTENTS_MAX),
@@ -240,6 +259,11 @@ impl Shard {
     ) -> Result<Vec<(CopysetId, u64)>, SpaceError> {
         let lost = self.store.finish_recovery(live, damaged)?;
         self.recovering = false;
+        if self.device.metadata {
+            let places = std::mem::take(&mut self.entry_places);
+            let (blocks, named) = (self.layout.segment_blocks(), &self.superblock.segments);
+            self.store.restore_segments(blocks, named, &places);
+        }
         self.plan_checkpoint();
         Ok(lost)
     }

@@ -264,6 +264,10 @@ pub struct RecoveryReport {
     pub items: u64,
     /// Blocks of the ring that fail their checksum, could not be read or stand in a wrong slot.
     pub bad_blocks: u64,
+    /// Entries from that position on that stand in metadata.
+    pub metadata_entries: u64,
+    /// Blocks of open segments that could not be read.
+    pub unreadable_metadata: u64,
     /// Blocks that a later incarnation had given up.
     pub stale_blocks: u64,
     /// Good blocks behind the end.

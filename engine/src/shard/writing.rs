@@ -4,9 +4,9 @@ use culvert_memory::{Buffer, Pages};
 use culvert_nvme::{LbaRange, Operation};
 
 use super::groups::Group;
-use super::{DEALLOCATE_EXTENTS_MAX, Purpose, Shard};
+use super::{DEALLOCATE_EXTENTS_MAX, Purpose, Shard, UNNOTED_MAX};
 use crate::ids::{BLOCK_SIZE, BatchNumber, CopysetId, Extent, LogIndex, Term};
-use crate::journal::{BlockRepaired, Entry, HardState, Item, NOWHERE, Space};
+use crate::journal::{BlockRepaired, Entry, HardState, Item, NOWHERE, Space, encode_metadata};
 use crate::record::RecordView;
 
 impl Shard {
@@ -30,8 +30,18 @@ impl Shard {
         self.append_item(&Item::Entry(Entry { record, extents: extents.into(), superseded_by }))
     }
 
-    /// Adds a group's hard state to the open batch and returns the batch.
+    /// Adds a group's hard state to the open batch and returns the batch. Where entries stand in
+    /// metadata, a state that brings no more than a commit index is left out: followers get one with
+    /// each entry, which would have to go to the ring with it, and applied notes say as much.
     pub fn append_hard_state(&mut self, copyset: CopysetId, state: HardState) -> BatchNumber {
+        if self.device.metadata
+            && let Some(group) = self.groups.get_mut(copyset)
+        {
+            let voted = group.voted.replace((state.term, state.vote));
+            if voted == Some((state.term, state.vote)) {
+                return self.batches.open();
+            }
+        }
         self.append_item(&Item::HardState(copyset, state))
     }
 
@@ -166,7 +176,7 @@ impl Shard {
                 let lba = self.device.lba(data + u64::from(block) * BLOCK_SIZE as u64);
                 let pages = pages.slice(page, blocks);
                 let write = Operation::Write { lba, pages, fua: false };
-                self.commands.push(Purpose::Payload(batch), write);
+                self.last_payload = self.commands.push(Purpose::Payload(batch), write);
                 self.counters.payload_commands += 1;
                 block += blocks;
                 page += blocks;
@@ -240,9 +250,11 @@ impl Shard {
         if busy || !self.appender.can_close() || !self.batches.has_room() {
             return;
         }
-        let filled = self.appender.has_items() || self.batches.open_has_payload();
+        let filled = self.appender.items() > 0 || self.batches.open_has_payload();
         if filled || self.close_now {
-            self.close();
+            if !self.close_into_metadata() {
+                self.close();
+            }
         } else if !self.idle_due() {
             self.idle_at = None;
         } else if *self.idle_at.get_or_insert(now + self.config.idle_ns) <= now {
@@ -263,8 +275,53 @@ impl Shard {
         self.touched && self.store.has_waiting()
     }
 
+    /// Closes the open batch into the metadata of the block that it writes, if one entry of one block
+    /// is all it has, and the device has not seen that yet. Notes and releases wait for another batch.
+    fn close_into_metadata(&mut self) -> bool {
+        let may = self.device.metadata && !self.close_now && self.batches_unnoted < UNNOTED_MAX;
+        if !may || self.batches.open_payloads() != 1 {
+            return false;
+        }
+        let mark = self.batches.durable_end();
+        let Some((record, place, stamp)) = self.appender.only_block(mark) else { return false };
+        // The superblock that names its segment must not be the last to do so.
+        if !self.store.is_in_active_segment(place) {
+            return false;
+        }
+        let Some(metadata) = encode_metadata(&stamp, &record, place, self.salt) else {
+            return false;
+        };
+        let byte = self.layout.data() + u64::from(place) * BLOCK_SIZE as u64;
+        let lba = self.device.lba(byte);
+        let Some((purpose, operation)) = self.commands.queued_mut(self.last_payload) else {
+            return false;
+        };
+        let Operation::Write { lba: at, pages, .. } = operation else { return false };
+        if *at != lba || pages.pages() != 1 {
+            return false;
+        }
+        let (pages, fua) = (pages.clone(), self.device.volatile);
+        *operation = Operation::WriteWithMetadata { lba, pages, fua, metadata };
+        let batch = self.batches.close();
+        *purpose = Purpose::PayloadWithEntry(batch);
+        let end = self.appender.written_in_metadata();
+        self.batches.submitted_in_metadata(batch, end, mark);
+        (self.last_mark, self.weighty_end) = (mark, end);
+        self.batches_unnoted += 1;
+        self.idle_at = None;
+        self.counters.batches += 1;
+        self.counters.metadata_batches += 1;
+        self.counters.journal_bytes += metadata.len() as u64;
+        self.counters.batch_items_max = self.counters.batch_items_max.max(1);
+        true
+    }
+
     /// Closes the open batch: with all notes that are due, and with them what was released.
     fn close(&mut self) {
+        if self.device.metadata {
+            // What comes alone now may come alone again.
+            self.store.prefer_segment(self.appender.items() <= 1);
+        }
         while let Some((copyset, index)) = self.groups.next_note() {
             let note = Item::AppliedNote(copyset, index);
             if note.length() > self.appender.open_room() {
@@ -280,6 +337,7 @@ impl Shard {
         let batch = self.batches.close();
         if noted {
             self.all_noted = batch;
+            self.batches_unnoted = 0;
         }
         if releases {
             self.store.seal(batch);

@@ -68,7 +68,7 @@ pub fn count(process: &mut Process, copysets: &[CopysetId]) -> Result<(), String
         all += mapped;
     }
     let statistics = store.statistics();
-    if statistics.free_blocks + all != statistics.data_blocks {
+    if statistics.free_blocks + statistics.kept_blocks + all != statistics.data_blocks {
         return Err(format!("{all} blocks are mapped, but {statistics:?}"));
     }
     Ok(())

@@ -19,16 +19,19 @@ pub enum State {
     Scrub,
     /// A node is stopped.
     Paused,
+    /// Entries of a node's journal since its last checkpoint stand in metadata.
+    Metadata,
 }
 
 /// All states, in the order of the table's columns.
-pub const STATES: [State; 6] = [
+pub const STATES: [State; 7] = [
     State::LeaderChange,
     State::Checkpoint,
     State::CatchUp,
     State::RaftSnapshot,
     State::Scrub,
     State::Paused,
+    State::Metadata,
 ];
 
 impl State {
@@ -41,6 +44,7 @@ impl State {
             State::RaftSnapshot => "raft snapshot",
             State::Scrub => "scrub",
             State::Paused => "paused",
+            State::Metadata => "metadata",
         }
     }
 }
@@ -131,6 +135,6 @@ pub fn is_in(state: State, statuses: &[CopysetStatus]) -> Option<bool> {
         State::RaftSnapshot => {
             any(&|status| status.catch_ups.iter().any(|catch_up| catch_up.phase == "finishing"))
         }
-        State::Checkpoint | State::Scrub | State::Paused => None,
+        State::Checkpoint | State::Scrub | State::Paused | State::Metadata => None,
     }
 }

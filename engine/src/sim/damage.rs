@@ -4,8 +4,11 @@
 //! always holds everything that was acknowledged, which is what the design asks for. Journal blocks
 //! above the mark are left alone: a replica cannot tell their loss from a torn tail.
 
+use std::collections::BTreeMap;
+
 use culvert::chunkserver::rebuild;
 use culvert::device::{DeviceHeader, read_header};
+use culvert::journal::MetadataEntry;
 use culvert::shard::ShardConfig;
 use culvert::shard::check::check;
 use culvert_memory::Pool;
@@ -83,15 +86,30 @@ fn journal(
     let (position, mark) = (shard.recovery.position, shard.recovery.mark);
     let layout = header.layout.shards[0];
     let ring = layout.ring_bytes / 4096;
+    let entries = entries_in_metadata(copy, header);
     if mark <= position {
         return "nothing".to_owned();
     }
     let first = position + random.below(mark - position);
     let blocks = (1 + random.below(4)).min(mark - first);
     for position in first..first + blocks {
-        spoil(disk, layout.ring() / 4096 + position % ring, random);
+        let block = layout.ring() / 4096 + position % ring;
+        spoil(disk, entries.get(&position).copied().unwrap_or(block), random);
     }
     format!("journal positions {first}..{} of {position}..{mark}", first + blocks)
+}
+
+/// Positions whose entry stands in metadata, and the blocks that these belong to.
+fn entries_in_metadata(disk: &Disk, header: &DeviceHeader) -> BTreeMap<u64, u64> {
+    let layout = header.layout.shards[0];
+    let salt = header.salt(0);
+    let places = if disk.has_metadata() { 0..layout.data_blocks() } else { 0..0 };
+    let entry = |place| {
+        let block = layout.data() / 4096 + u64::from(place);
+        let entry = MetadataEntry::parse(&disk.read_metadata(block), place, salt)?;
+        Some((entry.stamp.position, block))
+    };
+    places.filter_map(entry).collect()
 }
 
 /// Lets a block go bad: one bit is another, or it cannot be read.

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use culvert::cluster::{Cluster, Device, Node, PlanOptions, Reactor};
 use culvert::config::{ByteSize, DeviceConfig, NodeConfig};
-use culvert::device::LayoutOptions;
-use culvert::ids::ReplicaId;
+use culvert::device::{LayoutOptions, SEGMENT_DATA_SHARE};
+use culvert::ids::{ReplicaId, SEGMENTS_MAX};
 use culvert::network::Address;
 use uuid::Uuid;
 
@@ -44,19 +44,24 @@ pub fn node_uuid(node: usize) -> Uuid {
 }
 
 /// How a device is laid out.
-pub fn layout() -> LayoutOptions {
+pub fn layout(metadata: bool) -> LayoutOptions {
     LayoutOptions {
         shards: 1,
         ring_bytes: Some(4 << 20),
         checkpoint_bytes: Some(1 << 20),
         chunk_blocks: CHUNK_BLOCKS,
+        metadata,
     }
 }
 
 /// Blocks of 4 KiB of a node's device: hardly more than quotas and reserve, so that what was let go
-/// is soon written again.
-pub fn device_blocks(temper: &Temper) -> u64 {
-    OTHER_BLOCKS + temper.volume_blocks + temper.reserve_blocks + temper.slack_blocks
+/// is soon written again. `metadata`: and what segments may keep.
+pub fn device_blocks(temper: &Temper, metadata: bool) -> u64 {
+    let blocks = temper.volume_blocks + temper.reserve_blocks + temper.slack_blocks;
+    let kept = |data: u64| SEGMENTS_MAX as u64 * (data / SEGMENT_DATA_SHARE);
+    let enough = |data: &u64| data - kept(*data) >= blocks;
+    let data = if metadata { (blocks..).find(enough).expect("most is not kept") } else { blocks };
+    OTHER_BLOCKS + data
 }
 
 /// The cluster, its nodes listening at `addresses`, with a volume of so many blocks.
@@ -95,7 +100,9 @@ pub fn config(node: usize, temper: &Temper) -> NodeConfig {
     let mut config = NodeConfig::new(node_uuid(node), PathBuf::from("cluster.toml"), 0);
     config.reactors[0].pool_bytes = ByteSize(POOL_BYTES as u64);
     // Never opened: the simulation puts its own queue pair in this place.
-    config.devices.push(DeviceConfig::new(format!("emulated:{}MiB", device_blocks(temper) >> 8)));
+    config
+        .devices
+        .push(DeviceConfig::new(format!("emulated:{}MiB", device_blocks(temper, false) >> 8)));
     config.devices[0].depth_max = 128;
     config.store.batch_bytes = ByteSize::kib(256);
     config.store.checkpoint_min_bytes = ByteSize(temper.checkpoint_bytes);

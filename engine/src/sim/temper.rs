@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::device::DiskOptions;
 use super::random::Random;
+use super::scene;
 
 const US: u64 = 1000;
 const MS: u64 = 1_000_000;
@@ -52,6 +53,8 @@ pub struct Temper {
     pub full: bool,
     /// Whether some device has a volatile cache, in a million.
     cached: u32,
+    /// Whether entries of the journal stand in the metadata of some device, in a million.
+    metadata: u32,
     read_ns: Range<u64>,
     write_ns: Range<u64>,
     flush_ns: Range<u64>,
@@ -71,8 +74,8 @@ pub struct Temper {
 }
 
 impl Temper {
-    /// Draws a world.
-    pub fn new(random: &mut Random) -> Temper {
+    /// Draws a world. `metadata`: draws what came to worlds later, so that others are as they were.
+    pub fn new(random: &mut Random, metadata: &mut Random) -> Temper {
         let volume_blocks = *pick(random, &[192, 192, 384, 768]);
         let full = random.chance(500_000);
         let hot_blocks = *pick(random, &[1, 2, 4, 12, 24]);
@@ -86,6 +89,7 @@ impl Temper {
             slack_blocks: *pick(random, &[0, 0, 16, 64]),
             full,
             cached: *pick(random, &[1_000_000, 1_000_000, 500_000, 0]),
+            metadata: *pick(metadata, &[0, 0, 1_000_000, 500_000]),
             read_ns: match random.below(10) {
                 0..5 => 50 * US..150 * US,
                 5..8 => 200 * US..20 * MS,
@@ -132,15 +136,21 @@ impl Temper {
     }
 
     /// A device.
-    pub fn disk(&self, blocks: u64, random: &mut Random) -> DiskOptions {
+    pub fn disk(&self, metadata: bool, random: &mut Random) -> DiskOptions {
         DiskOptions {
-            blocks,
+            blocks: scene::device_blocks(self, metadata),
+            metadata,
             volatile_write_cache: random.chance(self.cached),
             read_ns: self.read_ns.clone(),
             write_ns: self.write_ns.clone(),
             flush_ns: self.flush_ns.clone(),
             ..DiskOptions::default()
         }
+    }
+
+    /// Whether entries stand in the metadata of a device.
+    pub fn metadata(&self, random: &mut Random) -> bool {
+        random.chance(self.metadata)
     }
 
     /// How much too fast a clock runs, in parts per million.

@@ -63,6 +63,10 @@ struct Host {
     paused_ns: u64,
     /// Whether a checkpoint was under way when it was last looked at.
     checkpointing: bool,
+    /// Checkpoints when it was last looked at, and batches of its journal in metadata when the last of
+    /// them came to count; whether there were more since.
+    checkpoints: (u64, u64),
+    in_metadata: bool,
     /// Whether its device was ever damaged.
     damaged: bool,
     /// Its power fails so long after its next checkpoint, for so long.
@@ -111,11 +115,12 @@ impl World {
     /// and clients.
     pub fn new(seed: u64, guests: usize, pools: &[Pool], traced: bool) -> World {
         let mut random = Random::new(seed);
-        let temper = Temper::new(&mut random.fork("temper"));
+        let mut metadata = Random::new(seed).fork("metadata");
+        let temper = Temper::new(&mut random.fork("temper"), &mut metadata);
         let fabric = Fabric::new(fabric_options(), random.fork("fabric"));
         let cluster = scene::cluster(address_of, temper.volume_blocks);
         let host = |node: usize| {
-            let options = temper.disk(scene::device_blocks(&temper), &mut random);
+            let options = temper.disk(temper.metadata(&mut metadata), &mut random);
             let disk = Disk::new(options, random.fork("disk"));
             format_disk(node, &disk, &pools[node], 1);
             Host {
@@ -126,6 +131,8 @@ impl World {
                 process: None,
                 paused_ns: 0,
                 checkpointing: false,
+                checkpoints: (0, 0),
+                in_metadata: false,
                 damaged: false,
                 checkpoint_trap: None,
             }
@@ -198,6 +205,7 @@ impl World {
                 let process = host.process.as_ref();
                 process.is_some_and(|process| process.reactor.chunkserver().is_scrubbing())
             }),
+            State::Metadata => self.hosts.iter().any(|host| host.in_metadata),
             State::Checkpoint => self.hosts.iter().any(|host| host.checkpointing),
             state => {
                 let statuses = self.statuses();
@@ -290,6 +298,7 @@ impl World {
         host.disk.crash(self.now_ns, kind);
         host.paused_ns = 0;
         host.checkpointing = false;
+        (host.checkpoints, host.in_metadata) = ((0, 0), false);
         self.watch.died(node);
     }
 
@@ -645,7 +654,13 @@ impl World {
                  damaged its device"
             ));
         }
-        let checkpointing = process.reactor.chunkserver_mut().shard_mut(0).is_checkpointing();
+        let shard = process.reactor.chunkserver_mut().shard_mut(0);
+        let counted = (shard.counters().checkpoints, shard.counters().metadata_batches);
+        if counted.0 > host.checkpoints.0 {
+            host.checkpoints = counted;
+        }
+        host.in_metadata = counted.1 > host.checkpoints.1;
+        let checkpointing = shard.is_checkpointing();
         if host.checkpointing
             && !checkpointing
             && let Some((after_ns, down_ns)) = host.checkpoint_trap.take()
@@ -770,7 +785,7 @@ fn format_disk(node: usize, disk: &Disk, pool: &Pool, now_ns: u64) {
     let options = FormatOptions {
         uuid: scene::device_uuid(node),
         now_ns,
-        layout: scene::layout(),
+        layout: scene::layout(disk.has_metadata()),
         force: true,
     };
     format(&mut open_driven(disk, pool), pool, &options).expect("a layout that fits");

@@ -58,6 +58,9 @@ pub struct Wound {
     pub rejoins: bool,
     strike: Option<Strike>,
     rot: Option<Rot>,
+    /// Checkpoints that its process has to write before no entry is needed any more that stands in the
+    /// metadata of a damaged block: nobody would see such a hole before the next recovery.
+    checkpoints: Option<u64>,
     reads_until_ns: u64,
     looked_ns: u64,
 }
@@ -114,7 +117,8 @@ impl Passing {
 impl Wound {
     pub fn new(node: usize) -> Wound {
         let (strike, rot) = (None, None);
-        Wound { node, rejoins: false, strike, rot, reads_until_ns: 0, looked_ns: 0 }
+        let (rejoins, checkpoints) = (false, None);
+        Wound { node, rejoins, strike, rot, checkpoints, reads_until_ns: 0, looked_ns: 0 }
     }
 
     /// Whether the node must not be taken down.
@@ -168,14 +172,36 @@ impl Wound {
         }
     }
 
-    /// Its process died: what was to go bad stays good.
+    /// Its process died: what was to go bad stays good, and the next sees what did go bad.
     pub fn died(&mut self) {
         self.rot = None;
+        self.checkpoints = None;
+    }
+
+    /// Blocks go bad, and with them entries that may be needed.
+    fn lose_entries(&mut self, shard: &Shard, disk: &Disk) {
+        if disk.has_metadata() {
+            // One may be under way already, and the superblock before the newest may come to rule.
+            self.checkpoints = Some(shard.counters().checkpoints + 3);
+            self.rejoins = true;
+        }
+    }
+
+    /// Hurries checkpoints on while entries are damaged.
+    fn write_checkpoints(&mut self, process: &mut Process) {
+        let shard = process.reactor.chunkserver_mut().shard_mut(0);
+        if self.checkpoints.is_some_and(|until| shard.counters().checkpoints >= until) {
+            self.checkpoints = None;
+        } else if self.checkpoints.is_some() {
+            shard.start_checkpoint();
+        }
     }
 
     /// To be asked after each step while the process runs: what goes bad now.
     pub fn go_on(&mut self, process: &mut Process, disk: &Disk, now_ns: u64) -> Option<Ripe> {
+        self.write_checkpoints(process);
         let shard = shard_of(process);
+        let mut lost = false;
         if now_ns >= self.reads_until_ns && disk.faults().misdirected_read > 0 {
             disk.set_faults(DiskFaults { misdirected_read: 0, ..disk.faults() });
         }
@@ -184,6 +210,7 @@ impl Wound {
                 Some(passing) => passing.is_over(shard),
                 None if struck(&disk.injected()) > strike.before => {
                     strike.passing = Some(Passing::new(shard));
+                    lost = true;
                     no_bad_writes(disk);
                     false
                 }
@@ -198,6 +225,9 @@ impl Wound {
             }
         }
         let ripe = self.rot.as_mut().is_some_and(|rot| rot.passing.is_over(shard));
+        if lost || ripe {
+            self.lose_entries(shard, disk);
+        }
         let rot = self.rot.take_if(|_| ripe)?;
         let data = data_blocks(shard);
         let stored = |(key, block, state): &(ChunkKey, u32, BlockState)| match state.place {
@@ -214,6 +244,7 @@ impl Wound {
     pub fn is_healed(&mut self, process: &mut Process, disk: &Disk, now_ns: u64) -> bool {
         if self.strike.is_some()
             || self.rot.is_some()
+            || self.checkpoints.is_some()
             || now_ns < self.reads_until_ns
             || now_ns < self.looked_ns
         {

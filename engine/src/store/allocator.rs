@@ -7,9 +7,10 @@
 //! It knows nothing of why a block is used; a block freed twice, or used twice, is a bug of the
 //! caller (or, while a shard recovers, damage), and is noticed.
 
-use crate::ids::{Extent, Extents, OPERATION_BLOCKS_MAX, OPERATION_EXTENTS_MAX};
+use crate::ids::{Extent, Extents, OPERATION_BLOCKS_MAX, OPERATION_EXTENTS_MAX, SEGMENTS_NAMED};
 use crate::store::DATA_BLOCKS_MAX;
 use crate::store::bitmap::Bitmap;
+use crate::store::segments::Segments;
 
 /// Free runs looked at in search of one that is long enough before the operation is scattered.
 const PROBES_MAX: u32 = 32;
@@ -22,6 +23,8 @@ pub struct Allocator {
     free_blocks: u32,
     /// Where the next search begins: below the end.
     cursor: u32,
+    /// Where journal entries stand in metadata.
+    segments: Option<Segments>,
 }
 
 impl Allocator {
@@ -33,7 +36,8 @@ impl Allocator {
     #[must_use]
     pub fn new(blocks: u32) -> Allocator {
         assert!(blocks <= DATA_BLOCKS_MAX);
-        Allocator { free: Bitmap::full(blocks), blocks, free_blocks: blocks, cursor: 0 }
+        let free = Bitmap::full(blocks);
+        Allocator { free, blocks, free_blocks: blocks, cursor: 0, segments: None }
     }
 
     /// Blocks of the data space.
@@ -126,6 +130,18 @@ impl Allocator {
     pub fn free(&mut self, extent: Extent) {
         assert!(extent.blocks <= self.blocks, "{extent:?} lies behind the end");
         assert!(extent.start <= self.blocks - extent.blocks, "{extent:?} lies behind the end");
+        if self.holds(extent) {
+            for start in extent.start..extent.end() {
+                if !self.segments.as_mut().is_some_and(|segments| segments.keep(start)) {
+                    self.insert(Extent { start, blocks: 1 });
+                }
+            }
+        } else {
+            self.insert(extent);
+        }
+    }
+
+    fn insert(&mut self, extent: Extent) {
         if let Err(block) = self.free.insert(extent.start, extent.blocks) {
             panic!("block {block} of {extent:?} is freed twice");
         }
@@ -151,7 +167,58 @@ impl Allocator {
     /// Bytes of memory held.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.free.memory_bytes()
+        self.free.memory_bytes() + self.segments.as_ref().map_or(0, Segments::memory_bytes)
+    }
+}
+
+/// Segments: see [`segments`](crate::store::segments).
+impl Allocator {
+    /// Begins with segments of so many blocks each: first those that the superblock in force names,
+    /// where `places` hold what recovery may need again.
+    pub(super) fn restore_segments(&mut self, blocks: u32, named: &[Extent], places: &[u32]) {
+        let mut segments = Segments::new(blocks);
+        self.free_blocks -= segments.restore(named, places, &mut self.free);
+        self.segments = Some(segments);
+    }
+
+    /// Opens the segment that the next superblock is the first to name; returns all that it names.
+    pub(super) fn open_segment(&mut self) -> [Extent; SEGMENTS_NAMED] {
+        let Some(segments) = &mut self.segments else { return Default::default() };
+        self.free_blocks -= segments.open(self.cursor, self.blocks, &mut self.free);
+        segments.named()
+    }
+
+    /// That superblock counts.
+    pub(super) fn advance_segments(&mut self) {
+        if let Some(segments) = &mut self.segments {
+            self.free_blocks += segments.advance(&mut self.free);
+        }
+    }
+
+    /// Takes a block of the active segment.
+    pub(super) fn allocate_in_segment(&mut self) -> Option<Extents> {
+        let start = self.segments.as_mut()?.take()?;
+        Some(Extents::from_iter([Extent { start, blocks: 1 }]))
+    }
+
+    /// Whether a block was taken from the segment that is active now.
+    pub(super) fn is_active(&self, block: u32) -> bool {
+        self.segments.as_ref().is_some_and(|segments| segments.is_active(block))
+    }
+
+    /// Whether blocks of an extent may hold what recovery needs, in their metadata.
+    pub(super) fn holds(&self, extent: Extent) -> bool {
+        self.segments.as_ref().is_some_and(|segments| segments.holds(extent))
+    }
+
+    /// Blocks that segments have set aside.
+    pub(super) fn kept_blocks(&self) -> u32 {
+        self.segments.as_ref().map_or(0, Segments::spare_blocks)
+    }
+
+    /// Whether a block is nobody's: free, or set aside by a segment.
+    pub(super) fn is_unused(&self, block: u32) -> bool {
+        self.is_free(block) || self.segments.as_ref().is_some_and(|all| all.is_spare(block))
     }
 }
 

@@ -40,6 +40,23 @@ impl Bitmap {
         }
     }
 
+    /// The empty set, for numbers below `bound`.
+    pub(super) fn empty(bound: u32) -> Bitmap {
+        let mut set = Bitmap::full(bound);
+        set.clear();
+        set
+    }
+
+    /// Removes all members.
+    pub(super) fn clear(&mut self) {
+        self.levels.iter_mut().for_each(|level| level.fill(0));
+    }
+
+    /// Number of members.
+    pub(super) fn count(&self) -> u32 {
+        self.levels[0].iter().map(|word| word.count_ones()).sum()
+    }
+
     /// Whether `number` is a member.
     pub(super) fn contains(&self, number: u32) -> bool {
         self.levels[0][number as usize / 64] >> (number % 64) & 1 != 0
@@ -202,7 +219,9 @@ mod tests {
             for number in holes {
                 bitmap.insert(number, 1).expect("no member");
             }
-            prop_assert_eq!(bitmap, Bitmap::full(bound));
+            prop_assert_eq!(&bitmap, &Bitmap::full(bound));
+            bitmap.clear();
+            prop_assert_eq!(bitmap, Bitmap::empty(bound));
         }
     }
 }

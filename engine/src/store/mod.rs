@@ -9,6 +9,7 @@
 //! | part | what |
 //! | --- | --- |
 //! | [`allocator`] | free blocks: a bitmap tree, next-fit |
+//! | `segments` | blocks whose journal entries stand in their metadata |
 //! | `releases`, [`tickets`] | the way from released to free |
 //! | `leaf`, `chunk_map`, `change` | the maps: 14 bytes a block, and what entries do to them |
 //! | [`frozen`] | images of chunks that share leaves with the map |
@@ -63,6 +64,7 @@ mod leaf;
 pub mod recovery;
 mod releases;
 pub mod repaired;
+mod segments;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -80,7 +82,9 @@ pub use repaired::RepairError;
 pub use statistics::StoreStatistics;
 pub use tickets::ReadTicket;
 
-use crate::ids::{BatchNumber, BlockRange, ChunkId, CopysetId, Extent, Extents, LogIndex};
+use crate::ids::{
+    BatchNumber, BlockRange, ChunkId, CopysetId, Extent, Extents, LogIndex, SEGMENTS_NAMED,
+};
 use crate::store::absence::Absences;
 use crate::store::allocator::Allocator;
 use crate::store::chunk_map::ChunkMap;
@@ -98,6 +102,8 @@ pub struct Store {
     /// Blocks taken for chunks of a peer that are not installed yet.
     arriving_blocks: u32,
     loader: Loader,
+    /// Whether single blocks are taken from the active segment.
+    in_segment: bool,
 }
 
 impl Store {
@@ -125,6 +131,7 @@ impl Store {
             space: None,
             arriving_blocks: 0,
             loader: Loader::default(),
+            in_segment: false,
         }
     }
 
@@ -247,6 +254,12 @@ impl Store {
     /// [`OPERATION_BLOCKS_MAX`](crate::ids::OPERATION_BLOCKS_MAX).
     pub fn allocate(&mut self, blocks: u32) -> Option<Extents> {
         let space = self.space.as_mut().expect("recovery is over");
+        if blocks == 1
+            && self.in_segment
+            && let Some(extents) = space.allocate_in_segment()
+        {
+            return Some(extents);
+        }
         loop {
             if let Some(extents) = space.allocate(blocks) {
                 return Some(extents);
@@ -287,6 +300,40 @@ impl Store {
     pub fn arrived(&mut self, blocks: u32) {
         let rest = self.arriving_blocks.checked_sub(blocks);
         self.arriving_blocks = rest.expect("only what arrives has arrived");
+    }
+
+    /// Begins with segments of so many blocks each: first those that the superblock in force names,
+    /// where `places` hold what recovery may need again.
+    ///
+    /// # Panics
+    ///
+    /// If the shard recovers.
+    pub fn restore_segments(&mut self, blocks: u32, named: &[Extent], places: &[u32]) {
+        let space = self.space.as_mut().expect("recovery is over");
+        space.restore_segments(blocks, named, places);
+    }
+
+    /// Opens the segment that the next superblock is the first to name; returns all that it names.
+    pub fn open_segment(&mut self) -> [Extent; SEGMENTS_NAMED] {
+        self.space.as_mut().map_or_else(Default::default, Allocator::open_segment)
+    }
+
+    /// That superblock counts.
+    pub fn advance_segments(&mut self) {
+        if let Some(space) = &mut self.space {
+            space.advance_segments();
+        }
+    }
+
+    /// Whether single blocks are taken from the active segment, as far as it goes.
+    pub fn prefer_segment(&mut self, prefer: bool) {
+        self.in_segment = prefer;
+    }
+
+    /// Whether a block was taken from the segment that is active now.
+    #[must_use]
+    pub fn is_in_active_segment(&self, block: u32) -> bool {
+        self.space.as_ref().is_some_and(|space| space.is_active(block))
     }
 
     /// Releases an extent that a record held: truncated, refused, or never recorded. One that

@@ -130,7 +130,7 @@ pub(super) fn verify<'a>(
     census.add_damaged(&live_damaged);
     let mut leaked = 0_u64;
     for block in 0..space.blocks() {
-        match (space.is_free(block), census.space.is_free(block)) {
+        match (space.is_unused(block), census.space.is_free(block)) {
             (true, false) => return Err(census.double_use(block, User::Nobody)),
             (false, true) => leaked += 1,
             _ => {}

@@ -7,7 +7,7 @@
 //!    truncation, the delete); [`Releases::durable`] says that the batch is;
 //! 2. *unread*: every ticket that was out at the seal has come back;
 //! 3. *deallocated*, where that is switched on and the extent was discarded or deleted: the device
-//!    was told and has answered.
+//!    was told and has answered. One in whose metadata recovery may need something is not told.
 //!
 //! A deleted chunk is released leaf by leaf, unopened: [`Releases::reclaim`] frees its blocks a
 //! bounded number at a time.
@@ -172,6 +172,10 @@ impl Releases {
                         space.free(extent);
                         extent.blocks
                     }
+                    Released::Discarded(extent) if space.holds(extent) => {
+                        space.free(extent);
+                        extent.blocks
+                    }
                     Released::Discarded(extent) => {
                         self.deallocations.push_back(extent);
                         self.deallocations_waiting += u64::from(extent.blocks);
@@ -180,10 +184,8 @@ impl Releases {
                     Released::Leaf(leaf) => {
                         let blocks = leaves.placed(leaf);
                         let deallocations = self.deallocate.then_some(&mut self.deallocations);
-                        if deallocations.is_some() {
-                            self.deallocations_waiting += u64::from(blocks);
-                        }
-                        free_leaf(leaf, leaves, space, deallocations);
+                        let queued = free_leaf(leaf, leaves, space, deallocations);
+                        self.deallocations_waiting += u64::from(queued);
                         blocks
                     }
                 };
@@ -276,16 +278,21 @@ fn join(last: &mut Released, item: Released) -> bool {
     follows
 }
 
-/// Frees what a leaf names, or queues it for deallocation, in runs.
+/// Frees what a leaf names, or queues it for deallocation, in runs; returns the blocks queued.
 fn free_leaf(
     leaf: LeafId,
     leaves: &mut LeafPool,
     space: &mut Allocator,
     mut deallocations: Option<&mut VecDeque<Extent>>,
-) {
+) -> u32 {
+    let mut queued = 0;
     leaves.each_run(leaf, |run| match &mut deallocations {
-        Some(queue) => queue.push_back(run),
-        None => space.free(run),
+        Some(queue) if !space.holds(run) => {
+            queued += run.blocks;
+            queue.push_back(run);
+        }
+        _ => space.free(run),
     });
     leaves.reuse(leaf);
+    queued
 }

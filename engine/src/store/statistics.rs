@@ -9,6 +9,8 @@ pub struct StoreStatistics {
     pub data_blocks: u64,
     /// Free blocks; zero while the shard recovers.
     pub free_blocks: u64,
+    /// Blocks that nobody names, and that entries in metadata keep from being free.
+    pub kept_blocks: u64,
     /// Logical blocks mapped, over all copysets.
     pub mapped_blocks: u64,
     /// Blocks released and not yet free.
@@ -32,6 +34,7 @@ impl Store {
         StoreStatistics {
             data_blocks: self.geometry.data_blocks.into(),
             free_blocks: self.free_blocks(),
+            kept_blocks: self.space.as_ref().map_or(0, |space| space.kept_blocks().into()),
             mapped_blocks: self.map.mapped.iter().map(|(_, blocks)| blocks).sum(),
             waiting_blocks: self.releases.waiting_blocks(),
             deallocating_blocks: self.releases.deallocating_blocks(),

@@ -19,6 +19,7 @@ const SEERS: &[(&str, &str)] = &[
     ("engine/src/shard/checkpoint_stream.rs", "the checkpoint"),
     ("engine/src/shard/checkpointing.rs", "superblocks"),
     ("engine/src/shard/opening/beginning.rs", "the journal"),
+    ("engine/src/shard/opening/metadata.rs", "metadata"),
     ("engine/src/shard/opening/mod.rs", "superblocks"),
     ("engine/src/sim/guest.rs", "what a simulated client writes"),
     ("engine/src/shard/reader.rs", "the journal and the checkpoint, read back"),

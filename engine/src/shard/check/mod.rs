@@ -82,7 +82,8 @@ pub fn check<Q: QueuePair + ?Sized>(
     let ([Ok(header), _] | [_, Ok(header)]) = copies else { return Ok(report) };
     report.uuid = Some(header.uuid);
     let namespace = queue.namespace();
-    if let Err(error) = header.check_geometry(namespace.bytes(), namespace.block_size) {
+    let geometry = (namespace.bytes(), namespace.block_size, namespace.metadata_bytes);
+    if let Err(error) = header.check_geometry(geometry.0, geometry.1, geometry.2) {
         report.damage(Subject::Header { copy: 0 }, &error);
         return Ok(report);
     }

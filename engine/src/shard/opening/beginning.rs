@@ -127,6 +127,7 @@ impl Opening {
             mark,
             groups,
             store: self.store.take().expect("made with the checkpoint"),
+            entry_places: std::mem::take(&mut self.entry_places),
         };
         let shard = Shard::new(parts, &self.pool).ok_or(OpenError::Memory)?;
         let recovered = Recovered {

@@ -14,6 +14,8 @@ pub enum Place {
     Flush,
     /// A superblock slot.
     Superblock,
+    /// The metadata of a segment's blocks.
+    Metadata,
     /// The verdict.
     Verdict,
 }

@@ -1,12 +1,13 @@
 //! Opening a shard: from bytes on a device to a running [`Shard`](super::Shard).
 //!
 //! The way: flush (what a process that died left in the cache is seen by this opening and must not
-//! vanish after it); superblocks; checkpoint; the whole ring; the payloads above the mark; the
-//! verdict; an empty block whose mark covers all that. Nothing else is written before the verdict
+//! vanish after it); superblocks; checkpoint; the whole ring; the metadata of open segments; the
+//! payloads above the mark; the verdict; an empty block whose mark covers all that. Nothing else is written before the verdict
 //! is durable, and an inspection ends before it.
 
 mod beginning;
 mod error;
+mod metadata;
 
 pub use error::{OpenError, Place};
 
@@ -25,9 +26,10 @@ use crate::checkpoint::{CheckpointError, Section, StreamReader};
 use crate::device::{
     DeviceHeader, STRUCTURE_BYTES, Salt, ShardLayout, Superblock, SuperblockError,
 };
-use crate::ids::BLOCK_SIZE;
+use crate::ids::{BLOCK_SIZE, Extent};
 use crate::journal::{Ring, Scan, Scanned};
 use crate::store::{Geometry, Store};
+use metadata::MetadataReader;
 
 /// What to end in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,7 @@ enum Purpose {
     Flush,
     Superblock(usize),
     Range(ReadPart),
+    Metadata(Extent),
     Payload(usize),
     Write,
 }
@@ -60,6 +63,7 @@ enum Stage {
     Superblocks([Option<Result<Superblock, SuperblockError>>; 2]),
     Checkpoint(RangeReader, Box<Loading>),
     Ring(RangeReader, Box<Scan>),
+    Metadata(MetadataReader, Box<Scan>),
     Payload(Box<Verify>),
     /// The verdict's commands are in flight; so many.
     Verdict(usize),
@@ -80,6 +84,8 @@ pub struct Opening {
     config: ShardConfig,
     mode: OpeningMode,
     device: DeviceMeasures,
+    /// Bytes of metadata beside a block.
+    metadata_bytes: u32,
     device_bytes: u64,
     layout: ShardLayout,
     geometry: Geometry,
@@ -99,6 +105,8 @@ pub struct Opening {
     groups: Vec<RecoveredGroup>,
     report: RecoveryReport,
     ring: Option<Ring>,
+    /// Blocks whose metadata hold entries that the next recovery may need.
+    entry_places: Vec<u32>,
     result: Option<Result<Opened, OpenError>>,
 }
 
@@ -128,7 +136,11 @@ impl Opening {
         let mut opening = Opening {
             config,
             mode,
-            device: DeviceMeasures::new(namespace),
+            device: DeviceMeasures {
+                metadata: header.layout.metadata,
+                ..DeviceMeasures::new(namespace)
+            },
+            metadata_bytes: namespace.metadata_bytes,
             device_bytes: namespace.bytes(),
             layout,
             geometry,
@@ -146,6 +158,7 @@ impl Opening {
             groups: Vec::new(),
             report: RecoveryReport::default(),
             ring: None,
+            entry_places: Vec::new(),
             result: None,
         };
         if opening.device.volatile {
@@ -220,6 +233,13 @@ impl Opening {
                 let buffer = buffer.expect("a read hands its buffer back");
                 self.range_read(part, status, buffer)
             }
+            Purpose::Metadata(read) => {
+                // A device that is whole but hands over no metadata has lost nothing.
+                if status.is_device_gone() || status.same_code(Status::INVALID_FIELD) {
+                    check(status, Place::Metadata)?;
+                }
+                self.metadata_read(read, status, &buffer.expect("a read hands its buffer back"))
+            }
             Purpose::Payload(number) => {
                 let buffer = buffer.expect("a read hands its buffer back");
                 if let Stage::Payload(verify) = &mut self.stage {
@@ -242,13 +262,16 @@ impl Opening {
                 Stage::Checkpoint(reader, _) | Stage::Ring(reader, _) => {
                     reader.next_read().map(|(part, read)| (Purpose::Range(part), read))
                 }
+                Stage::Metadata(reader, _) => {
+                    match reader.next_read(&self.device, &self.layout, &self.pool) {
+                        Ok(next) => next.map(|(extent, read)| (Purpose::Metadata(extent), read)),
+                        Err(()) => return self.settle(|_| Err(OpenError::Memory)),
+                    }
+                }
                 Stage::Payload(verify) => {
                     match verify.next_read(&self.device, &self.layout, &self.pool) {
                         Ok(next) => next.map(|(number, read)| (Purpose::Payload(number), read)),
-                        Err(()) => {
-                            self.settle(|_| Err(OpenError::Memory));
-                            None
-                        }
+                        Err(()) => return self.settle(|_| Err(OpenError::Memory)),
                     }
                 }
                 _ => None,
@@ -350,7 +373,7 @@ impl Opening {
                     }
                     Part::Unreadable(bytes) => scan.unreadable(bytes / block_size),
                 });
-                if reader.is_done() { self.ring_done() } else { Ok(()) }
+                if reader.is_done() { self.begin_metadata() } else { Ok(()) }
             }
             // A read of a checkpoint that was given up.
             _ => Ok(()),
@@ -410,11 +433,46 @@ impl Opening {
         Ok(())
     }
 
-    fn ring_done(&mut self) -> Result<(), OpenError> {
+    /// The ring was read.
+    fn begin_metadata(&mut self) -> Result<(), OpenError> {
         let Stage::Ring(_, scan) = std::mem::replace(&mut self.stage, Stage::Done) else {
             return Ok(());
         };
-        let scanned = scan.finish();
+        let segments: &[Extent] =
+            if self.device.metadata { &self.superblock.segments } else { &[] };
+        self.stage = Stage::Metadata(MetadataReader::new(segments), scan);
+        self.metadata_step()
+    }
+
+    fn metadata_read(
+        &mut self,
+        read: Extent,
+        status: Status,
+        buffer: &Buffer,
+    ) -> Result<(), OpenError> {
+        if let Stage::Metadata(reader, scan) = &mut self.stage {
+            reader.complete(read, (status, buffer), self.metadata_bytes as usize, self.salt, scan);
+        }
+        self.metadata_step()
+    }
+
+    fn metadata_step(&mut self) -> Result<(), OpenError> {
+        match std::mem::replace(&mut self.stage, Stage::Done) {
+            Stage::Metadata(reader, scan) if reader.is_done() => {
+                self.report.unreadable_metadata = reader.unreadable();
+                self.journal_read(scan.finish())
+            }
+            stage => {
+                self.stage = stage;
+                Ok(())
+            }
+        }
+    }
+
+    /// All of the journal was read.
+    fn journal_read(&mut self, mut scanned: Scanned) -> Result<(), OpenError> {
+        self.entry_places = std::mem::take(&mut scanned.places);
+        self.report.metadata_entries = self.entry_places.len() as u64;
         if let Some(position) = scanned.ahead {
             return Err(self.fell_back.unwrap_or(OpenError::SuperblockLost { position }));
         }

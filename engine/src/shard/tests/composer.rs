@@ -79,6 +79,10 @@ pub(super) struct Composer {
     contents: BTreeMap<u32, (u64, u32, u32)>,
     /// Repairs done.
     pub(super) repaired: u64,
+    /// Whether entries come one by one.
+    alone: bool,
+    /// Batches at whose closing no note was left over.
+    noted: Vec<BatchNumber>,
     pub(super) groups: BTreeMap<CopysetId, ModelGroup>,
     number: u64,
     chunks: u64,
@@ -97,6 +101,8 @@ impl Composer {
             repairs: Vec::new(),
             contents: BTreeMap::new(),
             repaired: 0,
+            alone: false,
+            noted: Vec::new(),
             groups: BTreeMap::new(),
             number: 0,
             chunks: 3,
@@ -111,6 +117,24 @@ impl Composer {
             composer.groups.insert(copyset, ModelGroup::default());
         }
         composer
+    }
+
+    /// Ends a turn.
+    pub(super) fn seal(&mut self, now: u64) {
+        self.shard.seal(now);
+        let noted = self.shard.all_noted;
+        if self.noted.last() != Some(&noted) {
+            self.noted.push(noted);
+        }
+    }
+
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    /// From now on entries come one by one, or no more.
+    pub(super) fn toggle_alone(&mut self) {
+        self.alone = !self.alone;
     }
 
     pub(super) fn pick(&self, random: &mut Random) -> CopysetId {
@@ -298,6 +322,7 @@ impl Composer {
         let Recovered { mut shard, groups: found, report } = recovered;
         assert_eq!(report.holes, [], "nothing was damaged");
         let durable = self.shard.durable();
+        let noted = self.noted.iter().rev().find(|batch| **batch <= durable).copied();
         drop(self.shard);
         let mut groups = BTreeMap::new();
         assert!(found.len() <= self.groups.len());
@@ -307,7 +332,7 @@ impl Composer {
                 continue;
             };
             assert!(!group.cut_off && !group.in_doubt);
-            let (log, hard_state) = model.check(group, durable);
+            let (log, hard_state) = model.check(group, durable, noted.unwrap_or_default());
             let applied = restore(&mut shard, group, model, &log);
             let mut next = ModelGroup {
                 base: model.base,
@@ -334,7 +359,7 @@ impl Composer {
             extents,
         });
         shard.finish_recovery(live, &[]).expect("maps and records agree");
-        let composer = Composer { shard, groups, repairs: Vec::new(), ..self };
+        let composer = Composer { shard, groups, repairs: Vec::new(), noted: Vec::new(), ..self };
         composer.check_payload(rig);
         composer
     }
@@ -419,6 +444,7 @@ impl ModelGroup {
         &self,
         found: &RecoveredGroup,
         durable: BatchNumber,
+        noted: BatchNumber,
     ) -> (Vec<LogEntry>, HardState) {
         let (base, _) = found.log_start.unwrap_or_default();
         let kept: Vec<LogEntry> = found
@@ -431,7 +457,7 @@ impl ModelGroup {
             assert_eq!(index.0, kept[0].index().0 + at as u64, "no gap");
         }
         assert!(kept.first().is_none_or(|first| first.index() <= base.next()), "no gap");
-        let least = self.notes.iter().rev().find(|(batch, _)| *batch <= durable);
+        let least = self.notes.iter().rev().find(|(batch, _)| *batch <= noted);
         let least = least.map_or(LogIndex(0), |&(_, index)| index);
         assert!(found.applied_note >= least, "a durable note is lost");
         assert!(found.applied_note <= self.applied, "a note that nobody gave");

@@ -116,7 +116,7 @@ fn damaged_devices_do_not_panic_and_do_not_lie() {
                 whole += 1
             }
             if group.identity.is_some() {
-                composer.groups[&group.copyset].check(group, BatchNumber(0));
+                composer.groups[&group.copyset].check(group, BatchNumber(0), BatchNumber(0));
             }
         }
         assert_eq!(

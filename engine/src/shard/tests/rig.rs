@@ -2,7 +2,8 @@
 
 use culvert_memory::{Buffer, Pool, PoolOptions};
 use culvert_nvme::{
-    Completion, Emulated, EmulatedOptions, Lba, Loss, OpenOptions, QueuePair, Submission,
+    Completion, Emulated, EmulatedOptions, Lba, Loss, METADATA_BYTES, OpenOptions, QueuePair,
+    Submission,
 };
 use uuid::Uuid;
 
@@ -82,6 +83,7 @@ impl Rig {
     pub(super) fn new(options: &RigOptions) -> Rig {
         let device = EmulatedOptions {
             block_size: options.block_size,
+            metadata_bytes: if options.layout.metadata { METADATA_BYTES as u32 } else { 0 },
             cache_blocks: if options.volatile { 1 << 14 } else { 0 },
             order: culvert_nvme::CommandOrder::Shuffled,
             seed: options.seed,

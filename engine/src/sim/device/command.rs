@@ -8,11 +8,11 @@ use std::ops::Range;
 
 use culvert_memory::{Buffer, Pages, Region, RegionId};
 use culvert_nvme::{
-    Completion, Counters, Lba, LbaRange, Namespace, Operation, Status, Submission, Tag,
-    WRITE_ZEROES_BLOCKS_MAX,
+    Completion, Counters, Lba, LbaRange, METADATA_BYTES, Namespace, Operation, Status, Submission,
+    Tag, WRITE_ZEROES_BLOCKS_MAX,
 };
 
-use super::SECTOR_BYTES;
+use super::{BLOCK_BYTES, METADATA_SECTORS, SECTOR_BYTES, SECTORS_PER_BLOCK};
 
 /// What a command does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,27 @@ pub(super) struct Step {
     pub(super) turn: Turn,
 }
 
+impl Step {
+    /// Whether it is for metadata.
+    pub(super) fn is_metadata(self) -> bool {
+        self.sector >= METADATA_SECTORS
+    }
+
+    /// The block that it is for.
+    pub(super) fn block(self) -> u64 {
+        if self.is_metadata() {
+            self.sector - METADATA_SECTORS
+        } else {
+            self.sector / SECTORS_PER_BLOCK
+        }
+    }
+
+    /// Bytes that it moves.
+    pub(super) fn bytes(self) -> usize {
+        if self.is_metadata() { METADATA_BYTES } else { SECTOR_BYTES }
+    }
+}
+
 /// What was moved into a command.
 #[derive(Debug)]
 pub(super) enum Held {
@@ -64,7 +85,10 @@ pub(super) struct Command {
     pub(super) fua: bool,
     /// Success unless something was wrong with it or happened to it.
     pub(super) status: Status,
+    /// Those for metadata are the last.
     pub(super) steps: Vec<Step>,
+    /// What a write that names them leaves beside its block.
+    pub(super) metadata: [u8; METADATA_BYTES],
     /// For a flush: how many commands had ended when it was rung.
     pub(super) covers: u64,
     /// A step whose data are stored with this bit flipped.
@@ -81,6 +105,7 @@ impl Command {
     /// Makes a command of a submission. Its status is an error when its arguments are bad.
     pub(super) fn new(session: u64, submission: Submission, limits: &Limits<'_>) -> Command {
         let Submission { tag, operation } = submission;
+        let mut metadata = [0; METADATA_BYTES];
         let (kind, held, fua, checked) = match operation {
             Operation::Read { lba, buffer } => {
                 let checked = limits.transfer(lba, buffer.len(), buffer.len(), buffer.region());
@@ -88,39 +113,47 @@ impl Command {
             }
             Operation::Write { lba, pages, fua } => {
                 let checked = limits.transfer(lba, pages.len(), pages.len(), pages.region());
-                (Kind::Write, Held::Pages(pages), fua, checked)
+                (Kind::Write, Held::Pages(pages), fua, limits.with_metadata(checked))
             }
             Operation::WriteBlocks { lba, pages, blocks, fua } => {
                 let bytes = blocks as usize * limits.namespace.block_size as usize;
                 let checked = limits.transfer(lba, bytes, pages.len(), pages.region());
-                (Kind::Write, Held::Pages(pages), fua, checked)
+                (Kind::Write, Held::Pages(pages), fua, limits.with_metadata(checked))
             }
-            // The modelled namespace keeps nothing beside its blocks.
-            Operation::WriteWithMetadata { pages, fua, .. } => {
-                (Kind::Write, Held::Pages(pages), fua, Err(Status::INVALID_FIELD))
+            Operation::WriteWithMetadata { lba, pages, fua, metadata: named } => {
+                let checked = limits.transfer(lba, pages.len(), BLOCK_BYTES, pages.region());
+                metadata = named;
+                (Kind::Write, Held::Pages(pages), fua, limits.named_metadata(checked))
             }
-            Operation::ReadWithMetadata { buffer, .. } => {
-                (Kind::Read, Held::Buffer(buffer), false, Err(Status::INVALID_FIELD))
+            Operation::ReadWithMetadata { lba, buffer } => {
+                let bytes = buffer.len() - BLOCK_BYTES;
+                let available = bytes.min(BLOCK_BYTES / METADATA_BYTES * BLOCK_BYTES);
+                let checked = limits.transfer(lba, bytes, available, buffer.region());
+                (Kind::Read, Held::Buffer(buffer), false, limits.named_metadata(checked))
             }
             Operation::Flush => (Kind::Flush, Held::Nothing, false, Ok(Vec::new())),
             Operation::WriteZeroes { lba, blocks, .. } => {
-                (Kind::WriteZeroes, Held::Nothing, false, limits.write_zeroes(lba, blocks))
+                let checked = limits.write_zeroes(lba, blocks);
+                (Kind::WriteZeroes, Held::Nothing, false, limits.with_metadata(checked))
             }
             Operation::Deallocate { ranges } => {
-                (Kind::Deallocate, Held::Nothing, false, limits.deallocate(&ranges))
+                let checked = limits.deallocate(&ranges);
+                (Kind::Deallocate, Held::Nothing, false, limits.with_metadata(checked))
             }
         };
         let (steps, status) = match checked {
             Ok(steps) => (steps, Status::SUCCESS),
             Err(status) => (Vec::new(), status),
         };
-        Command { session, tag, kind, held, fua, status, steps, covers: 0, flip: None }
+        let (covers, flip) = (0, None);
+        Command { session, tag, kind, held, fua, status, steps, metadata, covers, flip }
     }
 
     /// Counts the command and hands back what it held.
     pub(super) fn complete(self, counters: &mut Counters) -> Completion {
         let is_success = self.status.is_success();
-        let bytes = if is_success { (self.steps.len() * SECTOR_BYTES) as u64 } else { 0 };
+        let moved: usize = self.steps.iter().map(|step| step.bytes()).sum();
+        let bytes = if is_success { moved as u64 } else { 0 };
         counters.errors += u64::from(!is_success);
         match self.kind {
             Kind::Read => {
@@ -185,6 +218,31 @@ impl Limits<'_> {
             all.extend(steps(self.sectors(*range)?));
         }
         Ok(all)
+    }
+
+    /// Adds the metadata of all blocks, where there are any.
+    fn with_metadata(&self, steps: Result<Vec<Step>, Status>) -> Result<Vec<Step>, Status> {
+        let mut steps = steps?;
+        if self.namespace.metadata_bytes > 0 {
+            let data = steps.len();
+            let per_block = SECTORS_PER_BLOCK as usize;
+            for block in 0..data / per_block {
+                steps.push(Step {
+                    sector: METADATA_SECTORS + steps[block * per_block].block(),
+                    offset: data * SECTOR_BYTES + block * METADATA_BYTES,
+                    turn: Turn::Touch(0),
+                });
+            }
+        }
+        Ok(steps)
+    }
+
+    /// The same for a command that asks for them.
+    fn named_metadata(&self, steps: Result<Vec<Step>, Status>) -> Result<Vec<Step>, Status> {
+        if self.namespace.metadata_bytes == 0 {
+            return Err(Status::INVALID_FIELD);
+        }
+        self.with_metadata(steps)
     }
 
     fn sectors(&self, range: LbaRange) -> Result<Range<u64>, Status> {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use culvert_nvme::Status;
+use culvert_nvme::{METADATA_BYTES, Status};
 
 use super::command::{Command, Held, Kind, Step, Turn};
 use super::faults::{DiskFaults, DiskInjected};
@@ -269,18 +269,23 @@ impl Controller {
 
 /// Moves one sector between memory and medium.
 pub(super) fn carry_out(medium: &mut Medium, number: u64, command: &mut Command, index: usize) {
-    let Step { sector, offset, .. } = command.steps[index];
+    let step = command.steps[index];
+    let Step { sector, offset, .. } = step;
     command.steps[index].turn = Turn::Done;
     match &mut command.held {
         Held::Buffer(buffer) => match medium.read(sector) {
-            Ok(bytes) => buffer.copy_from_slice(offset, bytes),
+            Ok(bytes) => buffer.copy_from_slice(offset, &bytes[..step.bytes()]),
             Err(medium::Unreadable) => command.status = Status::UNRECOVERED_READ_ERROR,
         },
         Held::Pages(pages) => {
             let mut bytes = Box::new([0; SECTOR_BYTES]);
-            pages.copy_to_slice(offset, &mut bytes[..]);
+            if step.is_metadata() {
+                bytes[..METADATA_BYTES].copy_from_slice(&command.metadata);
+            } else {
+                pages.copy_to_slice(offset, &mut bytes[..]);
+            }
             if let Some((_, bit)) = command.flip.filter(|(step, _)| *step == index) {
-                medium::flip_bit(&mut bytes, bit);
+                medium::flip_bit(&mut bytes[..step.bytes()], bit);
             }
             medium.write(sector, Content::Some(bytes), number);
         }

@@ -5,11 +5,11 @@
 
 use std::ops::Range;
 
-use culvert_nvme::Status;
+use culvert_nvme::{METADATA_BYTES, Status};
 
-use super::SECTORS_PER_BLOCK;
-use super::command::{Command, Kind, Turn};
+use super::command::{Command, Kind, Step, Turn};
 use super::controller::Controller;
+use super::{METADATA_SECTORS, SECTOR_BYTES, SECTORS_PER_BLOCK};
 
 /// Chances per million commands of the kind, and states. All off by default.
 #[derive(Clone, Debug)]
@@ -112,7 +112,9 @@ impl Controller {
 
     fn is_faulty_range(&self, command: &Command) -> bool {
         let sectors = self.faulty_sectors();
-        command.steps.iter().all(|step| sectors.contains(&step.sector))
+        let inside = |step: &Step| sectors.contains(&(step.block() * SECTORS_PER_BLOCK));
+        let data = |step: &Step| sectors.contains(&step.sector);
+        command.steps.iter().all(|step| if step.is_metadata() { inside(step) } else { data(step) })
     }
 
     /// The sectors on which random faults may act.
@@ -132,7 +134,7 @@ impl Controller {
     fn inject_in_read(&mut self, command: &mut Command) {
         if self.chance.chance(self.faults.latent_error) {
             let step = self.chance.below(command.steps.len() as u64);
-            let block = command.steps[step as usize].sector / SECTORS_PER_BLOCK;
+            let block = command.steps[step as usize].block();
             self.spoil(block..block + 1);
         } else if self.chance.chance(self.faults.misdirected_read) && self.misdirect(command) {
             self.injected.misdirected_reads += 1;
@@ -166,10 +168,15 @@ impl Controller {
         let unit = self.options.sectors_per_logical_block();
         let range = self.faulty_sectors();
         let first = command.steps[0].sector;
-        let room = range.end - range.start - command.steps.len() as u64;
+        let data = command.steps.iter().filter(|step| !step.is_metadata()).count();
+        let room = range.end - range.start - data as u64;
         let target = range.start + self.chance.below(room / unit + 1) * unit;
-        for (step, sector) in command.steps.iter_mut().zip(target..) {
+        let (data, metadata) = command.steps.split_at_mut(data);
+        for (step, sector) in data.iter_mut().zip(target..) {
             step.sector = sector;
+        }
+        for (step, block) in metadata.iter_mut().zip(target / SECTORS_PER_BLOCK..) {
+            step.sector = METADATA_SECTORS + block;
         }
         target != first
     }
@@ -186,8 +193,13 @@ impl Controller {
     /// Flips one bit of a block of 4 KiB.
     pub(super) fn flip_bit(&mut self, block: u64) {
         let bits = self.chance.bits();
-        let sector = block * SECTORS_PER_BLOCK + (bits >> 32) % SECTORS_PER_BLOCK;
-        self.medium.flip(sector, bits);
+        let parts = SECTORS_PER_BLOCK + u64::from(self.options.metadata);
+        match (bits >> 32) % parts {
+            SECTORS_PER_BLOCK => {
+                self.medium.flip(METADATA_SECTORS + block, METADATA_BYTES, bits);
+            }
+            part => self.medium.flip(block * SECTORS_PER_BLOCK + part, SECTOR_BYTES, bits),
+        }
         self.injected.flipped_bits += 1;
     }
 }

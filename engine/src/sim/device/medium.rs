@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{BLOCK_BYTES, SECTOR_BYTES, SECTORS_PER_BLOCK};
+use super::{BLOCK_BYTES, METADATA_SECTORS, SECTOR_BYTES, SECTORS_PER_BLOCK};
 use crate::sim::random::Random;
 
 /// Versions of a sector after which those that only a loss of power could bring back are dropped.
@@ -174,16 +174,18 @@ impl Medium {
     pub(super) fn spoil(&mut self, block: u64) {
         let first = block * SECTORS_PER_BLOCK;
         self.bad.extend(first..first + SECTORS_PER_BLOCK);
+        self.bad.insert(METADATA_SECTORS + block);
     }
 
-    /// Flips a bit of a sector, wherever it is stored; `bit` is taken modulo the sector's bits.
-    pub(super) fn flip(&mut self, sector: u64, bit: u64) {
+    /// Flips a bit among the first bytes of a sector, wherever it is stored; `bit` is taken modulo
+    /// their bits.
+    pub(super) fn flip(&mut self, sector: u64, used: usize, bit: u64) {
         let mut bytes = *self.durable(sector);
-        flip_bit(&mut bytes, bit);
+        flip_bit(&mut bytes[..used], bit);
         self.place(sector, &bytes);
         for version in self.versions.get_mut(&sector).into_iter().flatten() {
             let bytes = version.content.get_or_insert_with(|| Box::new([0; SECTOR_BYTES]));
-            flip_bit(bytes, bit);
+            flip_bit(&mut bytes[..used], bit);
         }
     }
 
@@ -250,9 +252,9 @@ pub(super) fn block_of<'a>(
     bytes
 }
 
-/// Flips one of the bits of a sector.
-pub(super) fn flip_bit(bytes: &mut [u8; SECTOR_BYTES], bit: u64) {
-    let bit = (bit % (8 * SECTOR_BYTES as u64)) as usize;
+/// Flips one of the bits of a sector, or of what is used of it.
+pub(super) fn flip_bit(bytes: &mut [u8], bit: u64) {
+    let bit = (bit % (8 * bytes.len() as u64)) as usize;
     bytes[bit / 8] ^= 1 << (bit % 8);
 }
 

@@ -15,8 +15,8 @@
 //! Between its submission and its end a command reads its pages or fills its buffer sector by
 //! sector at moments of its own, so that a page which somebody changes or frees too early is
 //! caught. Commands are not ordered among each other. The unit of tearing is the sector of 512
-//! bytes, whatever the size of a logical block. *Block* means 4 KiB everywhere here, but in the
-//! addresses of commands.
+//! bytes, whatever the size of a logical block; the metadata of a block are a sector of their own.
+//! *Block* means 4 KiB everywhere here, but in the addresses of commands.
 //!
 //! What it is not: it has no queues in memory and no protocol (the emulated controller has), and
 //! says nothing of performance.
@@ -39,6 +39,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 
+use culvert_nvme::METADATA_BYTES;
+
 use self::controller::Controller;
 use crate::sim::random::Random;
 
@@ -55,6 +57,10 @@ const SECTOR_BYTES: usize = 512;
 
 /// Sectors of a block.
 const SECTORS_PER_BLOCK: u64 = (BLOCK_BYTES / SECTOR_BYTES) as u64;
+
+/// The number of the sector that stands for the metadata of block 0, of which only so many bytes are
+/// there. A crash keeps or loses them apart from their block: a device does better, and need not.
+const METADATA_SECTORS: u64 = 1 << 48;
 
 /// A disk; cloning shares it.
 #[derive(Clone, Debug)]
@@ -142,6 +148,11 @@ impl Disk {
         self.0.borrow_mut().flip_bit(block);
     }
 
+    /// Whether blocks have metadata.
+    pub fn has_metadata(&self) -> bool {
+        self.0.borrow().options.metadata
+    }
+
     /// Whether a block can be read.
     pub fn is_readable(&self, block: u64) -> bool {
         let first = block * SECTORS_PER_BLOCK;
@@ -156,6 +167,13 @@ impl Disk {
     /// When the disk has no such block.
     pub fn read_block(&self, block: u64) -> [u8; BLOCK_BYTES] {
         self.0.borrow().block(block, false)
+    }
+
+    /// The metadata of a block.
+    pub fn read_metadata(&self, block: u64) -> [u8; METADATA_BYTES] {
+        let controller = self.0.borrow();
+        let sector = controller.medium.newest(METADATA_SECTORS + block);
+        *sector.first_chunk().expect("longer than metadata")
     }
 
     /// What of a block would be there if a loss of power took the whole cache.

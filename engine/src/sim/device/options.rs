@@ -11,6 +11,8 @@ pub struct DiskOptions {
     pub blocks: u64,
     /// Size of a logical block in bytes: 512 or 4096.
     pub block_size: u32,
+    /// Whether blocks, of 4 KiB then, have metadata.
+    pub metadata: bool,
     /// Whether a completed write may still be lost with the power until it is flushed.
     pub volatile_write_cache: bool,
     /// Time that a read takes.
@@ -32,6 +34,7 @@ impl Default for DiskOptions {
         DiskOptions {
             blocks: 16 << 10,
             block_size: BLOCK_BYTES as u32,
+            metadata: false,
             volatile_write_cache: true,
             read_ns: 50_000..150_000,
             write_ns: 10_000..100_000,
@@ -61,6 +64,7 @@ impl DiskOptions {
     /// When there is no such disk.
     pub(super) fn check(&self) {
         assert!(matches!(self.block_size, 512 | 4096), "blocks of {} bytes", self.block_size);
+        assert!(!self.metadata || self.block_size == 4096, "metadata belong to a block of 4 KiB");
         let bytes = self.blocks * u64::from(self.block_size);
         assert!(bytes > 0, "a disk has blocks");
         assert!(bytes.is_multiple_of(BLOCK_BYTES as u64), "a disk ends with a page");

@@ -10,7 +10,8 @@ use std::rc::Rc;
 
 use culvert_memory::{Region, RegionId};
 use culvert_nvme::{
-    AsciiField, Completion, Counters, Namespace, QueuePair, RegisterError, Submission, Wake,
+    AsciiField, Completion, Counters, METADATA_BYTES, Namespace, QueuePair, RegisterError,
+    Submission, Wake,
 };
 
 use super::command::{Command, Limits};
@@ -38,7 +39,7 @@ impl SimDevice {
             blocks: options.blocks,
             volatile_write_cache: options.volatile_write_cache,
             transfer_bytes_max: options.transfer_bytes_max,
-            metadata_bytes: 0,
+            metadata_bytes: if options.metadata { METADATA_BYTES as u32 } else { 0 },
             model: AsciiField::new("Culvert simulated disk"),
             serial: AsciiField::new("SIMULATED"),
             backend: "simulated",

@@ -60,13 +60,17 @@ enum Step {
     Save {
         whole: bool,
     },
+    /// A superblock counts.
+    Superblock,
+    /// The device is told of some extents, and answers.
+    Deallocate,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let chunk = 0..CHUNKS;
     // Around the borders of the chunk and of its leaves.
     let at = prop_oneof![0_u32..12, 500_u32..520, 998_u32..1003];
-    let blocks = 1_u32..28;
+    let blocks = prop_oneof![1 => Just(1), 2 => 1_u32..28];
     let place = (chunk.clone(), at, blocks.clone());
     prop_oneof![
         8 => place.clone().prop_map(|(chunk, at, blocks)| Step::Write { chunk, at, blocks }),
@@ -83,6 +87,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Seal),
         3 => (0_u64..3).prop_map(|behind| Step::Durable { behind }),
         1 => prop::bool::weighted(0.2).prop_map(|whole| Step::Save { whole }),
+        1 => Just(Step::Superblock),
+        1 => Just(Step::Deallocate),
     ]
 }
 
@@ -114,13 +120,23 @@ struct Harness {
     durable: u64,
     /// The pieces of a checkpoint and its increments.
     saved: Vec<Vec<Vec<u8>>>,
+    /// Superblocks, and for each block that was taken from the active segment how many there were.
+    superblocks: u64,
+    needed: BTreeMap<u32, u64>,
 }
 
 impl Harness {
-    fn new(deallocate: bool) -> Harness {
+    fn new(deallocate: bool, segments: bool) -> Harness {
         let geometry = Geometry { deallocate, ..geometry(DATA_BLOCKS, CHUNK_BLOCKS) };
+        let mut store = Store::new(geometry);
+        if segments {
+            store.restore_segments(20, &[], &[]);
+            store.prefer_segment(true);
+        }
         Harness {
-            store: Store::new(geometry),
+            store,
+            superblocks: 0,
+            needed: BTreeMap::new(),
             index: 0,
             batch: 0,
             chunks: BTreeMap::new(),
@@ -146,8 +162,23 @@ impl Harness {
         for block in extents.iter().flat_map(|extent| extent.start..extent.end()) {
             self.check_may_be_free(block, &named);
             self.released.remove(&block);
+            self.needed.remove(&block);
+            if blocks == 1 && self.store.is_in_active_segment(block) {
+                self.needed.insert(block, self.superblocks);
+            }
         }
         Some(extents)
+    }
+
+    /// What an entry in the metadata of a block says may be needed from the superblock that counted
+    /// when it was written, and from the next; so until two more count.
+    fn check_not_needed(&self, block: u32) {
+        if let Some(superblocks) = self.needed.get(&block) {
+            assert!(
+                superblocks + 3 <= self.superblocks,
+                "{block} holds an entry that may be needed"
+            );
+        }
     }
 
     fn check_may_be_free(&self, block: u32, named: &BTreeSet<u32>) {
@@ -158,6 +189,7 @@ impl Harness {
         if let Some(batch) = self.released.get(&block) {
             assert!(batch.is_some_and(|batch| batch <= self.durable), "{block} is not durable");
         }
+        self.check_not_needed(block);
     }
 
     fn step(&mut self, step: Step) {
@@ -212,6 +244,19 @@ impl Harness {
                 self.store.durable(BatchNumber(self.durable));
             }
             Step::Save { whole } => self.save(whole),
+            Step::Superblock => {
+                self.store.open_segment();
+                self.store.advance_segments();
+                self.superblocks += 1;
+            }
+            Step::Deallocate => {
+                let mut extents = Vec::new();
+                self.store.take_deallocations(8, &mut extents);
+                for extent in extents {
+                    (extent.start..extent.end()).for_each(|block| self.check_not_needed(block));
+                    self.store.deallocated(extent);
+                }
+            }
             Step::Thaw { .. } | Step::Truncate { .. } | Step::ReadEnd { .. } => {}
         }
     }
@@ -401,7 +446,8 @@ impl Harness {
         }
         settle(&mut self.store, &mut self.batch);
         let statistics = self.store.statistics();
-        assert_eq!(statistics.free_blocks + statistics.mapped_blocks, u64::from(DATA_BLOCKS));
+        let free = statistics.free_blocks + statistics.kept_blocks;
+        assert_eq!(free + statistics.mapped_blocks, u64::from(DATA_BLOCKS));
         assert_eq!(statistics.waiting_blocks, 0);
         assert_eq!(self.store.verify([], &[]), Ok(0));
         for chunk in 0..CHUNKS {
@@ -409,7 +455,9 @@ impl Harness {
             self.store.delete(key(chunk), LogIndex(self.index));
         }
         settle(&mut self.store, &mut self.batch);
-        assert_eq!(self.store.statistics().free_blocks, u64::from(DATA_BLOCKS));
+        let statistics = self.store.statistics();
+        let free = statistics.free_blocks + statistics.kept_blocks;
+        assert_eq!(free, u64::from(DATA_BLOCKS));
     }
 }
 
@@ -419,9 +467,10 @@ proptest! {
     #[test]
     fn nothing_is_free_too_early_and_nothing_leaks(
         deallocate in any::<bool>(),
+        segments in any::<bool>(),
         steps in prop::collection::vec(step(), 1..250),
     ) {
-        let mut harness = Harness::new(deallocate);
+        let mut harness = Harness::new(deallocate, segments);
         for step in steps {
             harness.step(step);
         }
