@@ -113,6 +113,8 @@ struct Counted {
     writes: u64,
     /// Commands that wrote payload.
     commands: u64,
+    /// Batches of the journal that stand in metadata.
+    in_metadata: u64,
     /// Entries whose payload was read back for a follower.
     fed: u64,
 }
@@ -142,7 +144,10 @@ impl Rig {
     fn new(tcp: bool) -> Rig {
         let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
         let device = |n: usize| {
-            format!("emulated:160MiB?file={}", folder.path().join(format!("device-{n}")).display())
+            let file = folder.path().join(format!("device-{n}"));
+            // Entries of single writes travel in metadata, or with others in the journal.
+            let (size, metadata) = if tcp { (160, 0) } else { (170, 64) };
+            format!("emulated:{size}MiB?file={}&metadata={metadata}", file.display())
         };
         let options = LocalOptions {
             folder: folder.path().into(),
@@ -235,6 +240,7 @@ impl Rig {
         Counted {
             writes: status.counters.writes,
             commands: status.shards[0].counters.payload_commands,
+            in_metadata: status.shards[0].counters.metadata_batches,
             fed: status.counters.entries_fed_from_device,
         }
     }
@@ -296,6 +302,10 @@ fn allocates_nothing(tcp: bool) {
                 (after.writes - before.writes, after.commands - before.commands);
             let extents = (commands - writes * 7 / 8) as f64 / (writes / 8) as f64;
             assert!(extents > 4.0, "{extents} extents hold 32 blocks: that is not scattered");
+        }
+        if case.writes && case.blocks == 1 && case.depth == 1 {
+            let in_metadata = after.in_metadata - before.in_metadata;
+            assert_eq!(!tcp, in_metadata > 0, "{in_metadata} batches in metadata");
         }
         assert_eq!(case.away, after.fed > before.fed, "{case:?}: fed from the device");
         let what = format!(

@@ -28,6 +28,8 @@ struct Lost {
     lost: u64,
     torn: u64,
     kept: u64,
+    /// Batches of the last lives that stand in metadata.
+    in_metadata: u64,
 }
 
 fn power_fails(nodes: &mut Nodes, victim: usize, random: &mut Random, lost: &mut Lost) {
@@ -56,6 +58,11 @@ fn run(nodes: &mut Nodes, load: &mut Load, turns: u64) {
     }
 }
 
+/// Batches of a node's journal that stand in metadata.
+fn in_metadata(nodes: &mut Nodes, node: usize) -> u64 {
+    nodes.status(node).shards[0].counters.metadata_batches
+}
+
 fn survives(seed: u64, options: &str) -> Lost {
     println!("CULVERT_POWER_SEED={seed}{options}");
     let folder = TempDir::new_in("/dev/shm").expect("a folder in memory");
@@ -70,14 +77,16 @@ fn survives(seed: u64, options: &str) -> Lost {
         },
         ..Wishes::new(folder.path(), emulated(folder.path(), "64MiB", &options))
     };
+    // Entries that come alone go to metadata, from the second checkpoint of a life on.
+    let (depth, turns) = if options.contains("metadata") { (1, 12_000) } else { (DEPTH, 1500) };
     let mut random = Random::new(seed);
     let mut nodes = Nodes::start(&wishes);
-    let mut load = Load::new(nodes.client(seed), VOLUME, DEPTH, seed);
+    let mut load = Load::new(nodes.client(seed), VOLUME, depth, seed);
     load.write(0, 1);
     load.settle(|| nodes.turn());
     let mut lost = Lost::default();
     for _ in 0..FAILURES {
-        run(&mut nodes, &mut load, 100 + random.below(1500));
+        run(&mut nodes, &mut load, 100 + random.below(turns));
         let one = random.below(3) as usize;
         let victims = match random.below(4) {
             0 | 1 => vec![one],
@@ -94,6 +103,7 @@ fn survives(seed: u64, options: &str) -> Lost {
         load.settle(|| nodes.turn());
         load.read_all(|| nodes.turn());
     }
+    lost.in_metadata = (0..3).map(|node| in_metadata(&mut nodes, node)).sum();
     println!("{:?}, unflushed: {lost:?}", load.done);
     lost
 }
@@ -107,8 +117,11 @@ fn survives_many(options: &str) {
             lost: sum.lost + lost.lost,
             torn: sum.torn + lost.torn,
             kept: sum.kept + lost.kept,
+            in_metadata: sum.in_metadata + lost.in_metadata,
         };
     }
+    let metadata = options.contains("metadata");
+    assert_eq!(metadata, sum.in_metadata > 0, "entries in metadata: the test shows nothing");
     assert!(sum.lost > 0, "no failure found anything unflushed: the test shows nothing");
     assert!(sum.torn > 0, "nothing was torn: the test shows nothing");
 }
@@ -121,6 +134,11 @@ fn what_was_acknowledged_survives_on_blocks_of_4096_bytes() {
 #[test]
 fn what_was_acknowledged_survives_on_blocks_of_512_bytes() {
     survives_many("&block=512");
+}
+
+#[test]
+fn what_was_acknowledged_survives_with_entries_in_metadata() {
+    survives_many("&metadata=64");
 }
 
 /// So small a cache writes back by itself all the time, in the order in which blocks became dirty.

@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 
 use culvert_memory::{Backing, Pool, PoolOptions};
-use culvert_nvme::{OpenOptions, QueuePair, open};
+use culvert_nvme::{METADATA_BYTES, OpenOptions, QueuePair, open};
 use culvert_transport::{Identity, PeerKind, Transport, TransportOptions};
 use uuid::Uuid;
 
@@ -218,7 +218,9 @@ fn format_device(uri: &str, uuid: Uuid, options: &LocalOptions) -> Result<(), Lo
             .map_err(|source| NodeError::Register { uri: uri.to_owned(), source })?;
     }
     let chunk_blocks = (options.plan.chunk_size / crate::ids::BLOCK_SIZE as u64) as u32;
-    let layout = LayoutOptions { chunk_blocks, ..LayoutOptions::default() };
+    // Entries go to metadata where there are any.
+    let metadata = queue_pair.namespace().metadata_bytes as usize >= METADATA_BYTES;
+    let layout = LayoutOptions { chunk_blocks, metadata, ..LayoutOptions::default() };
     let format_options = FormatOptions { uuid, now_ns: 0, layout, force: true };
     format(&mut queue_pair, &pool, &format_options)
         .map_err(|source| LocalError::Format { uri: uri.to_owned(), source })?;

@@ -85,6 +85,7 @@ impl Plan {
             let layout = LayoutOptions {
                 shards: wishes.reactors,
                 chunk_blocks: (wishes.chunk_bytes / BLOCK_SIZE as u64) as u32,
+                metadata: uri.contains("metadata=64"),
                 ..LayoutOptions::default()
             };
             format_device(uri, uuid, layout, true).expect("a device that can be formatted");
