@@ -117,7 +117,7 @@ pub fn counters_count(mut rig: Rig<impl QueuePair>) {
     assert_eq!(counters.write_zeroes, 2);
     assert_eq!(counters.deallocates, 0);
     assert_eq!(counters.commands(), 5);
-    assert_eq!(counters.bytes_written, 3 * 4096);
+    assert_eq!(counters.bytes_written, 3 * 4096 + rig.metadata_bytes(3 * 4096));
     assert_eq!(counters.bytes_read, 2 * 4096);
     assert_eq!(counters.errors, 1);
     let emulated = rig.pair.namespace().backend == "emulated";

@@ -200,6 +200,12 @@ impl<Q: QueuePair> Rig<Q> {
         self.pair.namespace().block_size as usize
     }
 
+    /// Metadata that go to the device with a write of so many bytes.
+    pub fn metadata_bytes(&self, bytes: u64) -> u64 {
+        let namespace = self.pair.namespace();
+        bytes / u64::from(namespace.block_size) * u64::from(namespace.metadata_bytes)
+    }
+
     /// Blocks of a page.
     pub fn per_page(&self) -> u64 {
         u64::from(self.pair.namespace().blocks_per_page())

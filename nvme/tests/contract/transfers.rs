@@ -56,7 +56,8 @@ pub fn writes_part_of_a_page(mut rig: Rig<impl QueuePair>) {
     let mut expected = pattern(1, 2 * 4096);
     expected[block_size..2 * block_size].copy_from_slice(&pattern(2, 2 * 4096)[..block_size]);
     assert_eq!(rig.read(8, 2).as_slice(), expected);
-    assert_eq!(rig.pair.counters().bytes_written, (2 * 4096 + block_size) as u64);
+    let bytes = (2 * 4096 + block_size) as u64;
+    assert_eq!(rig.pair.counters().bytes_written, bytes + rig.metadata_bytes(bytes));
 }
 
 pub fn reads_at_every_block(mut rig: Rig<impl QueuePair>) {

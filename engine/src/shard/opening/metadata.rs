@@ -16,18 +16,20 @@ use crate::shard::DeviceMeasures;
 const READ_BLOCKS: u32 = 8;
 
 /// See the module's documentation.
-#[derive(Default)]
 pub(super) struct MetadataReader {
     /// What was not asked for yet; the last is next.
     left: Vec<Extent>,
+    /// Bytes of metadata beside each block.
+    each: usize,
     in_flight: usize,
     unreadable: u64,
 }
 
 impl MetadataReader {
-    pub(super) fn new(segments: &[Extent]) -> MetadataReader {
+    /// `each`: bytes of metadata beside a block.
+    pub(super) fn new(segments: &[Extent], each: u32) -> MetadataReader {
         let left = segments.iter().rev().copied().filter(|segment| segment.blocks > 0).collect();
-        MetadataReader { left, ..MetadataReader::default() }
+        MetadataReader { left, each: each as usize, in_flight: 0, unreadable: 0 }
     }
 
     /// The next read for the device and what it reads. `Err`: the pool has no page for it, and nothing
@@ -39,7 +41,8 @@ impl MetadataReader {
         pool: &Pool,
     ) -> Result<Option<(Extent, Operation)>, ()> {
         let Some(&Extent { start, blocks }) = self.left.last() else { return Ok(None) };
-        let now = blocks.min(READ_BLOCKS).min(device.transfer_pages_max);
+        let in_a_page = (BLOCK_SIZE / self.each) as u32;
+        let now = blocks.min(READ_BLOCKS).min(in_a_page).min(device.transfer_pages_max);
         let Some(buffer) = pool.acquire(now + 1) else {
             return if self.in_flight > 0 { Ok(None) } else { Err(()) };
         };
@@ -52,12 +55,11 @@ impl MetadataReader {
         Ok(Some((Extent { start, blocks: now }, Operation::ReadWithMetadata { lba, buffer })))
     }
 
-    /// A read came back; its entries go to the scan. `each`: bytes of metadata beside a block.
+    /// A read came back; its entries go to the scan.
     pub(super) fn complete(
         &mut self,
         read: Extent,
         (status, buffer): (Status, &Buffer),
-        each: usize,
         salt: Salt,
         scan: &mut Scan,
     ) {
@@ -72,7 +74,7 @@ impl MetadataReader {
             return;
         }
         let metadata = &buffer.as_slice()[read.blocks as usize * BLOCK_SIZE..];
-        for (place, bytes) in (read.start..read.end()).zip(metadata.chunks_exact(each)) {
+        for (place, bytes) in (read.start..read.end()).zip(metadata.chunks_exact(self.each)) {
             let bytes = bytes[..METADATA_BYTES].try_into().expect("as long as asked for");
             if let Some(entry) = MetadataEntry::parse(bytes, place, salt) {
                 scan.metadata(&entry);

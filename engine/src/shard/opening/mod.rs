@@ -2,8 +2,8 @@
 //!
 //! The way: flush (what a process that died left in the cache is seen by this opening and must not
 //! vanish after it); superblocks; checkpoint; the whole ring; the metadata of open segments; the
-//! payloads above the mark; the verdict; an empty block whose mark covers all that. Nothing else is written before the verdict
-//! is durable, and an inspection ends before it.
+//! payloads above the mark; the verdict; an empty block whose mark covers all that. Nothing else is
+//! written before the verdict is durable, and an inspection ends before it.
 
 mod beginning;
 mod error;
@@ -440,7 +440,7 @@ impl Opening {
         };
         let segments: &[Extent] =
             if self.device.metadata { &self.superblock.segments } else { &[] };
-        self.stage = Stage::Metadata(MetadataReader::new(segments), scan);
+        self.stage = Stage::Metadata(MetadataReader::new(segments, self.metadata_bytes), scan);
         self.metadata_step()
     }
 
@@ -451,7 +451,7 @@ impl Opening {
         buffer: &Buffer,
     ) -> Result<(), OpenError> {
         if let Stage::Metadata(reader, scan) = &mut self.stage {
-            reader.complete(read, (status, buffer), self.metadata_bytes as usize, self.salt, scan);
+            reader.complete(read, (status, buffer), self.salt, scan);
         }
         self.metadata_step()
     }
