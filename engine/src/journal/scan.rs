@@ -1,6 +1,8 @@
 //! Reading: all blocks of a ring go in, in the order of the positions expected of them, and the
 //! entries that stand in metadata; what counts comes out.
 
+use std::cmp::Reverse;
+
 use super::block::{BlockError, BlockView, Stamp};
 use super::metadata::MetadataEntry;
 use super::scanned::{Held, Piece, Scanned};
@@ -189,7 +191,11 @@ impl Scan {
         if self.places.is_empty() {
             return;
         }
-        self.held.sort_unstable_by_key(|block| block.position);
+        self.held.sort_unstable_by_key(|block| (block.position, Reverse(block.incarnation)));
+        // No writer says a position twice; of what does, one at most can be right.
+        let all = self.held.len();
+        self.held.dedup_by_key(|block| block.position);
+        self.bad_blocks += (all - self.held.len()) as u64;
         let mut bytes = Vec::with_capacity(self.bytes.len());
         for block in &mut self.held {
             let body = block.body..block.body_end();

@@ -428,3 +428,35 @@ proptest! {
         prop_assert_eq!(seen.contains(&0), damaged_below);
     }
 }
+
+#[test]
+fn entries_in_metadata_take_their_positions() {
+    let mut scan = Scan::new(salt(), 8, 0, 0, 1);
+    (0..8).for_each(|_| scan.block(&[0; 512]));
+    let entry = |position: u64, incarnation, index| {
+        let stamp = Stamp { position, mark: position.min(1), start: 0, incarnation };
+        let record = record(9, index, 1);
+        let record = RecordView::trusted(&record);
+        let place = 40 + index as u32;
+        let metadata = encode_metadata(&stamp, &record, place, salt()).expect("it is short");
+        MetadataEntry::parse(&metadata, place, salt()).expect("just encoded")
+    };
+    // In any order; what an earlier incarnation left, or says a position once more, does not count.
+    for (position, incarnation, index) in
+        [(2, 1, 3), (0, 1, 1), (4, 1, 9), (1, 1, 2), (1, 0, 8), (1, 1, 7)]
+    {
+        scan.metadata(&entry(position, incarnation, index));
+    }
+    let scanned = scan.finish();
+    assert_eq!((scanned.end, scanned.torn_blocks, scanned.stale_blocks), (3, 1, 1));
+    assert_eq!(scanned.bad_blocks, 1);
+    assert_eq!(scanned.places.len(), 6);
+    let indexes: Vec<u64> = scanned
+        .steps()
+        .map(|step| match step.expect("our own") {
+            Step::Item(Located { item: Item::Entry(entry), .. }) => entry.record.index().0,
+            _ => panic!("entries and nothing else"),
+        })
+        .collect();
+    assert_eq!((indexes.len(), indexes[0], indexes[2]), (3, 1, 3));
+}
