@@ -219,7 +219,9 @@ fn format_device(uri: &str, uuid: Uuid, options: &LocalOptions) -> Result<(), Lo
     }
     let chunk_blocks = (options.plan.chunk_size / crate::ids::BLOCK_SIZE as u64) as u32;
     // Entries go to metadata where there are any.
-    let metadata = queue_pair.namespace().metadata_bytes as usize >= METADATA_BYTES;
+    let namespace = queue_pair.namespace();
+    let metadata = namespace.metadata_bytes as usize >= METADATA_BYTES
+        && namespace.block_size as usize == crate::ids::BLOCK_SIZE;
     let layout = LayoutOptions { chunk_blocks, metadata, ..LayoutOptions::default() };
     let format_options = FormatOptions { uuid, now_ns: 0, layout, force: true };
     format(&mut queue_pair, &pool, &format_options)
