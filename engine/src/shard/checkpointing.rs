@@ -110,9 +110,20 @@ impl Shard {
             pages => pages,
         };
         let map = self.store.statistics().mapped_blocks * MAP_BYTES_PER_BLOCK;
-        let size = map.max(u64::from(pages) * BLOCK_SIZE as u64);
-        let bytes = size.saturating_mul(self.config.checkpoint_bytes_factor);
+        self.checkpoint_bytes = map.max(u64::from(pages) * BLOCK_SIZE as u64);
+        let bytes = self.checkpoint_bytes.saturating_mul(self.config.checkpoint_bytes_factor);
         self.checkpoint_at_bytes = bytes.max(self.config.checkpoint_bytes_min);
+    }
+
+    /// Whether single blocks find no segment, and a checkpoint, whose superblock makes the newest one
+    /// active, is worth its bytes. A life's first, which only opens one, is when the ring has taken as
+    /// much; those behind it are increments, each of which brings the next whole one nearer by as much.
+    fn misses_segment(&self) -> bool {
+        let missed = self.bytes_without_segment;
+        match self.counters.checkpoints {
+            0 => missed > self.checkpoint_bytes,
+            _ => missed > 0 && self.store.next_segment_bytes() > 4 * self.increment_bytes,
+        }
     }
 
     /// Goes on with a checkpoint, or starts one that is due: the work of one turn.
@@ -123,6 +134,7 @@ impl Shard {
                 self.plan_checkpoint();
             }
             let bytes = self.bytes_since_checkpoint >= self.checkpoint_at_bytes;
+            let bytes = bytes || self.misses_segment();
             let early = self.recovering || self.appender.ring().head() < self.checkpoint_not_before;
             // A ring that refuses proposals is emptied, however little is in it.
             let pressed = used > blocks / 2 || self.space() != Space::Normal;
@@ -358,12 +370,16 @@ impl Shard {
         let state = &mut self.checkpointing;
         state.run_done(state.run_number);
         state.phase = Phase::Idle;
+        let before = self.superblock.checkpoint.map_or(0, |place| place.pages);
         self.superblock = state.next;
         self.store.advance_segments();
+        self.bytes_without_segment = 0;
         let pages = self.superblock.checkpoint.map_or(0, |place| place.pages);
         if !state.increment {
             state.whole_pages = pages;
             self.counters.whole_checkpoints += 1;
+        } else {
+            self.increment_bytes = u64::from(pages - before) * BLOCK_SIZE as u64;
         }
         self.appender.release(state.position);
         for (copyset, through) in state.forget.drain(..) {

@@ -18,7 +18,7 @@ pub const COMMANDS_RESERVED: u32 = 64;
 pub const JOURNAL_COMMANDS_MAX: usize = 32;
 
 /// Batches in metadata that one batch with notes is for: what is released waits for it.
-pub(super) const UNNOTED_MAX: u32 = 128;
+pub(super) const UNNOTED_MAX: u32 = 256;
 
 /// Extents told to the device in one deallocate.
 pub const DEALLOCATE_EXTENTS_MAX: usize = culvert_nvme::DEALLOCATE_RANGES_MAX;

@@ -177,6 +177,13 @@ pub struct Shard {
     bytes_since_checkpoint: u64,
     /// ... at which the next one begins.
     checkpoint_at_bytes: u64,
+    /// What a whole one would take, about.
+    checkpoint_bytes: u64,
+    /// What the last increment took.
+    increment_bytes: u64,
+    /// Bytes of payload, since a superblock was written, whose entries went to the ring for want of a
+    /// segment.
+    bytes_without_segment: u64,
     /// Journal position before which no checkpoint begins by itself.
     checkpoint_not_before: u64,
     /// Whether a checkpoint was given up and nobody was told yet.
@@ -230,6 +237,9 @@ impl Shard {
             deallocate_scratch: Vec::with_capacity(DEALLOCATE_EXTENTS_MAX),
             bytes_since_checkpoint: 0,
             checkpoint_at_bytes: 0,
+            checkpoint_bytes: 0,
+            increment_bytes: 0,
+            bytes_without_segment: 0,
             checkpoint_not_before: 0,
             checkpoint_too_large: false,
         };

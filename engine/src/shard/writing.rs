@@ -286,6 +286,9 @@ impl Shard {
         let Some((record, place, stamp)) = self.appender.only_block(mark) else { return false };
         // The superblock that names its segment must not be the last to do so.
         if !self.store.is_in_active_segment(place) {
+            if !self.store.has_segment() {
+                self.bytes_without_segment += BLOCK_SIZE as u64;
+            }
             return false;
         }
         let Some(metadata) = encode_metadata(&stamp, &record, place, self.salt) else {
@@ -307,6 +310,7 @@ impl Shard {
         let end = self.appender.written_in_metadata();
         self.batches.submitted_in_metadata(batch, end, mark);
         (self.last_mark, self.weighty_end) = (mark, end);
+        self.store.prefer_segment(u32::MAX);
         self.batches_unnoted += 1;
         self.idle_at = None;
         self.counters.batches += 1;
@@ -319,8 +323,9 @@ impl Shard {
     /// Closes the open batch: with all notes that are due, and with them what was released.
     fn close(&mut self) {
         if self.device.metadata {
-            // What comes alone now may come alone again.
-            self.store.prefer_segment(self.appender.items() <= 1);
+            // What comes alone now may come alone again. Of many in a batch one may: no more blocks than
+            // batches, for which segments are measured.
+            self.store.prefer_segment(if self.appender.items() > 1 { 1 } else { u32::MAX });
         }
         while let Some((copyset, index)) = self.groups.next_note() {
             let note = Item::AppliedNote(copyset, index);

@@ -195,6 +195,16 @@ impl Allocator {
         }
     }
 
+    /// Whether the active segment has blocks to hand out.
+    pub(super) fn has_segment(&self) -> bool {
+        self.segments.as_ref().is_some_and(Segments::has_active)
+    }
+
+    /// Blocks that the newest segment is to hand out.
+    pub(super) fn next_segment_blocks(&self) -> u32 {
+        self.segments.as_ref().map_or(0, Segments::next_blocks)
+    }
+
     /// Takes a block of the active segment.
     pub(super) fn allocate_in_segment(&mut self) -> Option<Extents> {
         let start = self.segments.as_mut()?.take()?;

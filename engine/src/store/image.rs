@@ -2,12 +2,13 @@
 //!
 //! An image is written in pieces of bounded size, all from one frozen image, so that the chunk is
 //! captured at one index and "replay skips an entry whose index is not above its chunk's applied
-//! index" holds for every block of it. Of each leaf that was ever touched a piece holds a bitmap
-//! of the touched blocks and their entries. Byte map: `docs/format/chunk-image.md`.
+//! index" holds for every block of it. Of each leaf that was ever touched a piece holds which
+//! blocks were, as a bitmap or, where they are few, as a list, and their entries. Byte map: `docs/format/chunk-image.md`.
 //!
 //! Fault model: the checkpoint guards pieces by a CRC; the bytes are still not believed. Whatever
 //! they are, `ChunkMap::load` returns or reports, and the store is thrown away after an error.
 
+use arrayvec::ArrayVec;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -20,23 +21,28 @@ use crate::store::{ChunkKey, LOG_INDEX_MAX, Place};
 
 /// "CKIM".
 const MAGIC: u32 = u32::from_le_bytes(*b"CKIM");
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// The version that had no lists.
+const VERSION_MIN: u16 = 1;
 const KIND_CHUNK: u8 = 1;
 const KIND_ABSENCES: u8 = 2;
 const FLAG_FIRST: u8 = 1;
 const FLAG_LAST: u8 = 2;
 const ABSENCE_LISTED: u16 = 1;
+const FORM_BITMAP: u16 = 0;
+const FORM_LIST: u16 = 1;
 
 const HEADER_BYTES: usize = size_of::<PieceHeader>();
 const SECTION_BYTES: usize = size_of::<SectionHeader>();
+const BITMAP_BYTES: usize = LEAF_BLOCKS as usize / 8;
 const ABSENCE_BYTES: usize = size_of::<AbsenceItem>();
 
 /// Bytes of the shortest buffer that a piece can be encoded to: one full leaf.
 pub const PIECE_BYTES_MIN: usize =
-    HEADER_BYTES + SECTION_BYTES + LEAF_BLOCKS as usize * ENTRY_BYTES;
+    HEADER_BYTES + SECTION_BYTES + BITMAP_BYTES + LEAF_BLOCKS as usize * ENTRY_BYTES;
 
 const _: () = assert!(HEADER_BYTES == 64);
-const _: () = assert!(SECTION_BYTES == 72);
+const _: () = assert!(SECTION_BYTES == 8);
 const _: () = assert!(ABSENCE_BYTES == 16);
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -65,17 +71,20 @@ struct PieceHeader {
     reserved: [u8; 4],
 }
 
-/// What is said of one leaf; `entries` entries follow.
+/// What is said of one leaf. Which blocks have an entry follows, then the entries.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct SectionHeader {
     /// The leaf: its first block is 512 times this.
     leaf: U32,
     entries: U16,
-    reserved: U16,
-    /// Bit `i % 8` of byte `i / 8`: block `i` of the leaf has an entry.
-    present: [u8; LEAF_BLOCKS as usize / 8],
+    /// Bitmap: bit `i % 8` of byte `i / 8` stands for block `i` of the leaf. List: a `u16` for each
+    /// block, ascending.
+    form: U16,
 }
+
+/// Blocks of a leaf that have an entry, ascending.
+type Present = ArrayVec<u16, { LEAF_BLOCKS as usize }>;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -214,26 +223,34 @@ impl ChunkMap {
         since: LogIndex,
         out: &mut [u8],
     ) -> Option<usize> {
-        let mut section = SectionHeader::new_zeroed();
-        let mut entries = 0;
-        for (at, entry) in self.leaves.entries(leaf).enumerate() {
-            if entry.index() > since {
-                section.present[at / 8] |= 1 << (at % 8);
-                entries += 1;
-            }
-        }
+        let touched =
+            || (0..).zip(self.leaves.entries(leaf)).filter(|(_, entry)| entry.index() > since);
+        let entries = touched().count();
         if entries == 0 {
             return Some(0);
         }
-        let bytes = SECTION_BYTES + entries * ENTRY_BYTES;
-        let out = out.get_mut(..bytes)?;
-        section.leaf = number.into();
-        section.entries = U16::new(entries as u16);
-        let (head, body) = out.split_at_mut(SECTION_BYTES);
+        let list_bytes = entries * size_of::<u16>();
+        let (form, present_bytes) = match list_bytes < BITMAP_BYTES {
+            true => (FORM_LIST, list_bytes),
+            false => (FORM_BITMAP, BITMAP_BYTES),
+        };
+        let section = SectionHeader {
+            leaf: number.into(),
+            entries: U16::new(entries as u16),
+            form: form.into(),
+        };
+        let bytes = SECTION_BYTES + present_bytes + entries * ENTRY_BYTES;
+        let (head, rest) = out.get_mut(..bytes)?.split_at_mut(SECTION_BYTES);
         head.copy_from_slice(section.as_bytes());
-        let touched = self.leaves.entries(leaf).filter(|entry| entry.index() > since);
-        for (entry, bytes) in touched.zip(body.chunks_exact_mut(ENTRY_BYTES)) {
-            bytes.copy_from_slice(entry.as_bytes());
+        let (present, body) = rest.split_at_mut(present_bytes);
+        present.fill(0);
+        for (number, (at, entry)) in touched().enumerate() {
+            if form == FORM_LIST {
+                present[2 * number..][..2].copy_from_slice(&u16::to_le_bytes(at));
+            } else {
+                present[usize::from(at) / 8] |= 1 << (at % 8);
+            }
+            body[number * ENTRY_BYTES..][..ENTRY_BYTES].copy_from_slice(entry.as_bytes());
         }
         Some(bytes)
     }
@@ -371,10 +388,10 @@ impl ChunkMap {
         for _ in 0..header.items.get() {
             let (section, rest) =
                 SectionHeader::ref_from_prefix(body).map_err(|_| ImageError::Length)?;
-            let entries = usize::from(section.entries.get());
-            let (entries, rest) = <[Entry]>::ref_from_prefix_with_elems(rest, entries)
+            let (present, rest) = section.present(rest)?;
+            let (entries, rest) = <[Entry]>::ref_from_prefix_with_elems(rest, present.len())
                 .map_err(|_| ImageError::Length)?;
-            self.load_section(section, entries, data_blocks, loading)?;
+            self.load_section(section.leaf.get(), &present, entries, data_blocks, loading)?;
             body = rest;
         }
         if body.is_empty() { Ok(()) } else { Err(ImageError::Length) }
@@ -382,13 +399,13 @@ impl ChunkMap {
 
     fn load_section(
         &mut self,
-        section: &SectionHeader,
+        leaf: u32,
+        present: &[u16],
         entries: &[Entry],
         data_blocks: u32,
         loading: &mut Loading,
     ) -> Result<(), ImageError> {
         use ImageError::Field;
-        let leaf = section.leaf.get();
         if leaf < loading.leaf {
             return Err(ImageError::Order);
         }
@@ -396,13 +413,7 @@ impl ChunkMap {
             return Err(Field("leaf"));
         }
         loading.leaf = leaf + 1;
-        let present = section.present.iter().map(|byte| byte.count_ones() as usize).sum::<usize>();
-        if section.reserved.get() != 0 || present != entries.len() || present == 0 {
-            return Err(Field("present"));
-        }
-        let blocks = (0..LEAF_BLOCKS)
-            .filter(|&at| section.present[at as usize / 8] >> (at % 8) & 1 != 0)
-            .map(|at| leaf * LEAF_BLOCKS + at);
+        let blocks = present.iter().map(|&at| leaf * LEAF_BLOCKS + u32::from(at));
         let chunk_blocks = self.chunk_blocks;
         let chunk = &self.chunks[&loading.key];
         let lived = chunk.birth.max(loading.since.next())..=chunk.applied;
@@ -483,11 +494,43 @@ impl ChunkMap {
     }
 }
 
+impl SectionHeader {
+    /// The blocks that have an entry, and what follows them.
+    fn present<'a>(&self, body: &'a [u8]) -> Result<(Present, &'a [u8]), ImageError> {
+        let entries = usize::from(self.entries.get());
+        let (present, rest): (Present, _) = match self.form.get() {
+            FORM_BITMAP => {
+                let (bitmap, rest) =
+                    body.split_at_checked(BITMAP_BYTES).ok_or(ImageError::Length)?;
+                let blocks = (0..LEAF_BLOCKS as u16)
+                    .filter(|&at| bitmap[usize::from(at) / 8] >> (at % 8) & 1 != 0);
+                (blocks.collect(), rest)
+            }
+            FORM_LIST => {
+                let (list, rest) = <[U16]>::ref_from_prefix_with_elems(body, entries)
+                    .map_err(|_| ImageError::Length)?;
+                let ascends = list.is_sorted_by(|one, next| one.get() < next.get());
+                let last = list.last().map_or(0, |at| at.get());
+                if !ascends || u32::from(last) >= LEAF_BLOCKS {
+                    return Err(ImageError::Field("present"));
+                }
+                (list.iter().map(|at| at.get()).collect(), rest)
+            }
+            _ => return Err(ImageError::Field("form")),
+        };
+        if present.len() != entries || entries == 0 {
+            return Err(ImageError::Field("present"));
+        }
+        Ok((present, rest))
+    }
+}
+
 impl PieceHeader {
     /// Checks all that does not depend on what was loaded before.
     fn check(&self, bytes: usize, chunk_blocks: u32) -> Result<(), ImageError> {
         use ImageError::Field;
-        if self.magic.get() != MAGIC || self.version.get() != VERSION {
+        let versions = VERSION_MIN..=VERSION;
+        if self.magic.get() != MAGIC || !versions.contains(&self.version.get()) {
             return Err(Field("magic"));
         }
         if self.length.get() as usize != bytes {

@@ -102,8 +102,8 @@ pub struct Store {
     /// Blocks taken for chunks of a peer that are not installed yet.
     arriving_blocks: u32,
     loader: Loader,
-    /// Whether single blocks are taken from the active segment.
-    in_segment: bool,
+    /// So many single blocks more are taken from the active segment.
+    in_segment: u32,
 }
 
 impl Store {
@@ -131,7 +131,7 @@ impl Store {
             space: None,
             arriving_blocks: 0,
             loader: Loader::default(),
-            in_segment: false,
+            in_segment: 0,
         }
     }
 
@@ -255,9 +255,10 @@ impl Store {
     pub fn allocate(&mut self, blocks: u32) -> Option<Extents> {
         let space = self.space.as_mut().expect("recovery is over");
         if blocks == 1
-            && self.in_segment
+            && self.in_segment > 0
             && let Some(extents) = space.allocate_in_segment()
         {
+            self.in_segment -= 1;
             return Some(extents);
         }
         loop {
@@ -325,9 +326,22 @@ impl Store {
         }
     }
 
-    /// Whether single blocks are taken from the active segment, as far as it goes.
-    pub fn prefer_segment(&mut self, prefer: bool) {
-        self.in_segment = prefer;
+    /// Whether the segment that is active now has blocks to hand out.
+    #[must_use]
+    pub fn has_segment(&self) -> bool {
+        self.space.as_ref().is_some_and(Allocator::has_segment)
+    }
+
+    /// Bytes of the blocks that the newest segment is to hand out.
+    #[must_use]
+    pub fn next_segment_bytes(&self) -> u64 {
+        let blocks = self.space.as_ref().map_or(0, Allocator::next_segment_blocks);
+        u64::from(blocks) * crate::ids::BLOCK_SIZE as u64
+    }
+
+    /// So many single blocks are to be taken from the active segment, as far as it goes, before others.
+    pub fn prefer_segment(&mut self, blocks: u32) {
+        self.in_segment = blocks;
     }
 
     /// Whether a block was taken from the segment that is active now.

@@ -31,6 +31,8 @@ const SEGMENTS_OPEN: usize = SEGMENTS_MAX - 1;
 #[derive(Clone, Debug)]
 struct Segment {
     extent: Extent,
+    /// Blocks to hand out, when it was opened; none of a segment that an opening found.
+    blocks: u32,
     /// The next block to hand out is not before this one.
     cursor: u32,
     spare: Bitmap,
@@ -40,7 +42,13 @@ struct Segment {
 impl Segment {
     fn new(blocks_max: u32) -> Segment {
         let sets = Bitmap::empty(blocks_max);
-        Segment { extent: Extent::default(), cursor: 0, spare: sets.clone(), written: sets }
+        Segment {
+            extent: Extent::default(),
+            blocks: 0,
+            cursor: 0,
+            spare: sets.clone(),
+            written: sets,
+        }
     }
 
     fn at(&self, block: u32) -> Option<u32> {
@@ -109,6 +117,7 @@ impl Segments {
         let mut segment = self.unused.pop().expect("one is closed with each superblock");
         let (extent, taken) = self.choose(from, bound, free);
         segment.extent = extent;
+        segment.blocks = taken;
         segment.cursor = 0;
         let mut block = extent.start;
         while let Some(start) = free.next(block).filter(|&start| start < extent.end()) {
@@ -193,6 +202,17 @@ impl Segments {
         segment.written.insert(at, 1).expect("it is handed out once");
         segment.cursor = at + 1;
         Some(segment.extent.start + at)
+    }
+
+    /// Whether the active segment has blocks to hand out.
+    pub(super) fn has_active(&self) -> bool {
+        let active = self.active.map(|active| &self.open[active]);
+        active.is_some_and(|segment| segment.spare.next(segment.cursor).is_some())
+    }
+
+    /// Blocks that the newest segment is to hand out once it is active.
+    pub(super) fn next_blocks(&self) -> u32 {
+        self.open.last().map_or(0, |segment| segment.blocks)
     }
 
     /// Whether a block was handed out by the segment that is active now.

@@ -493,3 +493,37 @@ fn numbers_of_a_fresh_shard() {
     assert!(Shard::pool_pages(&ShardConfig::default()) < 300);
     assert!(rig.pool.free_pages() > 0);
 }
+
+/// Single blocks find a segment soon after the first of them, and again when one is used up.
+#[test]
+fn a_checkpoint_begins_where_a_segment_is_missed() {
+    let layout = LayoutOptions { chunk_blocks: 64, metadata: true, ..LayoutOptions::default() };
+    let mut rig = Rig::new(&RigOptions { layout, ..RigOptions::default() });
+    rig.config.checkpoint_bytes_min = u64::MAX;
+    let recovered = rig.open();
+    let mut composer = Composer::create(recovered, 1);
+    let mut random = Random::new(9);
+    let mut write = |rig: &mut Rig, composer: &mut Composer| {
+        composer.append(rig, CopysetId(1), &mut random);
+        for _ in 0..8 {
+            rig.settle(&mut composer.shard);
+            composer.checkpoint(&mut random);
+        }
+        composer.apply(CopysetId(1), 20);
+    };
+    for _ in 0..20 {
+        write(&mut rig, &mut composer);
+    }
+    let counters = composer.shard.counters();
+    assert_eq!((counters.checkpoints, counters.whole_checkpoints), (2, 1));
+    assert!(counters.metadata_batches > 0, "{counters:?}");
+    for _ in 0..460 {
+        write(&mut rig, &mut composer);
+    }
+    let counters = composer.shard.counters();
+    let (_, blocks) = composer.shard.ring_use();
+    assert!(counters.batches < blocks / 2, "too few for the ring to ask for any");
+    let segment = u64::from(rig.header.layout.shards[0].segment_blocks());
+    assert!(counters.metadata_batches > segment, "{counters:?}, segments of {segment}");
+    assert!(counters.metadata_batches > counters.entries / 2, "{counters:?}");
+}

@@ -57,30 +57,66 @@ fn bytes_are_pinned() {
     let pieces = pieces(&mut sample(), 5, PIECE_BYTES_MIN);
     assert_eq!(pieces.len(), 2);
     let chunk = &pieces[0];
-    assert_eq!(chunk.len(), 64 + 72 + 2 * 14 + 72 + 2 * 14);
-    assert_eq!(&chunk[..12], [b'C', b'K', b'I', b'M', 1, 3, 1, 0, 8, 1, 0, 0]);
+    assert_eq!(chunk.len(), 64 + 2 * (8 + 2 * 2 + 2 * 14));
+    assert_eq!(&chunk[..12], [b'C', b'K', b'I', b'M', 1, 3, 2, 0, 144, 0, 0, 0]);
     assert_eq!(&chunk[12..24], [7, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(&chunk[24..40], [2, 1, 0, 0, 0, 0, 0, 0, 7, 6, 0, 0, 0, 0, 0, 0]);
     assert_eq!(&chunk[40..52], [0xdc, 5, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0]);
     assert_eq!(chunk[52..64], [0; 12]);
     // Leaf 0: block 3, a hole; block 4, at 1 of the data space.
-    assert_eq!(&chunk[64..72], [0, 0, 0, 0, 2, 0, 0, 0]);
-    assert_eq!(&chunk[72..74], [0b11000, 0]);
-    assert_eq!(&chunk[136..150], [0, 0, 0, 0, 0, 0, 0, 0, 6, 5, 0, 0, 0, 0]);
-    assert_eq!(&chunk[150..164], [2, 0, 0, 0, 4, 0x20, 0x10, 0, 2, 1, 0, 0, 0, 0]);
+    assert_eq!(&chunk[64..76], [0, 0, 0, 0, 2, 0, 1, 0, 3, 0, 4, 0]);
+    assert_eq!(&chunk[76..90], [0, 0, 0, 0, 0, 0, 0, 0, 6, 5, 0, 0, 0, 0]);
+    assert_eq!(&chunk[90..104], [2, 0, 0, 0, 4, 0x20, 0x10, 0, 2, 1, 0, 0, 0, 0]);
     // Leaf 2: block 0 at 2; block 475, missing.
-    assert_eq!(&chunk[164..172], [2, 0, 0, 0, 2, 0, 0, 0]);
-    assert_eq!((chunk[172], chunk[172 + 59]), (1, 0b1000));
-    assert_eq!(&chunk[236..250], [3, 0, 0, 0, 0, 0x44, 0x30, 0, 4, 3, 0, 0, 0, 0]);
-    assert_eq!(&chunk[250..], [255, 255, 255, 255, 0xcd, 0xab, 0, 0, 7, 6, 0, 0, 0, 0]);
+    assert_eq!(&chunk[104..116], [2, 0, 0, 0, 2, 0, 1, 0, 0, 0, 0xdb, 1]);
+    assert_eq!(&chunk[116..130], [3, 0, 0, 0, 0, 0x44, 0x30, 0, 4, 3, 0, 0, 0, 0]);
+    assert_eq!(&chunk[130..], [255, 255, 255, 255, 0xcd, 0xab, 0, 0, 7, 6, 0, 0, 0, 0]);
 
     let absences = &pieces[1];
     assert_eq!(absences.len(), 64 + 3 * 16);
-    assert_eq!(&absences[4..12], [2, 0, 1, 0, 112, 0, 0, 0]);
+    assert_eq!(&absences[4..12], [2, 0, 2, 0, 112, 0, 0, 0]);
     assert_eq!(&absences[32..40], [0, 8, 0, 0, 0, 0, 0, 0]);
     assert_eq!(&absences[44..48], [3, 0, 0, 0]);
     assert_eq!(&absences[64..80], [5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
     assert_eq!(&absences[80..96], [6, 0, 0, 0, 0, 0, 0, 0, 2, 7, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn many_blocks_of_a_leaf_are_a_bitmap() {
+    let mut store = Store::new(geometry(2000, 1500));
+    write(&mut store, key(5), 1, range(512 + 7, 31));
+    let few = pieces(&mut store, 5, PIECE_BYTES_MIN);
+    assert_eq!(few[0].len(), 64 + 8 + 31 * (2 + 14));
+    write(&mut store, key(5), 2, range(512 + 300, 1));
+    let mut many = pieces(&mut store, 5, PIECE_BYTES_MIN);
+    assert_eq!(many[0].len(), 64 + 8 + 64 + 32 * 14);
+    assert_eq!(&many[0][64..78], [1, 0, 0, 0, 32, 0, 0, 0, 0x80, 255, 255, 255, 0x3f, 0]);
+    assert_eq!(many[0][72 + 37], 0b1_0000);
+    // The version before was the same, but that all sections were so.
+    many[0][6] = 1;
+    let loaded = load(store.geometry(), &many).expect("own image");
+    assert_eq!(loaded.chunk(key(5)), store.chunk(key(5)));
+    for first in (0..1500).step_by(30) {
+        let range = range(first, 30);
+        assert_eq!(states(&loaded, key(5), range), states(&store, key(5), range));
+    }
+}
+
+#[test]
+fn lists_that_name_no_block_of_their_leaf_are_refused() {
+    let mut store = Store::new(geometry(2000, 1500));
+    write(&mut store, key(5), 1, range(7, 2));
+    let own = pieces(&mut store, 5, PIECE_BYTES_MIN);
+    let with = |at: usize, bytes: [u8; 2]| {
+        let mut pieces = own.clone();
+        pieces[0][at..at + 2].copy_from_slice(&bytes);
+        load(store.geometry(), &pieces).map(|_| ())
+    };
+    assert_eq!(with(72, [6, 0]), Ok(()));
+    assert_eq!(with(74, [7, 0]), Err(ImageError::Field("present")), "twice");
+    assert_eq!(with(74, [6, 0]), Err(ImageError::Field("present")), "descending");
+    assert_eq!(with(74, [0, 2]), Err(ImageError::Field("present")), "the next leaf's");
+    assert_eq!(with(70, [2, 0]), Err(ImageError::Field("form")));
 }
 
 #[test]
@@ -155,7 +191,7 @@ fn images_that_name_a_block_twice_are_found() {
     write(&mut store, key(5), 2, range(2, 2));
     let mut pieces = pieces(&mut store, 5, PIECE_BYTES_MIN);
     // Entry 3 says what entry 1 says.
-    let entry = |at: usize| 64 + 72 + at * 14;
+    let entry = |at: usize| 64 + 8 + 4 * 2 + at * 14;
     pieces[0].copy_within(entry(1)..entry(1) + 4, entry(3));
     let mut loaded = load(store.geometry(), &pieces).expect("each block is possible");
     let user = |block| User::Chunk { key: key(5), block };

@@ -131,7 +131,7 @@ impl Harness {
         let mut store = Store::new(geometry);
         if segments {
             store.restore_segments(20, &[], &[]);
-            store.prefer_segment(true);
+            store.prefer_segment(u32::MAX);
         }
         Harness {
             store,
