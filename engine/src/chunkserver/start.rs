@@ -32,7 +32,7 @@ use crate::counters::{Counters, DriverCounters};
 use crate::ids::{BatchNumber, CopysetId, LogIndex, Term};
 use crate::journal::{Item, ReplicaIdentity, ScrubNote};
 use crate::raft_group::{Group, Log, MembershipError, Outbox, parse_conf_state};
-use crate::shard::{Recovered, RecoveredGroup, Shard};
+use crate::shard::{Recovered, RecoveredGroup, RecoveryReport, Shard};
 use crate::stages::Stages;
 use crate::store::{LivePayload, SpaceError};
 
@@ -154,6 +154,38 @@ fn room(
     Ok(room)
 }
 
+/// Logs what an opening found.
+fn tell(device: &str, report: &RecoveryReport) {
+    tracing::info!(
+        device,
+        checkpoint_pages = report.checkpoint_pages,
+        from = report.position,
+        to = report.end,
+        items = report.items,
+        in_metadata = report.metadata_entries,
+        torn_blocks = report.torn_blocks,
+        payload_blocks = report.payload_blocks,
+        "shard recovered"
+    );
+    if report.bad_superblock || report.fell_back {
+        tracing::warn!(
+            device,
+            bad_superblock = report.bad_superblock,
+            fell_back = report.fell_back,
+            "a superblock or checkpoint of the shard was damaged; it is written anew"
+        );
+    }
+    if !report.holes.is_empty() {
+        let (holes, groups) = (report.holes.len(), report.cut_off_groups);
+        tracing::warn!(
+            device,
+            holes,
+            groups,
+            "the journal was damaged: replicas lost records to it"
+        );
+    }
+}
+
 impl Chunkserver {
     /// Starts all replicas that are fit to serve. `own` names this reactor.
     ///
@@ -211,6 +243,7 @@ impl Chunkserver {
     fn start_shard(&mut self, plan: ShardPlan) -> Result<(), StartError> {
         let position = self.shards.len();
         let Recovered { mut shard, mut groups, report } = plan.recovered;
+        tell(&plan.device.uri, &report);
         let room = room(position, &shard, &plan.replicas, &groups)?;
         let mut live = Vec::new();
         let mut unserved = Vec::new();

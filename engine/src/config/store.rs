@@ -47,7 +47,8 @@ pub struct StoreConfig {
     pub reserve_blocks: u32,
     /// A checkpoint starts when the bytes written since the last exceed this many times its size.
     pub checkpoint_factor: u64,
-    /// ... but not before this many bytes.
+    /// ... but not before this many bytes. A ring half full of entries asks for one earlier, and so do
+    /// entries in metadata that find no segment.
     pub checkpoint_min_bytes: ByteSize,
     /// Pages of a checkpoint made in one turn: operations of the same turn wait for it.
     pub checkpoint_pages_per_turn: u32,
