@@ -38,6 +38,9 @@ pub(super) enum ReplayError {
     /// An entry is missing.
     #[error(transparent)]
     Gap(#[from] Gap),
+    /// No log has two entries so.
+    #[error("the term of its entry {0} is below that of the one before")]
+    Term(LogIndex),
     /// A catch-up's record does not fit the chunk.
     #[error("a chunk that a catch-up installed: {0}")]
     Install(#[from] InstallError),
@@ -81,12 +84,15 @@ pub(super) fn past(
 }
 
 /// Puts the entries kept behind the log's base.
-pub(super) fn fill(log: &mut Log, entries: &EntryList) -> Result<(), Gap> {
+pub(super) fn fill(log: &mut Log, entries: &EntryList) -> Result<(), ReplayError> {
     let base = log.base().0;
     for entry in entries.iter().skip_while(|entry| entry.record.index() <= base) {
         let index = entry.record.index();
         if index != log.last().next() {
-            return Err(Gap(index));
+            return Err(Gap(index).into());
+        }
+        if log.term_at(log.last()).is_some_and(|last| entry.record.term() < last) {
+            return Err(ReplayError::Term(index));
         }
         log.append(&entry.record, &entry.extents, entry.superseded_by, None);
     }

@@ -248,14 +248,17 @@ impl Scan {
         length
     }
 
-    /// Notes a hole before block number `next`. Where the incarnation may have changed in it, a
-    /// verdict may be lost, which could have voided anything above the marks seen before: so the
-    /// hole begins there.
+    /// Notes a hole before block number `next`. Where an incarnation may have begun in it, a verdict
+    /// may be lost, which could have voided anything above the marks seen before: so the hole begins
+    /// there.
     fn push_hole(&self, pieces: &mut Vec<Piece>, next: usize, from: u64, to: u64) {
         let before = next.checked_sub(1).map(|at| &self.held[at]);
         let after = self.held.get(next);
         let same = match (before, after) {
-            (Some(before), Some(after)) => before.incarnation == after.incarnation,
+            (Some(before), Some(after)) => {
+                let next = after.incarnation == before.incarnation + 1 && after.start >= to;
+                next || after.incarnation == before.incarnation
+            }
             _ => false,
         };
         let sure = if same {

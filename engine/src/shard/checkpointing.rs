@@ -110,8 +110,8 @@ impl Shard {
             pages => pages,
         };
         let map = self.store.statistics().mapped_blocks * MAP_BYTES_PER_BLOCK;
-        self.checkpoint_bytes = map.max(u64::from(pages) * BLOCK_SIZE as u64);
-        let bytes = self.checkpoint_bytes.saturating_mul(self.config.checkpoint_bytes_factor);
+        self.whole_bytes = map.max(u64::from(pages) * BLOCK_SIZE as u64);
+        let bytes = self.whole_bytes.saturating_mul(self.config.checkpoint_bytes_factor);
         self.checkpoint_at_bytes = bytes.max(self.config.checkpoint_bytes_min);
     }
 
@@ -121,7 +121,7 @@ impl Shard {
     fn misses_segment(&self) -> bool {
         let missed = self.bytes_without_segment;
         match self.counters.checkpoints {
-            0 => missed > self.checkpoint_bytes,
+            0 => missed > self.whole_bytes,
             _ => missed > 0 && self.store.next_segment_bytes() > 4 * self.increment_bytes,
         }
     }

@@ -178,7 +178,7 @@ pub struct Shard {
     /// ... at which the next one begins.
     checkpoint_at_bytes: u64,
     /// What a whole one would take, about.
-    checkpoint_bytes: u64,
+    whole_bytes: u64,
     /// What the last increment took.
     increment_bytes: u64,
     /// Bytes of payload, since a superblock was written, whose entries went to the ring for want of a
@@ -237,7 +237,7 @@ impl Shard {
             deallocate_scratch: Vec::with_capacity(DEALLOCATE_EXTENTS_MAX),
             bytes_since_checkpoint: 0,
             checkpoint_at_bytes: 0,
-            checkpoint_bytes: 0,
+            whole_bytes: 0,
             increment_bytes: 0,
             bytes_without_segment: 0,
             checkpoint_not_before: 0,

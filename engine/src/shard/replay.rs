@@ -39,8 +39,19 @@ impl Replay {
         Ok(())
     }
 
-    /// Replays a ring.
-    pub(super) fn ring(&mut self, scanned: &Scanned, voids: &Voids) -> Result<(), MalformedItem> {
+    /// Replays a ring. `told`: the mark of the superblock; what stands in the checkpoint was journalled
+    /// below it.
+    pub(super) fn ring(
+        &mut self,
+        scanned: &Scanned,
+        voids: &Voids,
+        told: u64,
+    ) -> Result<(), MalformedItem> {
+        // The checkpoint has groups as they were later than at its position. Up to where it took them
+        // the ring leads away from that and back: a way that must not end in a hole.
+        if scanned.holes().next().is_some_and(|hole| hole.start < told) {
+            self.hole();
+        }
         for step in scanned.steps() {
             match step? {
                 Step::Hole(_) => self.hole(),

@@ -244,13 +244,13 @@ impl ChunkMap {
         head.copy_from_slice(section.as_bytes());
         let (present, body) = rest.split_at_mut(present_bytes);
         present.fill(0);
-        for (number, (at, entry)) in touched().enumerate() {
+        for (nth, (at, entry)) in touched().enumerate() {
             if form == FORM_LIST {
-                present[2 * number..][..2].copy_from_slice(&u16::to_le_bytes(at));
+                present[2 * nth..][..2].copy_from_slice(&u16::to_le_bytes(at));
             } else {
                 present[usize::from(at) / 8] |= 1 << (at % 8);
             }
-            body[number * ENTRY_BYTES..][..ENTRY_BYTES].copy_from_slice(entry.as_bytes());
+            body[nth * ENTRY_BYTES..][..ENTRY_BYTES].copy_from_slice(entry.as_bytes());
         }
         Some(bytes)
     }

@@ -503,7 +503,7 @@ impl Opening {
             self.report.torn_groups += 1;
         }
         let scanned = self.scanned.take().expect("the ring was scanned");
-        self.replay.ring(&scanned, &self.voids)?;
+        self.replay.ring(&scanned, &self.voids, self.superblock.mark)?;
         let (groups, removed, items) = std::mem::take(&mut self.replay).finish();
         let store = self.store.as_mut().expect("made with the checkpoint");
         removed.into_iter().for_each(|copyset| store.remove_copyset(copyset));

@@ -229,8 +229,10 @@ impl Composer {
             return;
         }
         let group = self.groups.get_mut(&copyset).expect("a group");
-        group.term += 1;
-        let vote = ReplicaId(random.below(5));
+        // A term may be known before anybody has the vote in it.
+        let known = group.hard_state.vote == ReplicaId(0) && random.chance(2);
+        group.term += u64::from(!known);
+        let vote = ReplicaId(random.below(4) + u64::from(known));
         group.hard_state = HardState { term: Term(group.term), vote, commit: group.applied };
         let batch = self.shard.append_hard_state(copyset, group.hard_state);
         group.history.push((batch, Act::HardState(group.hard_state)));

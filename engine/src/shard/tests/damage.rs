@@ -73,7 +73,7 @@ fn open(
 #[test]
 fn damaged_devices_do_not_panic_and_do_not_lie() {
     let (mut refused, mut damaged, mut whole) = (0, 0, 0);
-    for seed in 0..super::crash::seeds(250) {
+    for seed in 0..super::crash::seeds(400) {
         let mut random = Random::new(seed + 77);
         let (mut rig, composer, old) = worn(seed, &mut random);
         rig.crash();
