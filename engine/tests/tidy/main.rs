@@ -7,6 +7,7 @@
 mod arrows;
 mod lengths;
 mod markers;
+mod patches;
 mod slices;
 mod source;
 mod unsafety;
@@ -84,6 +85,11 @@ fn files_are_nouns_with_a_heading() {
 #[test]
 fn dependencies_are_explained() {
     expect_none("docs/DEPENDENCIES.md names every dependency", &markers::dependencies());
+}
+
+#[test]
+fn mutations_fit_the_code() {
+    expect_none("each bug of engine/tests/mutations can be put in", &patches::stale());
 }
 
 #[test]
