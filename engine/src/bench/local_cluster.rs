@@ -433,12 +433,17 @@ fn has_metadata(uri: &str) -> bool {
 }
 
 /// The size of an emulated device, from its URI; `None` for others.
-pub fn emulated_bytes(uri: &str) -> Option<u64> {
-    let uri: DeviceUri = uris(uri)[0].replace(NUMBER, "0").parse().ok()?;
-    match uri.device() {
+///
+/// # Errors
+///
+/// Where it names no device.
+pub fn emulated_bytes(list: &str) -> anyhow::Result<Option<u64>> {
+    let uri = uris(list)[0].replace(NUMBER, "0").parse::<DeviceUri>();
+    let uri = uri.with_context(|| format!("--device {list}"))?;
+    Ok(match uri.device() {
         Device::Emulated(options) => Some(options.bytes),
         _ => None,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -457,6 +462,10 @@ mod tests {
         assert!(uri(list, 2).expect("one in memory").contains("file="), "other processes find it");
         assert!(uri(list, 3).expect_err("three devices").contains("more nodes"));
         assert!(uri("uring:/dev/nvme0n1", 0).expect_err("one for all").contains("{node}"));
-        assert_eq!(emulated_bytes("emulated:2MiB,emulated:1MiB"), Some(2 << 20));
+        let bytes = |list| emulated_bytes(list).expect("devices");
+        assert_eq!(bytes("emulated:2MiB,emulated:1MiB"), Some(2 << 20));
+        assert_eq!(bytes("uring:/dev/nvme0n1"), None);
+        let error = emulated_bytes("emulated:2MiB?blocks=512").expect_err("no such option");
+        assert!(format!("{error:#}").contains("blocks"), "{error:#}");
     }
 }

@@ -279,7 +279,7 @@ fn volume_bytes(arguments: &BenchArgs, device: &str, site: &Site) -> Outcome<Byt
         Some(_) => VOLUME_MAX_EMULATED,
         None => VOLUME_MAX,
     };
-    let half = emulated_bytes(device).map(|bytes| ByteSize(bytes / 2).min(max));
+    let half = emulated_bytes(device).refuse()?.map(|bytes| ByteSize(bytes / 2).min(max));
     let asked = arguments.volume_size.or(half);
     asked.ok_or_else(|| refuse!("--volume-size is needed with --device {device}"))
 }

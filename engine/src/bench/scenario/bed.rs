@@ -16,7 +16,7 @@ use super::super::result::{CaseResult, Conditions, Nodes};
 use super::super::servers::Servers;
 use super::ScenarioOptions;
 use crate::cli::connect::CliClient;
-use crate::cli::exit::{Outcome, refuse};
+use crate::cli::exit::{Outcome, Refuse, refuse};
 
 /// The load of every scenario: 4 KiB random writes, 128 of them in flight.
 pub const LOAD: Row = Row { pattern: Pattern::Randwrite, block_size: ByteSize::kib(4), depth: 128 };
@@ -39,6 +39,7 @@ impl Ground<'_> {
     pub fn device_bytes(&self) -> Outcome<u64> {
         let device = &self.options.device;
         emulated_bytes(device)
+            .refuse()?
             .ok_or_else(|| refuse!("scenarios need an emulated device, not --device {device}"))
     }
 
