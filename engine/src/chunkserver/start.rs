@@ -172,7 +172,7 @@ fn tell(device: &str, report: &RecoveryReport) {
             device,
             bad_superblock = report.bad_superblock,
             fell_back = report.fell_back,
-            "a superblock or checkpoint of the shard was damaged; it is written anew"
+            "a superblock or checkpoint of the shard is damaged; the next one takes its place"
         );
     }
     if !report.holes.is_empty() {

@@ -256,8 +256,9 @@ impl Scan {
         let after = self.held.get(next);
         let same = match (before, after) {
             (Some(before), Some(after)) => {
-                let next = after.incarnation == before.incarnation + 1 && after.start >= to;
-                next || after.incarnation == before.incarnation
+                let one_later = after.incarnation.checked_sub(1) == Some(before.incarnation);
+                let behind = one_later && after.start >= to;
+                behind || after.incarnation == before.incarnation
             }
             _ => false,
         };

@@ -460,3 +460,26 @@ fn entries_in_metadata_take_their_positions() {
         .collect();
     assert_eq!((indexes.len(), indexes[0], indexes[2]), (3, 1, 3));
 }
+
+/// What begins behind a hole is not lost in it; incarnations may be anything.
+#[test]
+fn a_hole_reaches_back_only_where_an_incarnation_may_have_begun_in_it() {
+    let hole = |(before, after): (u32, u32), start| {
+        let mut scan = Scan::new(salt(), 8, 0, 5, 1);
+        (0..8).for_each(|_| scan.block(&[0; 512]));
+        for (position, incarnation, start) in [(0, before, 0), (1, before, 0), (4, after, start)] {
+            let stamp = Stamp { position, mark: 0, start, incarnation };
+            let record = record(9, position + 1, 1);
+            let record = RecordView::trusted(&record);
+            let metadata = encode_metadata(&stamp, &record, 40, salt()).expect("it is short");
+            scan.metadata(&MetadataEntry::parse(&metadata, 40, salt()).expect("just encoded"));
+        }
+        scan.finish().holes().next().expect("positions 2 and 3 are lost")
+    };
+    assert_eq!(hole((1, 1), 0), 2..4);
+    assert_eq!(hole((1, 2), 4), 2..4);
+    assert_eq!(hole((1, 2), 3), 0..4);
+    assert_eq!(hole((1, 3), 4), 0..4, "one may have begun between them");
+    assert_eq!(hole((u32::MAX, u32::MAX), 0), 2..4);
+    assert_eq!(hole((u32::MAX, 2), 4).start, 0);
+}

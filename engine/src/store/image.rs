@@ -3,7 +3,8 @@
 //! An image is written in pieces of bounded size, all from one frozen image, so that the chunk is
 //! captured at one index and "replay skips an entry whose index is not above its chunk's applied
 //! index" holds for every block of it. Of each leaf that was ever touched a piece holds which
-//! blocks were, as a bitmap or, where they are few, as a list, and their entries. Byte map: `docs/format/chunk-image.md`.
+//! blocks were, as a bitmap or, where they are few, as a list, and their entries. Byte map:
+//! `docs/format/chunk-image.md`.
 //!
 //! Fault model: the checkpoint guards pieces by a CRC; the bytes are still not believed. Whatever
 //! they are, `ChunkMap::load` returns or reports, and the store is thrown away after an error.

@@ -83,7 +83,8 @@ pub use statistics::StoreStatistics;
 pub use tickets::ReadTicket;
 
 use crate::ids::{
-    BatchNumber, BlockRange, ChunkId, CopysetId, Extent, Extents, LogIndex, SEGMENTS_NAMED,
+    BLOCK_SIZE, BatchNumber, BlockRange, ChunkId, CopysetId, Extent, Extents, LogIndex,
+    SEGMENTS_NAMED,
 };
 use crate::store::absence::Absences;
 use crate::store::allocator::Allocator;
@@ -336,7 +337,7 @@ impl Store {
     #[must_use]
     pub fn next_segment_bytes(&self) -> u64 {
         let blocks = self.space.as_ref().map_or(0, Allocator::next_segment_blocks);
-        u64::from(blocks) * crate::ids::BLOCK_SIZE as u64
+        u64::from(blocks) * BLOCK_SIZE as u64
     }
 
     /// So many single blocks are to be taken from the active segment, as far as it goes, before others.
